@@ -1,0 +1,47 @@
+"""Where the reference fixtures lie and which test reads which: chosen by name, so that a new file needs no new test.
+
+`DINOV3SEG_FIXTURES` names another folder, for example one with cases that were held out while the code was written.
+"""
+
+import os
+from pathlib import Path
+
+KNOWN_PREFIXES = (
+    "anyup",
+    "catseg_aggregator",
+    "catseg_class_block",
+    "catseg_decoder",
+    "catseg_loss",
+    "catseg_sliding_window",
+    "catseg_spatial_block",
+    "dinotxt",
+    "hf_vit",
+    "preprocess",
+    "rope_tables",
+    "sam_image_encoder",
+    "sam_rel_pos",
+    "semseg_metrics",
+    "tokenizer_cases",
+    "vit",
+)
+HELD_OUT = "heldout_"
+
+
+def fixture_folder() -> Path:
+    """`DINOV3SEG_FIXTURES`, or `tests/fixtures`."""
+    return Path(os.environ.get("DINOV3SEG_FIXTURES") or Path(__file__).parents[1] / "fixtures")
+
+
+def fixture_files() -> list[Path]:
+    """Every fixture file, sorted by name."""
+    return sorted(path for path in fixture_folder().glob("*") if path.suffix in (".json", ".npz"))
+
+
+def topic(path: Path) -> str:
+    """The stem that decides which test reads the file: a leading `heldout_` does not count."""
+    return path.stem.removeprefix(HELD_OUT)
+
+
+def fixtures(prefix: str) -> list[Path]:
+    """The fixture files whose topic starts with `prefix`, sorted by name."""
+    return [path for path in fixture_files() if topic(path).startswith(prefix)]
