@@ -1,0 +1,159 @@
+"""Any picture a user has, as 8-bit RGB, or one sentence that says why not."""
+
+import contextlib
+import threading
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dinov3seg_jax.errors import UserError
+
+MAX_PIXELS = 400_000_000
+
+# Formats Pillow decodes by itself. Left out are those that hand the file to another program, as EPS does.
+# TGA comes last: it has no signature, so that its reader tries whatever the others refused.
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".mpo",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "ICO": (".ico",),
+    "PCX": (".pcx",),
+    "SGI": (".sgi", ".rgb"),
+    "TGA": (".tga",),
+}
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+_pillow_limit = threading.Lock()
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a picture as 8-bit RGB, upright.
+
+    The EXIF rotation is applied. Transparency is dropped by laying the picture on white. Of an animation or a
+    multi-page file the first picture is read. Colour profiles are not applied. Grey values beyond 8 bits are scaled:
+    16-bit ones are divided by 257; 32-bit integers outside 0..255, and floats outside both 0..1 (times 255) and
+    0..255 (as they are), are stretched from their smallest to their largest value. Values that are not finite become
+    black.
+
+    Args:
+        path: A file in one of `FORMATS`, recognised by its content, with at most `MAX_PIXELS` pixels.
+
+    Returns:
+        uint8 [H, W, 3], RGB, 0..255, writable.
+
+    Raises:
+        UserError: The file is missing, empty, damaged, too large, or no picture.
+    """
+    path = Path(path)
+    _check_file(path)
+    with _open(path) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise UserError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+        try:
+            image.load()
+            _rotate_upright(image)
+            return np.array(_to_rgb(image))
+        except MemoryError as error:
+            raise UserError(f"{path} does not fit into memory at {width} x {height} pixels; make it smaller") from error
+        except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
+            raise UserError(f"{path} is truncated or damaged ({_reason(error)}); save or copy it again") from error
+
+
+def list_images(path: str | Path) -> list[Path]:
+    """The pictures that a path names.
+
+    Args:
+        path: A file, taken as it is, or a folder, searched with its subfolders for files whose suffix is one of
+            `SUFFIXES` in any case. Hidden files and folders (".name") are skipped.
+
+    Returns:
+        At least one path; those of a folder are sorted by their path below it.
+
+    Raises:
+        UserError: The path does not exist, or the folder holds no picture.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; check the path")
+    if not path.is_dir():
+        return [path]
+    below = [file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    shown = [file for file in below if not any(part.startswith(".") for part in file.parts)]
+    if not shown:
+        raise UserError(f"the folder {path} holds no picture; use files that end in {', '.join(sorted(SUFFIXES))}")
+    return [path / file for file in sorted(shown, key=lambda file: file.as_posix())]
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; give a picture") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({_reason(error)}); check the path and its permissions") from error
+    if empty:
+        raise UserError(f"{path} is empty; save or copy it again")
+
+
+def _open(path: Path) -> Image.Image:
+    """Read the header only."""
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF is missing from some builds of Pillow
+    with _pillow_limit:
+        # Pillow refuses far fewer pixels than MAX_PIXELS, by a global that other code in the process may rely on.
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=formats)
+        except Image.UnidentifiedImageError as error:
+            raise UserError(f"{path} is no picture that can be read; convert it to PNG or JPEG") from error
+        except Exception as error:  # header readers raise a dozen kinds of errors on damaged bytes
+            raise UserError(f"{path} is truncated or damaged ({_reason(error)}); save or copy it again") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
+
+
+def _rotate_upright(image: Image.Image) -> None:
+    with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_8_bit(image)).convert("RGB")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(layered, mask=layered.getchannel("A"))
+        return flat
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(values.shape, np.uint8)
+    low, high = float(values[finite].min()), float(values[finite].max())
+    if image.mode.startswith("I;16") or image.format == "PPM":  # Pillow opens 16-bit PGM as 32-bit integers
+        low, high = 0, 65535
+    elif low >= 0 and high <= 255:
+        low, high = 0, 1 if image.mode == "F" and high <= 1 else 255
+    filled = np.where(finite, values, low)
+    return np.rint((filled.astype(np.float64) - low) * (255 / ((high - low) or 1))).astype(np.uint8)

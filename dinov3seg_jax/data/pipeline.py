@@ -1,0 +1,92 @@
+"""The stream of training batches: shuffled, augmented, shared out among processes, and resumable.
+
+Every example depends on (seed, its place in the stream) alone, so that threads, worker processes and the number of
+hosts do not change what is trained on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from dinov3seg_jax.config import DataConfig
+from dinov3seg_jax.data import transforms
+from dinov3seg_jax.data.datasets import Dataset
+from dinov3seg_jax.errors import UserError
+
+THREADS = 2
+STREAM_LENGTH = 2**52  # as good as endless; grain's own endless repeat overflows its float arithmetic at batch size 1
+
+
+@dataclass(frozen=True)
+class Augment:
+    """From an example of a data set to one of a batch; §6."""
+
+    data: DataConfig
+    class_count: int
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Augment one example.
+
+        Returns:
+            "image": uint8 [S, S, 3]; "label": int32 [S, S], positions in "class_ids", -1 where ignored; "class_ids":
+            int32 [K].
+        """
+        data, (image, label) = self.data, (example["image"], example["label"])
+        low, high = data.short_side
+        image, label = transforms.resize_short_side(image, label, int(rng.integers(low, high + 1)))
+        image, label = transforms.random_crop(image, label, data.crop_size, rng)
+        if data.color_jitter:
+            image = transforms.color_jitter(image, rng)
+        if data.flip:
+            image, label = transforms.random_flip(image, label, rng)
+        image, label = transforms.pad(image, label, data.crop_size)
+        class_ids, label = transforms.sample_classes(label, data.classes_per_image, self.class_count, rng)
+        return {"image": image, "label": label, "class_ids": class_ids}
+
+
+def train_iterator(
+    dataset: Dataset, data: DataConfig, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """Start the practically endless stream of batches of one process.
+
+    `get_state()` after a batch and `set_state()` on an iterator made with the same arguments continue with the next
+    batch. Worker processes import the main module: call this below `if __name__ == "__main__"` where there are any, and
+    `close()` the iterator in the end.
+
+    Args:
+        dataset: What to train on; all of its classes may be drawn as negatives.
+        data: Sizes, augmentation, and how many workers.
+        batch_size: B, of this process.
+        seed: 0 to 2**32 - 1, of the order and the augmentation.
+        process_index: This process's place among `process_count` that share the stream.
+        process_count: Number of processes.
+
+    Returns:
+        An iterator of dicts: "image", uint8 [B, S, S, 3], RGB; "label", int32 [B, S, S], positions in the example's row
+        of "class_ids", -1 where ignored; "class_ids", int32 [B, K], indices into `dataset.classes`.
+
+    Raises:
+        UserError: The data set is empty, or the range of sizes is. Files that cannot be read raise it from `next`.
+    """
+    if not len(dataset.source):
+        raise UserError("the training data set holds no examples; check data.train.")
+    if data.short_side[0] > data.short_side[1]:
+        raise UserError(f"data.short_side is {data.short_side}, but its first number must not exceed its second.")
+    batches = (
+        grain.MapDataset.source(dataset.source)
+        .seed(seed)
+        .shuffle()
+        .repeat(STREAM_LENGTH // len(dataset.source))
+        .random_map(Augment(data, len(dataset.classes)))
+        .slice(slice(process_index, None, process_count))
+        .batch(batch_size)
+    )
+    if not data.workers:
+        return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain reads its absl flags before it starts workers
+    in_workers = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    return iter(in_workers.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers)))
