@@ -1,0 +1,1 @@
+"""How good a segmentation is: `confusion` counts and scores, `report` writes it down."""

@@ -1,0 +1,195 @@
+"""What an evaluation leaves behind: `metrics.json` for programs, `report.md` with pictures for people."""
+
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from dinov3seg_jax import visualize
+from dinov3seg_jax.config import InferenceConfig
+
+PER_CLASS = ("iou", "accuracy", "pixels")
+HEADLINES = {
+    "miou": "mIoU",
+    "seen_miou": "mIoU, classes seen in training",
+    "unseen_miou": "mIoU, classes never seen",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean class accuracy",
+    "fwiou": "frequency-weighted IoU",
+}
+FACTS = {
+    "images": "pictures",
+    "setup_seconds": "set-up of the environment, seconds",
+    "train_seconds": "training, seconds",
+    "eval_seconds": "evaluation, seconds",
+}
+
+
+def write_report(
+    folder: Path,
+    scores: Mapping[str, Any],
+    classes: Sequence[str],
+    seen: Sequence[bool] | None = None,
+    pictures: Sequence[Path | UInt8[np.ndarray, "h w 3"]] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `metrics.json`, `report.md` and the pictures; each file appears whole or not at all.
+
+    Args:
+        folder: created where it does not exist.
+        scores: what `confusion.scores` returns.
+        classes: the C names that were scored, in the order of `scores["iou"]`.
+        seen: for each class whether it was trained on, where that is known.
+        pictures: PNG files below or beside `folder`, or arrays, which are written to `folder/pictures`.
+        extra: further flat entries of `metrics.json`, such as `images`, `train_seconds`, `setup_seconds` and
+            `eval_seconds`. `inference` is the recipe: an `InferenceConfig`, its fields as a mapping, or a sentence.
+
+    Raises:
+        ValueError: the lengths of `classes`, `seen` and the scores differ, or `extra` would overwrite a score.
+    """
+    extra = dict(extra or {})
+    if not len(classes) == len(scores["iou"]) == len(classes if seen is None else seen):
+        raise ValueError(f"{len(classes)} class names do not fit {len(scores['iou'])} scores or the list of seen ones")
+    if taken := extra.keys() & {*scores, "classes"}:
+        raise ValueError(f"extra would overwrite {sorted(taken)}")
+    rows = [
+        {"name": name, "seen": None if seen is None else bool(seen[index])}
+        | {key: scores[key][index] for key in PER_CLASS}
+        for index, name in enumerate(classes)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    links = [_picture_link(folder, index, picture) for index, picture in enumerate(pictures)]
+    summary = {key: value for key, value in scores.items() if key not in PER_CLASS} | extra
+    metrics = json.dumps(_plain(summary | {"classes": rows}), indent=2, ensure_ascii=False, allow_nan=False)
+    _write_whole(folder / "metrics.json", f"{metrics}\n".encode())
+    _write_whole(folder / "report.md", _markdown(summary, rows, links).encode())
+
+
+def picture_row(
+    image: UInt8[np.ndarray, "h w 3"],
+    truth: Int[np.ndarray, "h w"],
+    prediction: Int[np.ndarray, "h w"],
+    classes: Sequence[str],
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Image, truth and prediction side by side, over one legend.
+
+    Args:
+        image: 0 to 255.
+        truth: class indices, -1 for ignored pixels.
+        prediction: class indices.
+        classes: the names that the indices mean; a class has one colour in both maps, and only those that occur in
+            either are in the legend.
+    """
+    colors = visualize.palette(len(classes))
+    occurring = [index for index in np.union1d(truth, prediction) if index >= 0]
+    maps = [visualize.overlay(image, labels, colors, alpha=0.65) for labels in (truth, prediction)]
+    row = visualize.side_by_side([image, *maps], ["image", "truth", "prediction"])
+    return visualize.with_legend(row, [classes[index] for index in occurring], colors[occurring])
+
+
+def describe_inference(recipe: InferenceConfig | Mapping[str, Any] | str) -> str:
+    """Say an `InferenceConfig`, or a mapping of its fields, in words; a sentence is returned as it is."""
+    if isinstance(recipe, str):
+        return recipe
+    options = recipe if isinstance(recipe, InferenceConfig) else InferenceConfig(**recipe)
+    resized = {
+        "square": f"Each picture is resized to {options.image_size} x {options.image_size} pixels",
+        "short_side": f"Each picture is resized so that its short side has {options.image_size} pixels",
+        "native": "Each picture keeps its own size",
+    }[options.resize]
+    if options.mode == "whole":
+        view = " and seen as a whole."
+    else:
+        whole = "the whole picture" + (f" at {options.global_size} pixels" if options.global_size else "")
+        merged = {
+            "features": "their features are merged, averaged with those of {whole}, and decoded once",
+            "logits": "each is decoded, and their mean is averaged with the prediction for {whole}",
+        }[options.fusion].format(whole=whole)
+        view = f" and cut into windows of {options.window} pixels every {options.stride}; {merged}."
+    prompts = ", ".join(f'"{template}"' for template in options.templates)
+    return f"{resized}{view} Prompts: {prompts}."
+
+
+def _markdown(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], links: Sequence[str]) -> str:
+    lines = ["# Evaluation", "", "| score | percent |", "| --- | ---: |"]
+    lines += [f"| {title} | {_number(summary[key])} |" for key, title in HEADLINES.items() if key in summary]
+    facts = [f"| {title} | {_number(summary[key])} |" for key, title in FACTS.items() if summary.get(key) is not None]
+    if facts:
+        lines += ["", "| run | |", "| --- | ---: |", *facts]
+    if summary.get("inference"):
+        lines += ["", "## Inference", "", describe_inference(summary["inference"])]
+    if links:
+        lines += ["", "## Pictures"]
+        for number, link in enumerate(links, start=1):
+            lines += ["", f"![image, truth and prediction {number}]({link})"]
+    lines += ["", "## Classes", "", "Classes that do not occur in the truth have no score and count in no mean.", ""]
+    lines += ["| class | training | IoU | accuracy | pixels |", "| --- | --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {_cell(row['name'])} | {_SEEN[row['seen']]} | {_number(row['iou'])} | {_number(row['accuracy'])} "
+        f"| {row['pixels']} |"
+        for row in sorted(rows, key=_best_first)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_SEEN = {True: "seen", False: "unseen", None: "–"}
+
+
+def _best_first(row: Mapping[str, Any]) -> tuple[bool, float]:
+    absent = math.isnan(row["iou"])
+    return absent, 0.0 if absent else -row["iou"]
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int | np.integer):
+        return str(value)
+    return f"{value:.2f}" if math.isfinite(value) else "–"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _picture_link(folder: Path, index: int, picture: Path | np.ndarray) -> str:
+    if isinstance(picture, np.ndarray):
+        target = folder / "pictures" / f"{index:03d}.png"
+        target.parent.mkdir(exist_ok=True)
+        encoded = io.BytesIO()
+        Image.fromarray(picture).save(encoded, format="PNG")
+        _write_whole(target, encoded.getvalue())
+        picture = target
+    link = os.path.relpath(picture, folder).replace(os.sep, "/")
+    return f"<{link}>" if " " in link else link
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Replace a file in one step, so that a reader or an interruption never meets half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """The same value in types that JSON knows, with None for what is not finite."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
