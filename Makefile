@@ -1,0 +1,55 @@
+# `make` on a fresh machine with Python 3.11 or newer: the environment, then a model trained, scored and shown.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+SETUP_LOG := $(VENV)/setup_seconds
+
+.PHONY: quickstart setup test test-all lint bench lock clean
+.DEFAULT_GOAL := quickstart
+
+quickstart: setup
+	$(RUN) train.py --config configs/quickstart.py
+	$(RUN) eval.py --config configs/quickstart.py --checkpoint runs/quickstart
+	$(RUN) predict.py --checkpoint runs/quickstart --image runs/quickstart/scene.png --output runs/quickstart/demo.png
+
+setup: $(VENV)/.ready
+
+# An interrupted set-up leaves .unfinished behind, and the next one starts over.
+$(VENV)/.ready: requirements/dev.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed; name one, as in: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@set -e; started=$$(date +%s); \
+	if [ -e $(VENV)/.unfinished ]; then rm -rf $(VENV); fi; \
+	mkdir -p $(VENV); touch $(VENV)/.unfinished; \
+	$(PYTHON) -m venv $(VENV); \
+	$(RUN) -m pip install --quiet --require-hashes -r requirements/uv.txt; \
+	export UV_COMPILE_BYTECODE=1; \
+	$(VENV)/bin/uv pip install --quiet --python $(RUN) --require-hashes -r requirements/dev.txt; \
+	$(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e .; \
+	echo $$(( $$(date +%s) - started )) > $(SETUP_LOG); \
+	rm $(VENV)/.unfinished; touch $@; \
+	echo "environment ready in $$(cat $(SETUP_LOG)) s"
+
+test: setup
+	$(RUN) -m pytest -n 2
+
+test-all: setup
+	$(RUN) -m pytest -n 2 -m "slow or not slow"
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: setup
+	$(RUN) -m benchmarks
+
+# After a change of the dependencies in pyproject.toml.
+lock: setup
+	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
+		--extra dev pyproject.toml -o requirements/dev.txt
+	echo uv | $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
+		--no-annotate - -o requirements/uv.txt
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,318 @@
+"""Every option of the project, on one page.
+
+A file in `configs/` returns a `ConfigDict`; `load_config` checks it against these frozen dataclasses, so that an
+unknown key or a wrong type is an error before any device starts. Section numbers (§) are those of `docs/method.md`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from ml_collections import ConfigDict
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from dinov3seg_jax.errors import UserError
+
+Positive = Annotated[int, Field(strict=True, gt=0)]
+NonNegative = Annotated[int, Field(strict=True, ge=0)]
+Integer = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
+Flag = Annotated[bool, Field(strict=True)]
+
+closed = pydantic.ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=closed)
+class VisionConfig:
+    """§1: a DINOv3 ViT and dinov3.txt's vision head on top of it."""
+
+    dim: Positive = 1024
+    depth: Positive = 24
+    heads: Positive = 16
+    patch_size: Positive = 16
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    ffn_ratio: Number = 4.0
+    ffn_align: Positive = 8  # SwiGLU's hidden width is rounded up to a multiple of this
+    qkv_bias: Flag = True
+    storage_tokens: NonNegative = 4
+    layerscale_init: Number = 1e-5
+    rope_base: Number = 100.0
+    rope_normalize: Literal["separate", "max", "min"] = "separate"
+    untie_cls_and_patch_norms: Flag = False
+    head_blocks: NonNegative = 2  # 0: the backbone alone
+
+
+@dataclass(frozen=True, config=closed)
+class TextConfig:
+    """§1: dinov3.txt's text tower. Its output is twice as wide as the vision tower: one half for each granularity."""
+
+    dim: Positive = 1280
+    depth: Positive = 24
+    heads: Positive = 20
+    ffn_ratio: Number = 4.0
+    vocab_size: Positive = 49408
+    context_length: Positive = 77
+
+
+@dataclass(frozen=True, config=closed)
+class SamConfig:
+    """§4: SAM's image encoder as the Semantic Prior Encoder; the defaults are SAM ViT-L."""
+
+    dim: Positive = 1024
+    depth: Positive = 24
+    heads: Positive = 16
+    patch_size: Positive = 16
+    mlp_ratio: Number = 4.0
+    window: Positive = 14
+    global_blocks: tuple[Integer, ...] = (5, 11, 17, 23)
+    neck_dim: Positive = 256
+    image_size: Positive = 1024  # what the position tables are stored for
+
+
+@dataclass(frozen=True, config=closed)
+class EarlyRefinementConfig:
+    """§2: window cross-attention over unprojected patch features, after AnyUp."""
+
+    enabled: Flag = True
+    dim: Positive = 128
+    heads: Positive = 4
+    window_ratio: Probability = 0.1  # 0: no window
+    output_stride: Literal[4, 8, 16] = 16  # of the output grid, in pixels of a patch-16 model
+    image_stride: Positive = 1  # the guiding image is reduced by this factor before it is encoded
+    unification: Literal["per_channel", "official"] = "per_channel"  # "official": AnyUp's channel-order dependence
+    locality: Number = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
+
+
+@dataclass(frozen=True, config=closed)
+class LateRefinementConfig:
+    """§4: (spatial block, class block), `layers` times. The last four options are CAT-Seg's, for parity."""
+
+    enabled: Flag = True
+    layers: Positive = 2
+    dim: Positive = 128
+    heads: Positive = 4
+    window: Positive = 12
+    class_attention: Literal["linear", "full"] = "linear"
+    pooling: Positive = 1  # the class block works on a grid reduced by this factor
+    doubled_residual: Flag = False
+    pad_classes: NonNegative = 0  # the class list is padded to this length with learned, unmasked entries
+    max_classes: NonNegative = 0  # 0: every class; else the best per image, and a logit of -100 for the rest
+
+
+@dataclass(frozen=True, config=closed)
+class DecoderConfig:
+    """§5: two upsampling stages: their widths, and the widths of the projected guidance they take in."""
+
+    dims: tuple[Positive, Positive] = (64, 32)
+    guidance_dims: tuple[Positive, Positive] = (32, 16)
+
+
+@dataclass(frozen=True, config=closed)
+class ModelConfig:
+    """The whole model; the defaults are the paper's: ViT-L/16, dinov3.txt, SAM ViT-L."""
+
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    sam: SamConfig = SamConfig()
+    patch_features: Literal["head", "backbone"] = "head"
+    early: EarlyRefinementConfig = EarlyRefinementConfig()
+    correlation: Literal["local+global", "local", "global"] = "local+global"
+    spe: Literal["sam", "vision", "none"] = "sam"
+    spe_dims: tuple[Positive, Positive] = (256, 128)  # widths of the lifted guidance maps, at twice and four times the grid
+    late: LateRefinementConfig = LateRefinementConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
+    remat: Flag = False  # recompute transformer blocks in the backward pass instead of keeping their activations
+
+
+@dataclass(frozen=True, config=closed)
+class DatasetConfig:
+    """One source of images and masks. Which fields a dataset reads is in `data/datasets.py`."""
+
+    name: str = "painted_scenes"
+    split: str = "train"
+    root: str = ""  # folder on disk, for datasets that live there
+    size: NonNegative = 0  # painted scenes: how many
+    image_size: Positive = 160  # painted scenes: height and width in pixels
+    seed: NonNegative = 0  # painted scenes
+
+
+@dataclass(frozen=True, config=closed)
+class DataConfig:
+    """§6: what is trained on and scored on."""
+
+    train: DatasetConfig = DatasetConfig()
+    eval: DatasetConfig = DatasetConfig(split="eval")
+    crop_size: Positive = 384
+    short_side: tuple[Positive, Positive] = (384, 384)  # drawn uniformly; images are resized to it before the crop
+    flip: Flag = True
+    color_jitter: Flag = True
+    classes_per_image: NonNegative = 0  # 0: all; else those present and a random draw of others
+    workers: NonNegative = 0  # grain worker processes; 0: threads of this process
+
+
+@dataclass(frozen=True, config=closed)
+class TrainConfig:
+    """§6: the optimisation."""
+
+    steps: Positive = 80_000
+    batch_size: Positive = 4
+    learning_rate: Number = 2e-4
+    warmup_steps: NonNegative = 0
+    weight_decay: Number = 1e-4
+    clip_norm: Number = 0.01
+    finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
+    finetune_blocks: NonNegative = 4  # for "last_blocks"
+    encoder_lr_scale: Number = 0.01
+    train_spe: Flag = False  # the SAM encoder is frozen in the paper
+    alignment_weight: Number = 0.0  # ours: contrastive pixel-text loss, where no aligned towers are at hand
+    log_every: Positive = 20
+    checkpoint_every: Positive = 1000
+    keep_checkpoints: Positive = 2
+
+
+@dataclass(frozen=True, config=closed)
+class InferenceConfig:
+    """§7: local-global inference."""
+
+    mode: Literal["local_global", "whole"] = "local_global"
+    fusion: Literal["features", "logits"] = "features"
+    resize: Literal["square", "short_side", "native"] = "square"
+    image_size: Positive = 640
+    window: Positive = 384
+    stride: Positive = 128
+    global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
+    templates: tuple[str, ...] = ("A photo of a {} in the scene",)
+
+
+@dataclass(frozen=True, config=closed)
+class Config:
+    """One run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    inference: InferenceConfig = InferenceConfig()
+    workdir: str = "runs/default"
+    seed: NonNegative = 0
+    init_from: str = ""  # checkpoint folder whose weights a new run starts from
+    data_parallel: Integer = -1  # devices along the data axis; -1: all
+    model_parallel: Positive = 1
+    report_images: NonNegative = 8  # pictures in the evaluation report
+
+
+def default_config() -> ConfigDict:
+    """A `ConfigDict` of every option at its default, for a file in `configs/` to change."""
+    return to_config_dict(Config())
+
+
+def to_config_dict(section: Any) -> ConfigDict:
+    """Turn a config dataclass into a `ConfigDict` in which every option can be overridden."""
+    return ConfigDict(dataclasses.asdict(section), convert_dict=True)
+
+
+def from_dict(values: dict[str, Any], origin: str = "config") -> Config:
+    """Check plain nested values against `Config`.
+
+    Raises:
+        UserError: an unknown key, a wrong type or a value out of range; it names the key.
+    """
+    try:
+        return pydantic.TypeAdapter(Config).validate_python(_tuples(values))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "unexpected_keyword_argument":
+            raise UserError(f"{origin}: unknown option '{key}'{_suggestion(first['loc'])}.") from None
+        raise UserError(f"{origin}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}.") from None
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate `--config.section.option=value` (or two words) on a command line from the rest.
+
+    Returns:
+        Overrides of the form "section.option=value", and the other arguments.
+    """
+    overrides, rest, words = [], [], iter(arguments)
+    for word in words:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        override = word.removeprefix("--config.")
+        overrides.append(override if "=" in override else f"{override}={next(words, '')}")
+    return overrides, rest
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Read `get_config()` of a Python file and apply overrides like `train.steps=100`.
+
+    Raises:
+        UserError: the file does not exist or does not define a usable config; an override does not fit.
+    """
+    file = Path(path)
+    if not file.is_file():
+        known = ", ".join(sorted(str(other) for other in Path("configs").glob("*.py")))
+        raise UserError(f"config '{path}' does not exist; " + (f"there are {known}." if known else "check the path."))
+    spec = importlib.util.spec_from_file_location("run_config", file)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        values = module.get_config().to_dict()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's own Python file raises
+        reason = " ".join(str(error).split())
+        raise UserError(f"config '{path}' cannot be read: {type(error).__name__}: {reason}.") from error
+    for override in overrides:
+        apply_override(values, override)
+    return from_dict(values, origin=path)
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one option, given as "section.option=value", in plain nested values.
+
+    Raises:
+        UserError: it is not of that form, or there is no such option.
+    """
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"override '{override}' is not of the form section.option=value.")
+    *sections, option = key.split(".")
+    for section in sections:
+        values = values.get(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override '{override}': '{section}' is not a section.")
+    if option not in values:
+        close = difflib.get_close_matches(option, values, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        raise UserError(f"override '{override}': there is no option '{key}'{hint}.")
+    try:
+        values[option] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        values[option] = text
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in location[:-1]:
+        section = {field.name: field.type for field in dataclasses.fields(section)}[str(part)]
+    close = difflib.get_close_matches(str(location[-1]), [field.name for field in dataclasses.fields(section)], n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
