@@ -1,0 +1,130 @@
+"""What segmenting a picture returns: labels with their names, their scores and the picture itself."""
+
+import dataclasses
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from dinov3seg_jax import visualize
+from dinov3seg_jax.errors import UserError
+
+PALETTE_NAMES = 256  # what an indexed PNG can hold
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A segmented picture.
+
+    Attributes:
+        labels: index into `names` of each pixel's class.
+        confidence: score of that class, in [0, 1].
+        names: the classes asked for.
+        image: the picture, RGB, at its own size.
+    """
+
+    labels: Int[np.ndarray, "h w"]
+    confidence: Float[np.ndarray, "h w"]
+    names: tuple[str, ...]
+    image: UInt8[np.ndarray, "h w 3"]
+
+    def overlay(self) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """The picture tinted by class, with a legend of the classes that occur, the largest first."""
+        colors = self._colors()
+        tinted = visualize.overlay(self.image, self.labels, colors)
+        areas = self._areas()
+        shown = [index for index in np.argsort(-areas, kind="stable") if areas[index]]
+        return visualize.with_legend(tinted, [self.names[index] for index in shown], colors[shown])
+
+    def areas(self) -> dict[str, float]:
+        """Share of the picture that each class covers, in [0, 1], the largest first; only classes that occur."""
+        counts = self._areas()
+        order = np.argsort(-counts, kind="stable")
+        return {self.names[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
+
+    def summary(self) -> dict[str, Any]:
+        """Size, names, and for each name its pixels, share of the picture and mean confidence (None if absent)."""
+        counts = self._areas()
+        sums = np.bincount(self.labels.ravel(), weights=self.confidence.ravel(), minlength=len(self.names))
+        height, width = self.labels.shape
+        return {
+            "height": height,
+            "width": width,
+            "names": list(self.names),
+            "classes": [
+                {
+                    "name": name,
+                    "pixels": int(count),
+                    "fraction": float(count / self.labels.size),
+                    "mean_confidence": float(total / count) if count else None,
+                }
+                for name, count, total in zip(self.names, counts, sums, strict=True)
+            ],
+        }
+
+    def save(self, folder: str | Path, stem: str, file: str = "") -> tuple[Path, Path, Path]:
+        """Write `<stem>_overlay.png`, `<stem>_labels.png` and `<stem>.json`; each appears whole or not at all.
+
+        The labels are an indexed PNG in the colours of the overlay, or 16-bit grey for more than 256 names; either
+        way a pixel's value is the index into `names`. The JSON is `summary`, with the name of the picture's file.
+
+        Args:
+            folder: created where it does not exist.
+            stem: begins the files' names.
+            file: what the JSON calls the picture.
+
+        Returns:
+            The three paths, in that order.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        overlay, labels, summary = (folder / f"{stem}{end}" for end in ("_overlay.png", "_labels.png", ".json"))
+        text = json.dumps({"file": file} | self.summary(), indent=2, ensure_ascii=False)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(overlay, _png(Image.fromarray(self.overlay())))
+            _write_whole(labels, _png(self._label_image()))
+            _write_whole(summary, f"{text}\n".encode(errors="replace"))
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror or error}); choose another") from error
+        return overlay, labels, summary
+
+    def show(self) -> None:
+        """Open the overlay in the viewer of this computer."""
+        Image.fromarray(self.overlay()).show()
+
+    def _areas(self) -> Int[np.ndarray, " t"]:
+        return np.bincount(self.labels.ravel(), minlength=len(self.names))
+
+    def _colors(self) -> UInt8[np.ndarray, "t 3"]:
+        colors = visualize.palette(min(len(self.names), visualize.MAX_COLORS))
+        return np.resize(colors, (len(self.names), 3))  # repeats itself beyond MAX_COLORS
+
+    def _label_image(self) -> Image.Image:
+        if len(self.names) > PALETTE_NAMES:
+            return Image.fromarray(self.labels.astype(np.uint16))
+        image = Image.fromarray(self.labels.astype(np.uint8))
+        image.putpalette(self._colors().ravel().tolist())
+        return image
+
+
+def _png(image: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

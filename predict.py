@@ -1,0 +1,7 @@
+"""Segment pictures into classes you name; see `python predict.py --help`."""
+
+from dinov3seg_jax.errors import run_command
+from dinov3seg_jax.inference.predict import main
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,41 @@
+"""Labels at a picture's own size are the arg-max of plainly interpolated scores."""
+
+import numpy as np
+import pytest
+
+from dinov3seg_jax.inference import labels
+from dinov3seg_jax.inference.labels import bilinear_weights, label_pixels
+
+
+def interpolate(grid, height, width):
+    """Half-pixel centres, edges held."""
+
+    def along(values, outputs):
+        places = (np.arange(outputs) + 0.5) * len(values) / outputs - 0.5
+        return np.stack([np.interp(places, np.arange(len(values)), line) for line in values.T], axis=1)
+
+    return along(along(grid, height).T, width).T
+
+
+@pytest.mark.parametrize("size", [(7, 9), (20, 31), (3, 2), (1, 200), (130, 1), (150, 70)])
+def test_against_plain_interpolation(monkeypatch, size):
+    monkeypatch.setattr(labels, "STRIP_ROWS", 64)
+    scores = np.random.default_rng(0).random((5, 7, 9), np.float32)
+    allowed = np.array([True, True, False, True, True])
+    resized = np.stack([interpolate(grid, *size) for grid in scores])
+    chosen, confidence = label_pixels(scores, allowed, *size)
+    assert chosen.dtype == np.int32
+    np.testing.assert_allclose(confidence, resized[allowed].max(axis=0), atol=1e-6)
+    picked = np.take_along_axis(resized, chosen[None], axis=0)[0]
+    np.testing.assert_allclose(picked, resized[allowed].max(axis=0), atol=1e-6)
+    assert not (chosen == 2).any()
+
+
+def test_the_first_of_equal_classes_wins():
+    chosen, confidence = label_pixels(np.zeros((3, 2, 2), np.float32), np.array([False, True, True]), 4, 4)
+    assert (chosen == 1).all()
+    assert (confidence == 0).all()
+
+
+def test_weights_of_an_equal_size_are_the_identity():
+    np.testing.assert_array_equal(bilinear_weights(5, 5), np.eye(5))

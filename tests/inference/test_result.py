@@ -1,0 +1,67 @@
+"""What is written can be read back, and names travel with it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinov3seg_jax import visualize
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.result import Segmentation
+
+LABELS = np.array([[2, 2, 0], [2, 2, 2]], np.int32)
+CONFIDENCE = np.array([[0.5, 0.5, 0.25], [0.75, 0.75, 0.5]], np.float32)
+
+
+def result(names=("sky", "sea", "grüner Wald"), labels=LABELS):
+    return Segmentation(labels, CONFIDENCE, tuple(names), np.full((2, 3, 3), 99, np.uint8))
+
+
+def test_files(tmp_path):
+    paths = result().save(tmp_path / "new", "a.b", file="a.b.jpg")
+    assert [path.name for path in paths] == ["a.b_overlay.png", "a.b_labels.png", "a.b.json"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in paths)
+    assert Image.open(paths[0]).mode == "RGB"
+    with Image.open(paths[1]) as labels:
+        assert labels.mode == "P"
+        np.testing.assert_array_equal(np.asarray(labels), LABELS)
+    summary = json.loads(paths[2].read_text(encoding="utf-8"))
+    assert summary == {
+        "file": "a.b.jpg",
+        "height": 2,
+        "width": 3,
+        "names": ["sky", "sea", "grüner Wald"],
+        "classes": [
+            {"name": "sky", "pixels": 1, "fraction": 1 / 6, "mean_confidence": 0.25},
+            {"name": "sea", "pixels": 0, "fraction": 0.0, "mean_confidence": None},
+            {"name": "grüner Wald", "pixels": 5, "fraction": 5 / 6, "mean_confidence": 0.6},
+        ],
+    }
+
+
+@pytest.mark.parametrize("count", [256, 257, 500])
+def test_labels_of_many_names(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(visualize, "MAX_COLORS", 300)
+    many = result([f"name {index}" for index in range(count)], np.where(LABELS == 2, count - 1, 0).astype(np.int32))
+    _, path, _ = many.save(tmp_path, "a")
+    with Image.open(path) as labels:
+        assert labels.mode == ("P" if count <= 256 else "I;16")
+        np.testing.assert_array_equal(np.asarray(labels), many.labels)
+
+
+def test_overlay_begins_with_the_picture():
+    picture = result().overlay()
+    assert picture.dtype == np.uint8
+    assert picture.shape[0] >= 2
+    assert picture.shape[1] >= 3
+
+
+def test_areas():
+    assert result().areas() == {"grüner Wald": 5 / 6, "sky": 1 / 6}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        result().save(tmp_path / "file", "a")

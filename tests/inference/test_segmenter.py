@@ -1,0 +1,168 @@
+"""The public door: any picture, any classes, at the picture's own size."""
+
+import dataclasses
+import subprocess
+import sys
+from types import ModuleType
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import dinov3seg_jax
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.local_global import resize_image, score_classes
+from dinov3seg_jax.inference.segmenter import Segmenter, load, override_inference
+from dinov3seg_jax.models.parameters import bind, build
+
+NAMES = ("red circle", "grass", "a dog", "water", "sky")
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (70, 90, 3), np.uint8)
+
+
+def test_labels_are_of_the_pictures_own_size(model):
+    result = model.segment(PICTURE, NAMES)
+    assert result.labels.dtype == np.int32
+    assert result.labels.shape == result.confidence.shape == (70, 90)
+    assert len(np.unique(result.labels)) > 1
+    assert set(np.unique(result.labels)) <= set(range(5))
+    assert 0 <= result.confidence.min() <= result.confidence.max() <= 1
+    assert result.names == NAMES
+    assert result.image is PICTURE
+
+
+def test_permuting_the_names_permutes_the_labels(model):
+    order = [3, 0, 4, 1, 2]
+    straight, permuted = model.segment(PICTURE, NAMES), model.segment(PICTURE, [NAMES[index] for index in order])
+    np.testing.assert_allclose(permuted.confidence, straight.confidence, atol=1e-5)
+    assert (np.array(order)[permuted.labels] == straight.labels).mean() > 0.999
+
+
+def test_filling_the_class_list_up_changes_nothing(model, config, parameters):
+    graph, _ = build(config.model)
+    text, class_mask = model._class_list(NAMES)
+    assert text.shape == (8, 64)
+    assert class_mask.tolist() == 5 * [True] + 3 * [False]
+    pixels = resize_image(PICTURE, config.inference, 16)[None]
+    filled = model._score(model._parameters, pixels, text[None], class_mask[None])
+    exact = jax.jit(
+        lambda parameters: score_classes(
+            bind(graph, parameters), pixels.astype(np.float32) / 255, text[None, :5], None, config.inference
+        )
+    )(parameters)
+    np.testing.assert_allclose(filled[:, :5], exact, atol=1e-5)
+
+
+def test_pictures_of_several_sizes_in_batches(model):
+    pictures = [PICTURE, PICTURE[:30], PICTURE[:, :20]]
+    one_by_one = [model.segment(picture, NAMES) for picture in pictures]
+    programs = model._score._cache_size()
+    batched = model.segment_arrays(pictures, NAMES, batch_size=2)
+    for alone, together in zip(one_by_one, batched, strict=True):
+        np.testing.assert_allclose(together.confidence, alone.confidence, atol=1e-5)
+        assert (together.labels == alone.labels).mean() > 0.999
+    assert model._score._cache_size() == programs + 1, "the last batch is filled up"
+    assert model.segment_arrays([], NAMES) == []
+
+
+def test_no_stretching(config, parameters):
+    native = dataclasses.replace(config, inference=dataclasses.replace(config.inference, resize="native", mode="whole"))
+    assert Segmenter(native, parameters).segment(PICTURE[:20, :40], NAMES).labels.shape == (20, 40)
+
+
+def files(folder):
+    grey = RNG.integers(0, 256, (4, 6000), np.uint8)
+    colour = Image.fromarray(PICTURE)
+    transparent = colour.copy()
+    transparent.putalpha(100)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return {
+        "grey.png": (Image.fromarray(grey[:, :50]), {}, (4, 50)),
+        "wide_grey.png": (Image.fromarray(grey), {}, (4, 6000)),
+        "one_row.png": (Image.fromarray(grey[:1]), {}, (1, 6000)),
+        "one_column.png": (Image.fromarray(grey[:1].T), {}, (6000, 1)),
+        "one_pixel.png": (colour.crop((0, 0, 1, 1)), {}, (1, 1)),
+        "one_bit.png": (colour.convert("1"), {}, (70, 90)),
+        "palette.gif": (colour.convert("P"), {}, (70, 90)),
+        "transparent.png": (transparent, {}, (70, 90)),
+        "cmyk.jpg": (colour.convert("CMYK"), {}, (70, 90)),
+        "16_bit.png": (Image.fromarray(grey.astype(np.uint16)[:, :50] * 257), {}, (4, 50)),
+        "float.tif": (Image.fromarray(grey[:, :50].astype(np.float32)), {}, (4, 50)),
+        "rotated.jpg": (colour, {"exif": exif}, (90, 70)),
+    }
+
+
+@pytest.mark.parametrize("name", files(None))
+def test_every_kind_of_picture(model, tmp_path, name):
+    picture, options, shape = files(tmp_path)[name]
+    picture.save(tmp_path / name, **options)
+    result = model.segment(tmp_path / name, "red circle, grass, a dog")
+    assert result.labels.shape == shape
+    assert result.image.shape == (*shape, 3)
+    assert np.isfinite(result.confidence).all()
+
+
+def test_pictures_in_memory(model):
+    expected = model.segment(PICTURE, NAMES)
+    np.testing.assert_array_equal(model.segment(Image.fromarray(PICTURE), NAMES).labels, expected.labels)
+    assert model.segment(Image.new("L", (5, 4)), NAMES).labels.shape == (4, 5)
+
+
+@pytest.mark.parametrize("array", [PICTURE / 255, PICTURE[..., 0], PICTURE[:0], np.zeros((4, 4, 4), np.uint8)])
+def test_arrays_that_are_no_picture(model, array):
+    with pytest.raises(UserError, match=r"give RGB bytes, uint8 \[height, width, 3\]"):
+        model.segment(array, NAMES)
+
+
+@pytest.mark.parametrize(("names", "message"), [([], "no class name"), ("cat, Cat", "appears twice"), ([""], "empty")])
+def test_names_that_cannot_be_used(model, names, message):
+    with pytest.raises(UserError, match=message):
+        model.segment(PICTURE, names)
+
+
+def test_options_that_do_not_fit(config, parameters):
+    wrong = dataclasses.replace(config, inference=dataclasses.replace(config.inference, window=20))
+    with pytest.raises(UserError, match="inference.window is 20"):
+        Segmenter(wrong, parameters)
+
+
+@pytest.fixture
+def checkpoint(monkeypatch, config, parameters):
+    module = ModuleType("checkpoint")
+    module.load_parameters = lambda path: (config, parameters)
+    monkeypatch.setitem(sys.modules, "dinov3seg_jax.training.checkpoint", module)
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_load_with_overrides():
+    model = load("folder", ["inference.mode=whole", "inference.templates=('a {}', 'the {}')"])
+    assert model.config.inference.mode == "whole"
+    assert model.config.inference.templates == ("a {}", "the {}")
+    assert model.config.inference.image_size == 48
+    assert isinstance(dinov3seg_jax.load("folder"), dinov3seg_jax.Segmenter)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.late.layers=3", "cannot be changed for a trained model"),
+        ("inference.modus=whole", "did you mean 'mode'"),
+        ("inference.image_size=big", "'inference.image_size' is 'big'"),
+        ("inference.image_size", "not of the form"),
+    ],
+)
+def test_overrides_that_do_not_fit(config, override, message):
+    with pytest.raises(UserError, match=message):
+        override_inference(config, [override])
+
+
+def test_importing_the_package_is_light():
+    check = "import sys, dinov3seg_jax; print('jax' in sys.modules, dinov3seg_jax.__version__)"
+    output = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.split()
+    assert output[0] == "False"
+    assert output[1][0].isdigit()
+    assert {"load", "Segmenter", "Segmentation"} <= set(dir(dinov3seg_jax))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = dinov3seg_jax.lod

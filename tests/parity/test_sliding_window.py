@@ -1,0 +1,55 @@
+"""Windows, global view and blending against CAT-Seg's inference."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dinov3seg_jax.inference.local_global import blend_logits
+from dinov3seg_jax.inference.windows import gather, plan_windows
+from dinov3seg_jax.models.layers import resize_linear
+from tests.parity.fixtures import fixtures
+from tests.parity.official import arrays, described
+
+TOLERANCE = 3e-5
+
+
+@pytest.fixture(params=fixtures("catseg_sliding_window"), ids=lambda path: path.stem)
+def values(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
+    path: Path = request.param
+    return arrays(path)
+
+
+def assert_close(ours: np.ndarray, official: np.ndarray, case: str) -> None:
+    assert ours.shape == official.shape
+    assert np.abs(ours - official).max() <= TOLERANCE * np.abs(official).max(), case
+
+
+def test_views(values: dict[str, np.ndarray]) -> None:
+    for case, config in described(values, "config").items():
+        kernel, size = config["kernel"], config["out_res"]
+        assert config["stride"] == int(kernel * (1 - config["overlap"]))
+        assert config["model_input_size"] == [kernel, kernel], "views enter the model as they are"
+        picture = np.moveaxis(values[f"{case}/in/image"], 0, -1)[None].astype(np.float32)
+        windows = gather(resize_linear(picture, *size), plan_windows(*size, kernel, config["stride"]), (kernel, kernel))
+        views = np.concatenate([windows, resize_linear(picture, kernel, kernel)])
+        normalised = (views - np.array(config["pixel_mean"])) / np.array(config["pixel_std"])
+        every = config["model_input_stored_stride"]
+        official = values[f"{case}/mid/model_input_strided"]
+        assert_close(np.moveaxis(normalised, -1, 1)[:, :, ::every, ::every], official, case)
+
+
+def test_blended_probabilities(values: dict[str, np.ndarray]) -> None:
+    for case, config in described(values, "config").items():
+        kernel, size = config["kernel"], tuple(config["out_res"])
+        corners = plan_windows(*size, kernel, config["stride"])
+        logits = values[f"{case}/in/window_logits"]
+        assert len(logits) == len(corners) + 1 == config["n_windows_plus_global"]
+
+        def blend(logits: jax.Array, corners=corners, kernel=kernel, size=size, output=config["output_hw"]):
+            square = kernel, kernel
+            blended = blend_logits(logits[None, :-1], logits[-1:], corners, square, square, size)
+            return resize_linear(blended[0][..., None], *output)[..., 0]
+
+        assert_close(np.asarray(jax.jit(blend)(logits)), values[f"{case}/out/sem_seg"], case)
