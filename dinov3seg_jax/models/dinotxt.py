@@ -1,0 +1,137 @@
+"""dinov3.txt: the vision head and the text tower that share one embedding space (§1; its specification, section 8)."""
+
+import itertools
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from dinov3seg_jax.config import TextConfig, VisionConfig
+from dinov3seg_jax.models.layers import Block, LayerNorm, Linear, normal, run_stack, stack
+from dinov3seg_jax.models.vit import Tokens, VisionTransformer
+
+HEAD_FFN_ALIGN = 64
+INITIAL_LOGIT_SCALE = 2.659260  # ln(1 / 0.07)
+
+
+class VisionHead(nnx.Module):
+    """Blocks without positions over the normalised backbone tokens, storage tokens included."""
+
+    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
+        self.depth = config.head_blocks
+        self.remat = remat
+        self.blocks = stack(
+            lambda rngs: Block(
+                config.dim,
+                config.heads,
+                ffn="swiglu",
+                ffn_align=HEAD_FFN_ALIGN,
+                qkv_bias=False,
+                layerscale_init=config.layerscale_init,
+                dtype=dtype,
+                rngs=rngs,
+            ),
+            config.head_blocks,
+            rngs,
+        )
+        self.norm = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Map backbone tokens to text-aligned tokens of the same shapes."""
+        b, h, w, d = tokens.patches.shape
+        prefix = 1 + tokens.storage.shape[1]
+        x = jnp.concatenate([tokens.cls[:, None], tokens.storage, tokens.patches.reshape(b, h * w, d)], axis=1)
+        x = run_stack(self.blocks, x, lambda block, x: block(x), stop=self.depth, remat=self.remat)
+        x = self.norm(x)
+        return Tokens(x[:, 0], x[:, 1:prefix], x[:, prefix:].reshape(b, h, w, d))
+
+
+class VisionFeatures(NamedTuple):
+    """What the vision tower hands on."""
+
+    cls: Float[Array, "b d"]
+    patches: Float[Array, "b h w d"]  # aligned with text
+    backbone_patches: Float[Array, "b h w d"]  # after the backbone's final norm, before the head
+    intermediate: tuple[Float[Array, "b h w d"], Float[Array, "b h w d"]]  # raw, after 1/3 and 2/3 of the depth
+
+
+class VisionTower(nnx.Module):
+    """The backbone with dinov3.txt's head on top; without head blocks, the backbone alone."""
+
+    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
+        self.backbone = VisionTransformer(config, dtype=dtype, remat=remat, rngs=rngs)
+        self.has_head = config.head_blocks > 0
+        if self.has_head:
+            self.head = VisionHead(config, dtype=dtype, remat=remat, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "b height width 3"], *, frozen_blocks: int = 0) -> VisionFeatures:
+        """Encode normalised pixels."""
+        depth = self.backbone.config.depth
+        thirds = [max(depth // 3, 1) - 1, max(2 * depth // 3, 1) - 1]
+        layers = sorted({*thirds, depth - 1})
+        raw = dict(
+            zip(
+                layers,
+                self.backbone(images, layers=layers, norm=False, frozen_blocks=frozen_blocks),
+                strict=True,
+            )
+        )
+        last = self.backbone.normalize(raw[depth - 1])
+        aligned = self.head(last) if self.has_head else last
+        return VisionFeatures(
+            aligned.cls, aligned.patches, last.patches, (raw[thirds[0]].patches, raw[thirds[1]].patches)
+        )
+
+
+class TextTower(nnx.Module):
+    """Causal transformer over CLIP tokens; its output has one half for CLS and one half for patches."""
+
+    def __init__(self, config: TextConfig, outputs: int, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
+        """`outputs` is twice the vision tower's width."""
+        self.config = config
+        self.remat = remat
+        self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (config.vocab_size, config.dim)))
+        self.positional_embedding = nnx.Param(normal(0.01)(rngs.params(), (config.context_length, config.dim)))
+        self.blocks = stack(
+            lambda rngs: Block(
+                config.dim,
+                config.heads,
+                ffn_ratio=config.ffn_ratio,
+                qkv_bias=False,
+                dtype=dtype,
+                rngs=rngs,
+            ),
+            config.depth,
+            rngs,
+        )
+        self.norm = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
+        self.projection = Linear(config.dim, outputs, bias=False, dtype=dtype, rngs=rngs)
+        self.logit_scale = nnx.Param(np.full(1, INITIAL_LOGIT_SCALE, np.float32))
+        self.dtype = dtype
+
+    def __call__(self, tokens: Int[Array, "n length"], *, frozen_blocks: int = 0) -> Float[Array, "n outputs"]:
+        """Embed rows of token ids, not normalised. The feature is read at the first end-of-text token.
+
+        `length` may be any up to the context length: under the causal mask what follows the end-of-text token does
+        not matter, so callers cut the padding off.
+        """
+        length = tokens.shape[1]
+        x = self.token_embedding[...][tokens] + self.positional_embedding[:length]
+        x = x.astype(self.dtype)
+        depth = self.config.depth
+        for start, stop in itertools.pairwise(sorted({0, min(frozen_blocks, depth), depth})):
+            x = run_stack(
+                self.blocks,
+                x,
+                lambda block, x: block(x, causal=True),
+                start=start,
+                stop=stop,
+                frozen=stop <= frozen_blocks,
+                remat=self.remat,
+            )
+        end = jnp.argmax(tokens, axis=-1)  # end-of-text is the largest id; argmax takes the first
+        pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+        return self.projection(self.norm(pooled))

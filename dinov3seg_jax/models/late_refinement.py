@@ -1,0 +1,295 @@
+"""Late refinement (§4): (spatial block, class block), applied in succession, after CAT-Seg."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from dinov3seg_jax.config import LateRefinementConfig
+from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, masked_attention
+
+LINEAR_ATTENTION_EPSILON = 1e-6
+
+
+def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Bool[np.ndarray, "windows n n"] | None:
+    """Which pairs of cells of each window may attend to each other, on a grid padded to whole windows.
+
+    Cells that the cyclic shift brought together from opposite borders are kept apart, and so is the padding. None
+    where every pair may attend.
+    """
+    rows, columns = (math.ceil(n / window) * window for n in (height, width))
+    if not shift and (rows, columns) == (height, width):
+        return None
+    region = np.zeros((rows, columns), np.int64)
+    if shift:
+        for axis, n in enumerate((rows, columns)):
+            index = np.arange(n)
+            label = (index >= n - window).astype(np.int64) + (index >= n - shift)
+            region += label[:, None] * 3 if axis == 0 else label
+    padding = np.ones((rows, columns), bool)
+    padding[:height, :width] = False
+    region[np.roll(padding, (-shift, -shift), (0, 1))] = -1
+    windows = region.reshape(rows // window, window, columns // window, window).transpose(0, 2, 1, 3)
+    cells = windows.reshape(-1, window * window)
+    return cells[:, :, None] == cells[:, None, :]
+
+
+class WindowAttention(nnx.Module):
+    """Attention inside windows; guidance joins queries and keys but not values.
+
+    A dense layer on a concatenation is a sum of two dense layers; the guidance half does not depend on the class and
+    is computed once for all of them.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, window: int, shift: int, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.heads, self.window, self.shift = heads, window, shift
+        self.query = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.key = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.value = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        if guidance_dim:
+            self.query_guidance = Linear(guidance_dim, dim, bias=False, dtype=dtype, rngs=rngs)
+            self.key_guidance = Linear(guidance_dim, dim, bias=False, dtype=dtype, rngs=rngs)
+        self.out = Linear(dim, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b 1 h w g"] | None
+    ) -> Float[Array, "b t h w d"]:
+        b, t, h, w, d = x.shape
+        window = min(self.window, h, w)
+        shift = 0 if min(h, w) <= self.window else self.shift
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if guidance is not None:
+            query, key = query + self.query_guidance(guidance), key + self.key_guidance(guidance)
+        mask = shifted_window_mask(h, w, window, shift)
+        query, key, value = (self._cut(part, window, shift) for part in (query, key, value))
+        allowed = None if mask is None else jnp.asarray(np.tile(mask, (b * t, 1, 1))[:, None])
+        attended = masked_attention(query, key, value, allowed)
+        return self.out(self._stitch(attended, (b, t, h, w, d), window, shift))
+
+    def _cut(self, x: Array, window: int, shift: int) -> Array:
+        b, t, h, w, d = x.shape
+        rows, columns = math.ceil(h / window), math.ceil(w / window)
+        x = x.reshape(b * t, h, w, d)
+        x = jnp.pad(x, ((0, 0), (0, rows * window - h), (0, columns * window - w), (0, 0)))
+        if shift:
+            x = jnp.roll(x, (-shift, -shift), (1, 2))
+        x = x.reshape(b * t, rows, window, columns, window, d).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(-1, window * window, self.heads, d // self.heads)
+
+    def _stitch(self, x: Array, shape: tuple[int, ...], window: int, shift: int) -> Array:
+        b, t, h, w, d = shape
+        rows, columns = math.ceil(h / window), math.ceil(w / window)
+        x = x.reshape(b * t, rows, columns, window, window, d).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(b * t, rows * window, columns * window, d)
+        if shift:
+            x = jnp.roll(x, (shift, shift), (1, 2))
+        return x[:, :h, :w].reshape(shape)
+
+
+class SwinBlock(nnx.Module):
+    """Pre-norm window attention and MLP on each class's map by itself."""
+
+    def __init__(
+        self, dim: int, heads: int, window: int, shift: int, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.norm1 = LayerNorm(dim, dtype=dtype, rngs=rngs)
+        self.attention = WindowAttention(dim, heads, window, shift, guidance_dim, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
+        self.ffn = Mlp(dim, 4 * dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b 1 h w g"] | None
+    ) -> Float[Array, "b t h w d"]:
+        x = x + self.attention(self.norm1(x), guidance)
+        return x + self.ffn(self.norm2(x))
+
+
+class SpatialRefinementBlock(nnx.Module):
+    """Two Swin blocks, windowed then shifted, guided by the Semantic Prior Encoder."""
+
+    def __init__(self, config: LateRefinementConfig, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        """`guidance_dim` is the width of the projected guidance; 0 for none."""
+        d, heads, window = config.dim, config.heads, config.window
+        if guidance_dim:
+            self.guidance_norm = LayerNorm(guidance_dim, dtype=dtype, rngs=rngs)
+        self.windowed = SwinBlock(d, heads, window, 0, guidance_dim, dtype=dtype, rngs=rngs)
+        self.shifted = SwinBlock(d, heads, window, window // 2, guidance_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b h w g"] | None
+    ) -> Float[Array, "b t h w d"]:
+        shared = None if guidance is None else self.guidance_norm(guidance)[:, None]
+        return self.shifted(self.windowed(x, shared), shared)
+
+
+class ClassAttention(nnx.Module):
+    """Attention over the classes at each position; text guidance joins queries and keys but not values."""
+
+    def __init__(self, dim: int, heads: int, kind: str, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.heads, self.kind = heads, kind
+        self.query = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.key = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.value = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        if guidance_dim:
+            self.query_guidance = Linear(guidance_dim, dim, bias=False, dtype=dtype, rngs=rngs)
+            self.key_guidance = Linear(guidance_dim, dim, bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "b t h w d"],
+        guidance: Float[Array, "b t g"] | None,
+        class_mask: Bool[Array, "b t"] | None,
+    ) -> Float[Array, "b t h w d"]:
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if guidance is not None:
+            spread = guidance[:, :, None, None]
+            query, key = query + self.query_guidance(spread), key + self.key_guidance(spread)
+        shape = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+        attend = self._linear if self.kind == "linear" else self._full
+        return attend(query.reshape(shape), key.reshape(shape), value.reshape(shape), class_mask).reshape(x.shape)
+
+    def _linear(self, query: Array, key: Array, value: Array, class_mask: Array | None) -> Array:
+        """Kernel attention with phi = elu + 1: one matrix and one vector per position and head, whatever t is."""
+        query, key = jax.nn.elu(query) + 1, jax.nn.elu(key) + 1
+        if class_mask is not None:
+            key = key * class_mask[:, :, None, None, None, None].astype(key.dtype)
+        state = jnp.einsum("bthwnd,bthwne->bhwnde", key, value)
+        total = key.sum(axis=1)
+        numerator = jnp.einsum("bthwnd,bhwnde->bthwne", query, state)
+        denominator = jnp.einsum("bthwnd,bhwnd->bthwn", query, total)
+        return numerator / (denominator[..., None] + LINEAR_ATTENTION_EPSILON)
+
+    def _full(self, query: Array, key: Array, value: Array, class_mask: Array | None) -> Array:
+        b, t, h, w, n, d = query.shape
+        query, key, value = (
+            part.transpose(0, 2, 3, 1, 4, 5).reshape(b * h * w, t, n, d) for part in (query, key, value)
+        )
+        allowed = None if class_mask is None else jnp.repeat(class_mask, h * w, axis=0)[:, None, None]
+        attended = masked_attention(query, key, value, allowed)
+        return attended.reshape(b, h, w, t, n, d).transpose(0, 3, 1, 2, 4, 5)
+
+
+class ClassMlp(nnx.Module):
+    """Two dense layers with a ReLU between them."""
+
+    def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.up = Linear(dim, 4 * dim, dtype=dtype, rngs=rngs)
+        self.down = Linear(4 * dim, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        return self.down(jax.nn.relu(self.up(x)))
+
+
+class ClassRefinementBlock(nnx.Module):
+    """Attention over the classes at each position. Permuting the classes permutes the output, nothing else."""
+
+    def __init__(self, config: LateRefinementConfig, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        """`guidance_dim` is the width of the projected text."""
+        self.config = config
+        d = config.dim
+        self.norm1 = LayerNorm(d, dtype=dtype, rngs=rngs)
+        self.attention = ClassAttention(d, config.heads, config.class_attention, guidance_dim, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(d, dtype=dtype, rngs=rngs)
+        self.ffn = ClassMlp(d, dtype=dtype, rngs=rngs)
+        if config.pad_classes:
+            self.padding = nnx.Param(np.zeros(d, np.float32))
+            self.padding_guidance = nnx.Param(np.zeros(guidance_dim, np.float32))
+
+    def __call__(
+        self,
+        x: Float[Array, "b t h w d"],
+        guidance: Float[Array, "b t g"] | None,
+        class_mask: Bool[Array, "b t"] | None = None,
+    ) -> Float[Array, "b t h w d"]:
+        """`class_mask` False marks entries that fill the list up to a static length; they are ignored."""
+        pooled = average_pool(x, self.config.pooling, self.config.pooling)
+        y = self.mix(pooled, guidance, class_mask)
+        # CAT-Seg adds y, which holds the pooled input already, to the unpooled input.
+        update = y if self.config.doubled_residual else y - pooled
+        return x + resize_aligned(update, x.shape[2], x.shape[3])
+
+    def mix(
+        self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b t g"] | None, class_mask: Array | None = None
+    ) -> Float[Array, "b t h w d"]:
+        """The transformer block over the classes, on the pooled grid."""
+        padded, guidance, class_mask = self._pad(x, guidance, class_mask)
+        y = padded + self.attention(self.norm1(padded), guidance, class_mask)
+        return (y + self.ffn(self.norm2(y)))[:, : x.shape[1]]
+
+    def _pad(
+        self, x: Array, guidance: Array | None, class_mask: Array | None
+    ) -> tuple[Array, Array | None, Array | None]:
+        b, t, h, w, d = x.shape
+        missing = self.config.pad_classes - t
+        if missing <= 0:
+            return x, guidance, class_mask
+        filler = jnp.broadcast_to(self.padding[...].astype(x.dtype), (b, missing, h, w, d))
+        x = jnp.concatenate([x, filler], axis=1)
+        if guidance is not None:
+            filler = self.padding_guidance[...].astype(guidance.dtype)
+            filler = jnp.broadcast_to(filler, (b, missing, *filler.shape))
+            guidance = jnp.concatenate([guidance, filler], axis=1)
+        if class_mask is not None:
+            class_mask = jnp.concatenate([class_mask, jnp.ones((b, missing), bool)], axis=1)
+        return x, guidance, class_mask
+
+
+def average_pool(x: Float[Array, "b t h w d"], rows: int, columns: int) -> Float[Array, "b t h2 w2 d"]:
+    """Mean over rows x columns cells; what is left over at the far edges is dropped."""
+    if rows == columns == 1:
+        return x
+    b, t, h, w, d = x.shape
+    h, w = h // rows, w // columns
+    return x[:, :, : h * rows, : w * columns].reshape(b, t, h, rows, w, columns, d).mean((3, 5))
+
+
+def resize_aligned(x: Float[Array, "b t h w d"], height: int, width: int) -> Float[Array, "b t height width d"]:
+    """Bilinear with the corners aligned, as CAT-Seg's class block upsamples; a no-op at equal size."""
+    if x.shape[2:4] == (height, width):
+        return x
+    rows, columns = (_aligned_matrix(n, m) for n, m in zip(x.shape[2:4], (height, width), strict=True))
+    return jnp.einsum("ih,jw,bthwd->btijd", rows.astype(x.dtype), columns.astype(x.dtype), x)
+
+
+def _aligned_matrix(inputs: int, outputs: int) -> np.ndarray:
+    positions = np.linspace(0, inputs - 1, outputs) if outputs > 1 else np.zeros(1)
+    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(inputs))).astype(np.float32)
+
+
+class LateRefinement(nnx.Module):
+    """The pair of blocks, `layers` times, each with weights of its own."""
+
+    def __init__(
+        self, config: LateRefinementConfig, appearance_dim: int, text_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        """The two widths are of the projected guidance; an `appearance_dim` of 0 means there is none."""
+        layers = range(config.layers)
+        self.spatial = nnx.List(
+            [SpatialRefinementBlock(config, appearance_dim, dtype=dtype, rngs=rngs) for _ in layers]
+        )
+        self.classes = nnx.List([ClassRefinementBlock(config, text_dim, dtype=dtype, rngs=rngs) for _ in layers])
+
+    def __call__(
+        self,
+        x: Float[Array, "b t h w d"],
+        appearance: Float[Array, "b h w g"] | None,
+        text: Float[Array, "b t g2"] | None,
+        class_mask: Bool[Array, "b t"] | None = None,
+    ) -> Float[Array, "b t h w d"]:
+        """Refine the embedded correlation.
+
+        Args:
+            x: embedded correlation maps.
+            appearance: projected guidance of the Semantic Prior Encoder, on the same grid.
+            text: projected text embeddings.
+            class_mask: False for entries that only fill the class list up.
+        """
+        for spatial, classes in zip(self.spatial, self.classes, strict=True):
+            x = classes(spatial(x, appearance), text, class_mask)
+        return x

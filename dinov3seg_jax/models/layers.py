@@ -1,0 +1,288 @@
+"""Transformer parts shared by the vision, text and SAM towers."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
+Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
+
+NORM_EPSILON = 1e-5  # DINOv3, dinov3.txt and CAT-Seg; SAM uses 1e-6. Flax's own default is 1e-6.
+
+
+def gelu(x: Array) -> Array:
+    """The exact (erf) GELU of every released model; JAX's default is the tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def normal(deviation: float) -> Initializer:
+    """Normal initialiser that draws on the host when it can.
+
+    Outside a trace it uses NumPy: compiling JAX's generator for every shape of a model takes a minute on a CPU.
+    """
+
+    def init(
+        key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32, out_sharding: object = None
+    ) -> Array | np.ndarray:
+        if isinstance(key, jax.core.Tracer):
+            return deviation * jax.random.normal(key, shape, dtype)
+        generator = np.random.Generator(np.random.Philox(key=np.asarray(jax.random.key_data(key), np.uint64)))
+        return (deviation * generator.standard_normal(shape, np.float32)).astype(dtype)
+
+    return init
+
+
+def constant(value: float) -> Initializer:
+    """Constant initialiser, on the host."""
+    return lambda key, shape, dtype=jnp.float32, out_sharding=None: np.full(shape, value, dtype)
+
+
+def fan_in_normal(
+    key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32, out_sharding: object = None
+) -> Array:
+    """Normal with deviation 1/sqrt(fan-in), so that models of any width train from nothing."""
+    return normal(math.prod(shape[:-1]) ** -0.5)(key, shape, dtype)
+
+
+class Linear(nnx.Linear):
+    """A dense layer."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(
+            inputs, outputs, use_bias=bias, kernel_init=fan_in_normal, bias_init=constant(0), dtype=dtype, rngs=rngs
+        )
+
+
+class Conv(nnx.Conv):
+    """A square convolution, zero-padded to keep the size unless told otherwise."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        bias: bool = True,
+        padding: str = "SAME",
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            inputs,
+            outputs,
+            (kernel, kernel),
+            padding=padding,
+            use_bias=bias,
+            kernel_init=fan_in_normal,
+            bias_init=constant(0),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation over the last axis with the releases' epsilon."""
+
+    def __init__(self, dim: int, *, epsilon: float = NORM_EPSILON, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(
+            dim,
+            epsilon=epsilon,
+            use_fast_variance=False,
+            bias_init=constant(0),
+            scale_init=constant(1),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class GroupNorm(nnx.GroupNorm):
+    """Group normalisation with torch's epsilon."""
+
+    def __init__(self, dim: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(
+            dim,
+            groups,
+            epsilon=NORM_EPSILON,
+            use_fast_variance=False,
+            bias_init=constant(0),
+            scale_init=constant(1),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention; query, key and value are separate so that each can train by itself (§1)."""
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.heads = heads
+        self.query = Linear(dim, dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.key = Linear(dim, dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.value = Linear(dim, dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.out = Linear(dim, dim, dtype=dtype, rngs=rngs)
+
+    def project(self, x: Float[Array, "b n d"]) -> tuple[Array, Array, Array]:
+        """Return query, key and value, each [b, n, heads, d / heads]."""
+        shape = (*x.shape[:-1], self.heads, -1)
+        return self.query(x).reshape(shape), self.key(x).reshape(shape), self.value(x).reshape(shape)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], *, rotate: Rotation | None = None, causal: bool = False
+    ) -> Float[Array, "b n d"]:
+        """Attend among the n tokens; `rotate` is applied to queries and keys."""
+        query, key, value = self.project(x)
+        if rotate is not None:
+            query, key = rotate(query), rotate(key)
+        return self.out(jax.nn.dot_product_attention(query, key, value, is_causal=causal).reshape(x.shape))
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with the exact GELU between them."""
+
+    def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.up = Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        return self.down(gelu(self.up(x)))
+
+
+class SwiGlu(nnx.Module):
+    """down(silu(gate(x)) * up(x)). The hidden width is two thirds of `hidden`, rounded up to `align`."""
+
+    def __init__(self, dim: int, hidden: int, align: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        hidden = -(-int(hidden * 2 / 3) // align) * align
+        self.gate = Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.up = Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: x + ls1 * attention(norm1(x)), then x + ls2 * ffn(norm2(x))."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        ffn: Literal["mlp", "swiglu"] = "mlp",
+        ffn_ratio: float = 4.0,
+        ffn_align: int = 8,
+        qkv_bias: bool = True,
+        layerscale_init: float | None = None,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """`layerscale_init` None leaves LayerScale out, as the text tower does."""
+        hidden = int(dim * ffn_ratio)
+        self.norm1 = LayerNorm(dim, dtype=dtype, rngs=rngs)
+        self.attention = Attention(dim, heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
+        self.ffn = (
+            Mlp(dim, hidden, dtype=dtype, rngs=rngs)
+            if ffn == "mlp"
+            else SwiGlu(dim, hidden, ffn_align, dtype=dtype, rngs=rngs)
+        )
+        self.has_layerscale = layerscale_init is not None
+        if layerscale_init is not None:
+            self.ls1 = nnx.Param(np.full(dim, layerscale_init, np.float32))
+            self.ls2 = nnx.Param(np.full(dim, layerscale_init, np.float32))
+
+    def __call__(
+        self, x: Float[Array, "b n d"], *, rotate: Rotation | None = None, causal: bool = False
+    ) -> Float[Array, "b n d"]:
+        attended = self.attention(self.norm1(x), rotate=rotate, causal=causal)
+        x = x + (attended * self.ls1.astype(x.dtype) if self.has_layerscale else attended)
+        transformed = self.ffn(self.norm2(x))
+        return x + (transformed * self.ls2.astype(x.dtype) if self.has_layerscale else transformed)
+
+
+def stack(create: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Create `depth` equal blocks as one module whose parameters carry a leading depth axis."""
+    graph, first = nnx.split(create(rngs))
+    states = [first, *(nnx.state(create(rngs)) for _ in range(depth - 1))]
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(first))
+    return nnx.merge(graph, jax.tree.map(lambda *leaves: (jnp if traced else np).stack(leaves), *states))
+
+
+def run_stack(
+    blocks: nnx.Module,
+    x: Array,
+    apply: Callable[..., Array],
+    *,
+    start: int = 0,
+    stop: int,
+    frozen: bool = False,
+    remat: bool = False,
+) -> Array:
+    """Scan x through blocks start..stop-1 of a stack, so that compile time does not grow with depth.
+
+    Args:
+        blocks: from `stack`.
+        x: what the first block takes.
+        apply: (block, x) -> x.
+        start, stop: which of the blocks.
+        frozen: cut these blocks off from the backward pass; nothing is computed for them there.
+        remat: recompute each block in the backward pass instead of keeping its activations.
+    """
+    graph, parameters = nnx.split(blocks)
+    layers = jax.tree.map(lambda leaf: leaf[start:stop], parameters)
+    if frozen:
+        x, layers = jax.lax.stop_gradient((x, layers))
+
+    def step(x: Array, layer: nnx.State) -> tuple[Array, None]:
+        return apply(nnx.merge(graph, layer), x), None
+
+    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, layers)[0]
+
+
+class Upsample(nnx.Module):
+    """Transposed convolution whose stride equals its kernel: every cell becomes a factor x factor patch."""
+
+    def __init__(self, inputs: int, outputs: int, factor: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.factor = factor
+        self.outputs = outputs
+        self.kernel = nnx.Param(fan_in_normal(rngs.params(), (inputs, factor * factor * outputs)))
+        self.bias = nnx.Param(np.zeros(outputs, np.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
+        b, h, w, _ = x.shape
+        f, o = self.factor, self.outputs
+        patches = (x.astype(self.dtype) @ self.kernel.astype(self.dtype)).reshape(b, h, w, f, f, o)
+        patches = patches + self.bias.astype(self.dtype)
+        return patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * f, w * f, o)
+
+
+def resize_linear(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b height width c"]:
+    """Bilinear, half-pixel centres, no antialiasing (torch's `align_corners=False`); a no-op at equal size."""
+    if x.shape[1:3] == (height, width):
+        return x
+    return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "linear", antialias=False)
+
+
+def l2_normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """x / max(||x||, 1e-12) over the last axis, in float32; the gradient at 0 is 0, not NaN."""
+    x = x.astype(jnp.float32)
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+def masked_attention(
+    query: Float[Array, "b n heads d"],
+    key: Float[Array, "b m heads d"],
+    value: Float[Array, "b m heads d"],
+    allowed: Bool[Array, "b 1 n m"] | None,
+) -> Float[Array, "b n heads d"]:
+    """softmax(q k / sqrt(d)) v over the pairs that `allowed` admits."""
+    return jax.nn.dot_product_attention(query, key, value, mask=allowed)

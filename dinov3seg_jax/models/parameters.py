@@ -1,0 +1,60 @@
+"""A model as a graph and a flat dict of arrays: "vision/backbone/norm/scale" -> array.
+
+Everything outside `models/` sees parameters in this form, on disk too, so that no format depends on the module API.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from dinov3seg_jax.config import ModelConfig
+from dinov3seg_jax.models.segmenter import SegmentationModel
+
+Parameters = dict[str, Array]
+AbstractParameters = dict[str, jax.ShapeDtypeStruct]
+
+
+def build(config: ModelConfig, frozen_blocks: tuple[int, int] = (0, 0)) -> tuple[nnx.GraphDef, AbstractParameters]:
+    """Describe a model without allocating it.
+
+    Args:
+        config: of the model.
+        frozen_blocks: how many of the first blocks of the vision and the text tower are cut off from the backward
+            pass.
+    """
+
+    def create() -> SegmentationModel:
+        model = SegmentationModel(config, rngs=nnx.Rngs(0))
+        model.frozen_vision_blocks, model.frozen_text_blocks = frozen_blocks
+        return model
+
+    graph, state = nnx.split(nnx.eval_shape(create))
+    return graph, flatten(state)
+
+
+def initialize(config: ModelConfig, key: Array) -> Parameters:
+    """Draw all parameters; to be called under `jax.jit` with output shardings."""
+    return flatten(nnx.state(SegmentationModel(config, rngs=nnx.Rngs(key))))
+
+
+def bind(graph: nnx.GraphDef, parameters: Parameters) -> SegmentationModel:
+    """Put parameters back into the model."""
+    flat: Any = {_path(name): value for name, value in parameters.items()}
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def flatten(state: nnx.State) -> dict[str, Any]:
+    """One entry per variable, an array or its description, named by its path."""
+    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def _path(name: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdecimal() else part for part in name.split("/"))
+
+
+def parameter_bytes(parameters: Parameters | AbstractParameters) -> int:
+    """Size in memory of arrays or of their descriptions."""
+    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in parameters.values())

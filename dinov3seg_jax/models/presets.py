@@ -1,0 +1,48 @@
+"""Named model sizes."""
+
+import dataclasses
+
+from dinov3seg_jax.config import (
+    DecoderConfig,
+    EarlyRefinementConfig,
+    LateRefinementConfig,
+    ModelConfig,
+    SamConfig,
+    TextConfig,
+    VisionConfig,
+)
+
+# DINOv3's released backbones (its specification, section 2).
+VISION = {
+    "vits16": VisionConfig(dim=384, depth=12, heads=6),
+    "vits16plus": VisionConfig(dim=384, depth=12, heads=6, ffn="swiglu", ffn_ratio=6.0),
+    "vitb16": VisionConfig(dim=768, depth=12, heads=12),
+    "vitl16": VisionConfig(dim=1024, depth=24, heads=16),
+    "vitl16plus": VisionConfig(dim=1024, depth=24, heads=16, ffn="swiglu", ffn_ratio=6.0),
+    "vith16plus": VisionConfig(dim=1280, depth=32, heads=20, ffn="swiglu", ffn_ratio=6.0),
+    "vit7b16": VisionConfig(dim=4096, depth=40, heads=32, ffn="swiglu", ffn_ratio=3.0, ffn_align=64, qkv_bias=False),
+}
+
+SAM = {
+    "sam_vit_b": SamConfig(dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
+    "sam_vit_l": SamConfig(),
+    "sam_vit_h": SamConfig(dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
+}
+
+NANO = ModelConfig(
+    vision=VisionConfig(dim=64, depth=3, heads=4, layerscale_init=1.0, head_blocks=1),
+    text=TextConfig(dim=48, depth=2, heads=4),
+    sam=SamConfig(dim=64, depth=3, heads=4, window=3, global_blocks=(2,), neck_dim=32, image_size=96),
+    early=EarlyRefinementConfig(dim=8, image_stride=4),
+    spe="vision",
+    spe_dims=(32, 16),
+    late=LateRefinementConfig(dim=24, heads=2, window=6),
+    decoder=DecoderConfig(dims=(16, 8), guidance_dims=(8, 4)),
+)
+
+MODELS = {"nano": NANO, "paper": ModelConfig()}
+
+
+def with_sam_nano(model: ModelConfig = NANO) -> ModelConfig:
+    """The nano model with a nano SAM encoder in place of the vision tower's maps."""
+    return dataclasses.replace(model, spe="sam")
