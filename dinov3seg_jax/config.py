@@ -173,6 +173,7 @@ class TrainConfig:
     encoder_lr_scale: Number = 0.01
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
     alignment_weight: Number = 0.0  # ours: contrastive pixel-text loss, where no aligned towers are at hand
+    alignment_steps: NonNegative = 0  # ours: so many first steps train the towers alone, on that loss
     log_every: Positive = 20
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2

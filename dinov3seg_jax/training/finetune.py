@@ -1,0 +1,57 @@
+"""Which parameters train (§1). Frozen ones have no gradient and no optimiser state: they are another tree."""
+
+import re
+
+import jax.numpy as jnp
+
+from dinov3seg_jax.config import ModelConfig, TrainConfig
+from dinov3seg_jax.models.parameters import Parameters
+
+TOWERS = r"(vision|text)/"
+NEVER = r".*/(periods|mask_token)"
+BLOCKS = r"(vision/backbone|text)/blocks/"
+
+# What trains of the two towers, by full match on the parameter's name.
+TOWER_RULES = {
+    "none": r"(?!)",
+    "attention": r"(vision/backbone|vision/head|text)/blocks/attention/(query|value)/kernel",
+    "last_blocks": rf"{BLOCKS}.*|vision/backbone/norm/.*|vision/head/.*|text/(norm|projection)/.*|text/logit_scale",
+    "full": rf"{TOWERS}.*",
+}
+
+
+def frozen_blocks(model: ModelConfig, train: TrainConfig) -> tuple[int, int]:
+    """How many of the first blocks of the vision and the text tower get no gradient."""
+    if train.finetune != "last_blocks":
+        return 0, 0
+    return max(model.vision.depth - train.finetune_blocks, 0), max(model.text.depth - train.finetune_blocks, 0)
+
+
+def is_trainable(name: str, train: TrainConfig) -> bool:
+    """Whether a parameter trains, wholly or in its last blocks."""
+    if re.fullmatch(NEVER, name):
+        return False
+    if re.match(TOWERS, name):
+        return re.fullmatch(TOWER_RULES[train.finetune], name) is not None
+    return train.train_spe if name.startswith("sam/") else True
+
+
+def partition(parameters: Parameters, model: ModelConfig, train: TrainConfig) -> tuple[Parameters, Parameters]:
+    """Split into (trainable, frozen). A stack of blocks that trains in its last ones is cut and appears in both."""
+    trainable, frozen = {}, {}
+    cuts = dict(zip(("vision/backbone/blocks/", "text/blocks/"), frozen_blocks(model, train), strict=True))
+    for name, value in parameters.items():
+        cut = next((cut for prefix, cut in cuts.items() if name.startswith(prefix)), 0)
+        if not is_trainable(name, train):
+            frozen[name] = value
+        elif cut:
+            frozen[name], trainable[name] = value[:cut], value[cut:]
+        else:
+            trainable[name] = value
+    return {name: value for name, value in trainable.items() if value.size}, frozen
+
+
+def join(trainable: Parameters, frozen: Parameters) -> Parameters:
+    """Undo `partition`."""
+    both = trainable.keys() & frozen.keys()
+    return {**frozen, **trainable} | {name: jnp.concatenate([frozen[name], trainable[name]]) for name in both}

@@ -1,0 +1,53 @@
+"""Floating-point operations of a traced function, counted from its jaxpr.
+
+XLA's own analysis counts the body of a scan once, however often it runs; this count multiplies.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Operations of the matrix products and convolutions in `function(*arguments)`; two for each multiply-add.
+
+    Everything else (norms, activations, softmax) is left out: it is bound by memory, not by arithmetic.
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation: core.JaxprEqn) -> int:
+    name = equation.primitive.name
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        inputs = equation.invars[0].aval.shape
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(inputs[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        layout = equation.params["dimension_numbers"].rhs_spec
+        kernel = equation.invars[1].aval.shape
+        taps = math.prod(kernel[axis] for axis in layout[1:])
+        # Dilated inputs (the gradient of a strided convolution) are mostly zeros, which no backend multiplies.
+        dilation = math.prod(equation.params["lhs_dilation"])
+        return 2 * math.prod(equation.outvars[0].aval.shape) * taps // dilation
+    inner = [_count(body) for body in _bodies(equation)]
+    if name == "cond":
+        return max(inner, default=0)
+    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+
+
+def _bodies(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    found = []
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                found.append(item.jaxpr)
+            elif isinstance(item, core.Jaxpr):
+                found.append(item)
+    return found

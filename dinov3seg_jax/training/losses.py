@@ -1,0 +1,63 @@
+"""Losses (§6)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from dinov3seg_jax.models.layers import resize_linear
+
+
+def upsample_logits(logits: Float[Array, "b t h w"], height: int, width: int) -> Float[Array, "b t height width"]:
+    """Bilinear to the size of the labels."""
+    return jnp.moveaxis(resize_linear(jnp.moveaxis(logits, 1, 3), height, width), 3, 1)
+
+
+def sigmoid_cross_entropy(
+    logits: Float[Array, "b t h w"], label: Int[Array, "b height width"], *, ignored_as_negative: bool = False
+) -> Float[Array, ""]:
+    """Per-class sigmoid cross-entropy, mean over classes and labelled pixels.
+
+    Args:
+        logits: one per class, at any resolution; upsampled to the label's.
+        label: index into the t classes, or -1 where the pixel is ignored.
+        ignored_as_negative: CAT-Seg's form: ignored pixels count as "no class" and stay in the mean.
+    """
+    height, width = label.shape[1:]
+    target = jax.nn.one_hot(label, logits.shape[1], axis=1)
+    losses = optax.sigmoid_binary_cross_entropy(upsample_logits(logits, height, width), target).mean(axis=1)
+    return losses.mean() if ignored_as_negative else masked_mean(losses, label >= 0)
+
+
+def alignment_loss(
+    correlation: Float[Array, "b t h w c"], label: Int[Array, "b height width"], logit_scale: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Contrastive pixel-text loss on the correlation itself [ours].
+
+    Each patch is to be nearest to the names of the classes it shows, in proportion to their pixels. It stands in for
+    dinov3.txt's contrastive pre-training where the towers start from nothing.
+
+    Args:
+        correlation: cosines per class and patch, one channel per text half.
+        label: index into the t classes, or -1; its sides are multiples of the grid's.
+        logit_scale: logarithm of the factor on the cosines.
+    """
+    b, t, h, w, _ = correlation.shape
+    cells = label.reshape(b, h, label.shape[1] // h, w, label.shape[2] // w)
+    share = jax.nn.one_hot(cells, t, axis=1).mean(axis=(3, 5))
+    labelled = share.sum(axis=1)
+    log_probability = jax.nn.log_softmax(jnp.exp(logit_scale) * correlation, axis=1).mean(axis=-1)
+    losses = -(share * log_probability).sum(axis=1) / jnp.maximum(labelled, 1e-6)
+    return masked_mean(losses, labelled > 0)
+
+
+def named_labels(label: Int[Array, "b h w"], class_ids: Int[Array, "b k"]) -> Int[Array, "b h w"]:
+    """From positions in each image's own class list to indices of names; -1 stays."""
+    b, h, w = label.shape
+    named = jnp.take_along_axis(class_ids, jnp.maximum(label, 0).reshape(b, h * w), axis=1).reshape(b, h, w)
+    return jnp.where(label >= 0, named, -1)
+
+
+def masked_mean(values: Array, mask: Array) -> Float[Array, ""]:
+    """Mean over the entries the mask admits; 0 where it admits none."""
+    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1)

@@ -1,0 +1,30 @@
+"""Score a trained model: `python eval.py --config configs/quickstart.py --checkpoint runs/quickstart`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dinov3seg_jax.config import load_config, split_overrides
+from dinov3seg_jax.errors import run_command
+
+
+def main() -> None:
+    """Parse the command line, check the config, evaluate."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="a file in configs/: what to score on, and how")
+    parser.add_argument("--checkpoint", required=True, type=Path, help="the folder that train.py wrote")
+    overrides, rest = split_overrides(sys.argv[1:])
+    options = parser.parse_args(rest)
+    config = load_config(options.config, overrides)
+    # Imported late, so that a mistake in the config is reported before a device starts.
+    from dinov3seg_jax.evaluation.evaluate import evaluate
+
+    result = evaluate(config, options.checkpoint)
+    for key in ("miou", "seen_miou", "unseen_miou", "pixel_accuracy"):
+        if key in result:
+            print(f"{key:15s} {result[key]:6.2f} %")
+    print(f"{options.checkpoint / 'report.md'} and metrics.json are written")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,30 @@
+"""Train dinov3.seg: `python train.py --config configs/ade.py [--config.train.steps=100] [--dry_run]`."""
+
+import argparse
+import sys
+
+from dinov3seg_jax.config import load_config, split_overrides
+from dinov3seg_jax.errors import run_command
+
+
+def main() -> None:
+    """Parse the command line, check the config, train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="a file in configs/")
+    parser.add_argument("--dry_run", action="store_true", help="trace the step and print what it costs; no data needed")
+    overrides, rest = split_overrides(sys.argv[1:])
+    options = parser.parse_args(rest)
+    config = load_config(options.config, overrides)
+    # Imported late, so that a mistake in the config is reported before a device starts.
+    if options.dry_run:
+        from dinov3seg_jax.training.dry_run import dry_run
+
+        dry_run(config)
+    else:
+        from dinov3seg_jax.training.loop import train
+
+        train(config)
+
+
+if __name__ == "__main__":
+    run_command(main)
