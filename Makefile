@@ -41,7 +41,7 @@ lint: setup
 	$(RUN) -m mypy
 
 bench: setup
-	$(RUN) -m benchmarks
+	$(RUN) -m benchmarks.windows
 
 # After a change of the dependencies in pyproject.toml.
 lock: setup

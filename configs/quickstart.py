@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.data.eval.size = 200
     config.data.crop_size = 96
     config.data.short_side = (96, 160)
-    config.data.color_jitter = False  # it would turn a red circle into an orange one
+    config.data.color_jitter = False  # it would turn a red ball into an orange one
     config.data.classes_per_image = 10
 
     config.train.steps = 1200

@@ -167,6 +167,7 @@ class TrainConfig:
     learning_rate: Number = 2e-4
     warmup_steps: NonNegative = 0
     weight_decay: Number = 1e-4
+    beta2: Probability = 0.999  # decay of AdamW's second moment
     clip_norm: Number = 0.01
     finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
     finetune_blocks: NonNegative = 4  # for "last_blocks"
@@ -174,6 +175,7 @@ class TrainConfig:
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
     alignment_weight: Number = 0.0  # ours: contrastive pixel-text loss, where no aligned towers are at hand
     alignment_steps: NonNegative = 0  # ours: so many first steps train the towers alone, on that loss
+    hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2

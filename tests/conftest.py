@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+# Nearly all the time goes into compiling. JAX reads this when it first touches a device, which no import does, and
+# the scripts that tests start inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 # grain reads absl flags, in worker processes too, and refuses unless someone has parsed them.
 flags.FLAGS.mark_as_parsed()
 

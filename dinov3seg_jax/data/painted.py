@@ -1,7 +1,7 @@
 """Painted scenes: an endless procedural data set with exact masks, in place of photographs where none are at hand.
 
-A class is a phrase. Things are "[texture] colour shape" ("red circle", "striped blue ring"), stuff fills the
-background. A fifth of the phrases never occurs in training although each of their words, and each pair of their words,
+A class is a phrase. Things are "[texture] colour shape" ("red ball", "striped blue ring"), stuff fills the
+background. A quarter of the phrases never occurs in training although each of their words, and each pair of their words,
 does: whoever segments those has understood the phrase rather than memorised the class.
 """
 
@@ -25,7 +25,6 @@ COLOURS = {
         "green": (18, 164, 70),
         "blue": (36, 72, 214),
         "purple": (150, 48, 178),
-        "white": (240, 240, 240),
     }.items()
 }
 SHAPES = ("ball", "box", "cross", "ring")
@@ -182,7 +181,7 @@ def _thing_colours(thing: Thing, u: Array, v: Array, size: int, rng: np.random.G
     main = COLOURS[thing.colour] + rng.uniform(-12, 12, (3, 1, 1)).astype(np.float32)
     if thing.texture == "plain":
         return main
-    darker = thing.colour in ("white", "yellow") or rng.random() < 0.5
+    darker = thing.colour == "yellow" or rng.random() < 0.5
     other = main * np.float32(0.4) if darker else main * np.float32(0.3) + np.float32(0.7 * 255)
     frequency = np.float32(2 * np.pi / (size * _between(rng, 0.05, 0.085)))
     wave = np.sin(u * frequency + np.float32(_between(rng, 0, 2 * np.pi)))

@@ -12,13 +12,15 @@ from dinov3seg_jax.text.prompts import fill
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 LENGTH_STEP = 8
-LARGEST_STEP = 64
 PROMPTS_AT_ONCE = 256
 
 
 def bucket(count: int) -> int:
-    """The next of 8, 16, .. 64, 128, 192, ..: few lengths, so that lists of many lengths share compiled programs."""
-    step = LENGTH_STEP if count <= LARGEST_STEP else LARGEST_STEP
+    """The next multiple of 8, or of an eighth of the next power of two: few lengths, and little of them unused.
+
+    Lists of many lengths share compiled programs: 8, 16, .. 64, 80, 96, .. 128, 160, ...
+    """
+    step = max(LENGTH_STEP, 2 ** (max(count, 1) - 1).bit_length() // 8)
     return max(1, -(-count // step)) * step
 
 

@@ -43,7 +43,8 @@ class Checkpoints:
         )
 
     def save(self, step: int, parameters: Parameters, optimizer: Any, progress: dict[str, Any]) -> None:
-        """Write a step in the background; `close` waits for it."""
+        """Write a step in the background, after the one before; `close` waits for it."""
+        self._steps.wait()  # while one step is being written, orbax silently skips the next
         self._steps.save_checkpointables_async(
             step,
             {
@@ -51,6 +52,7 @@ class Checkpoints:
                 "optimizer": jax.tree.leaves(optimizer),
                 "progress": progress,
             },
+            force=True,
         )
 
     def restore(self, parameters: AbstractParameters, optimizer: Any) -> Restored | None:

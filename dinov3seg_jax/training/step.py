@@ -16,6 +16,9 @@ from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.losses import alignment_loss, named_labels, sigmoid_cross_entropy
 
 
+CHANCE = 0.5  # what chance can add to a class's cosine when the hardest classes are chosen
+
+
 class Batch(NamedTuple):
     """What one step trains on."""
 
@@ -50,21 +53,29 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         text = model.encode_text(names)
         images = batch.image.astype(jnp.float32) / 255
 
-        def align(patches: Float[Array, "b h w d"]) -> Float[Array, ""]:
+        def align(correlation: Float[Array, "b n h w c"]) -> Float[Array, ""]:
             if not options.alignment_weight:
                 return jnp.zeros(())
-            # Against every name, not only the image's own list: a correlation costs next to nothing.
-            correlation = correlate(patches, text[None], config.model.correlation)
             label = named_labels(batch.label, batch.class_ids)
             return alignment_loss(correlation, label, model.text.logit_scale[0])
 
         def towers_alone() -> dict[str, Array]:
-            return {"mask_loss": jnp.zeros(()), "alignment_loss": align(model.encode_patches(images).patches)}
+            correlation = correlate(model.encode_patches(images).patches, text[None], config.model.correlation)
+            return {"mask_loss": jnp.zeros(()), "alignment_loss": align(correlation)}
 
         def everything() -> dict[str, Array]:
-            output = model(images, text[batch.class_ids])
-            mask_loss = sigmoid_cross_entropy(output.logits, batch.label)
-            return {"mask_loss": mask_loss, "alignment_loss": align(output.refined)}
+            features = model.encode_image(images)
+            refined = model.refine_early(images, features.patches)
+            # With every name, not only the image's own list: a correlation costs next to nothing.
+            correlation = correlate(refined, text[None], config.model.correlation)
+            class_ids, label = batch.class_ids, batch.label
+            if options.hardest_classes:
+                key = jax.random.fold_in(jax.random.key(config.seed), step)
+                class_ids, label = choose_hardest(key, correlation, class_ids, label, options.hardest_classes)
+            own = jnp.take_along_axis(correlation, class_ids[..., None, None, None], axis=1)
+            guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
+            logits = model.refine_late_and_decode(own, guidance, text[class_ids])
+            return {"mask_loss": sigmoid_cross_entropy(logits, label), "alignment_loss": align(correlation)}
 
         if options.alignment_steps:
             parts = jax.lax.cond(step < options.alignment_steps, towers_alone, everything)
@@ -73,6 +84,36 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         return parts["mask_loss"] + options.alignment_weight * parts["alignment_loss"], parts
 
     return loss
+
+
+def choose_hardest(
+    key: Array,
+    correlation: Float[Array, "b n h w c"],
+    class_ids: Int[Array, "b k"],
+    label: Int[Array, "b height width"],
+    count: int,
+) -> tuple[Int[Array, "b count"], Int[Array, "b height width"]]:
+    """Shorten each image's class list to the classes that matter most to its masks [ours].
+
+    The classes that are present come first, then those whose names the image resembles most, with some chance added so
+    that easy ones are met too. Pixels of a class that finds no place are ignored (-1).
+
+    Args:
+        key: for the chance.
+        correlation: with all n names.
+        class_ids, label: as in `Batch`.
+        count: length of the new lists, at most k.
+    """
+    b, k = class_ids.shape
+    rows = jnp.arange(b)[:, None]
+    resemblance = jnp.take_along_axis(correlation.max(axis=(2, 3, 4)), class_ids, axis=1)
+    flat = label.reshape(b, -1)
+    present = jnp.zeros((b, k + 1)).at[rows, flat].set(1.0)[:, :k]  # -1 falls into the last column
+    score = jax.lax.stop_gradient(resemblance) + CHANCE * jax.random.uniform(key, (b, k)) + 4.0 * present
+    _, kept = jax.lax.top_k(score, count)
+    position = jnp.full((b, k), -1).at[rows, kept].set(jnp.arange(count))
+    shortened = jnp.where(flat >= 0, jnp.take_along_axis(position, jnp.maximum(flat, 0), axis=1), -1)
+    return jnp.take_along_axis(class_ids, kept, axis=1), shortened.reshape(label.shape)
 
 
 def make_train_step(config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Step:

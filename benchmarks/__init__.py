@@ -1,0 +1,1 @@
+"""Timings that pair us with an alternative in one process and report ratios."""
