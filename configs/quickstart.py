@@ -22,13 +22,15 @@ def get_config() -> ConfigDict:
     config.data.eval.split = "eval"
     config.data.eval.size = 200
     config.data.crop_size = 96
-    config.data.short_side = (96, 160)
+    config.data.short_side = (160, 160)
     config.data.color_jitter = False  # it would turn a red ball into an orange one
-    config.data.classes_per_image = 10
 
-    config.train.steps = 1200
+    config.train.steps = 1300
+    config.train.alignment_steps = 1000
+    config.train.hardest_classes = 8
     config.train.batch_size = 16
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 3e-3
+    config.train.beta2 = 0.99
     config.train.warmup_steps = 50
     config.train.weight_decay = 1e-2
     config.train.clip_norm = 1.0

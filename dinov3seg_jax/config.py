@@ -112,6 +112,7 @@ class DecoderConfig:
 
     dims: tuple[Positive, Positive] = (64, 32)
     guidance_dims: tuple[Positive, Positive] = (32, 16)
+    correlation_skip: Flag = False  # ours: add a logit read off the correlation, where nothing is pre-trained
 
 
 @dataclass(frozen=True, config=closed)
@@ -125,7 +126,10 @@ class ModelConfig:
     early: EarlyRefinementConfig = EarlyRefinementConfig()
     correlation: Literal["local+global", "local", "global"] = "local+global"
     spe: Literal["sam", "vision", "none"] = "sam"
-    spe_dims: tuple[Positive, Positive] = (256, 128)  # widths of the lifted guidance maps, at twice and four times the grid
+    spe_dims: tuple[Positive, Positive] = (
+        256,
+        128,
+    )  # widths of the lifted guidance maps, at twice and four times the grid
     late: LateRefinementConfig = LateRefinementConfig()
     decoder: DecoderConfig = DecoderConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
@@ -174,6 +178,7 @@ class TrainConfig:
     encoder_lr_scale: Number = 0.01
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
     alignment_weight: Number = 0.0  # ours: contrastive pixel-text loss, where no aligned towers are at hand
+    alignment_temperature: Number = 0.1  # of that loss: cosines are divided by it
     alignment_steps: NonNegative = 0  # ours: so many first steps train the towers alone, on that loss
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20
@@ -264,7 +269,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         known = ", ".join(sorted(str(other) for other in Path("configs").glob("*.py")))
         raise UserError(f"config '{path}' does not exist; " + (f"there are {known}." if known else "check the path."))
     spec = importlib.util.spec_from_file_location("run_config", file)
-    assert spec is not None and spec.loader is not None, path
+    if spec is None or spec.loader is None:
+        raise UserError(f"config '{path}' is not a Python file; name one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -1,8 +1,8 @@
 """Painted scenes: an endless procedural data set with exact masks, in place of photographs where none are at hand.
 
 A class is a phrase. Things are "[texture] colour shape" ("red ball", "striped blue ring"), stuff fills the
-background. A quarter of the phrases never occurs in training although each of their words, and each pair of their words,
-does: whoever segments those has understood the phrase rather than memorised the class.
+background. A quarter of the phrases never occurs in training although each of their words, and each pair of their
+words, does: whoever segments those has understood the phrase rather than memorised the class.
 """
 
 from dataclasses import dataclass

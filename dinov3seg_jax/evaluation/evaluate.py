@@ -50,7 +50,7 @@ def evaluate(config: Config, checkpoint: Path) -> dict[str, Any]:
                     pictures.append(picture_row(example["image"], example["label"], result.labels, names))
             bar.update(len(examples))
     seen = seen_classes(dataset, trained)
-    result = scores(confusion.counts, seen)
+    summary = scores(confusion.counts, seen)
     extra = {
         "images": count,
         "train_seconds": read_progress(checkpoint)["train_seconds"],
@@ -58,8 +58,8 @@ def evaluate(config: Config, checkpoint: Path) -> dict[str, Any]:
         "setup_seconds": _setup_seconds(),
         "inference": config.inference,
     }
-    write_report(checkpoint, result, names, seen, pictures, extra)
-    return result
+    write_report(checkpoint, summary, names, seen, pictures, extra)
+    return summary
 
 
 def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:

@@ -3,11 +3,12 @@
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dinov3seg_jax.models.layers import Conv, l2_normalize
+from dinov3seg_jax.models.layers import Conv, l2_normalize, resize_linear
 
 CorrelationKind = Literal["local+global", "local", "global"]
 
@@ -39,3 +40,20 @@ class CorrelationEmbedding(nnx.Module):
         b, t, *grid = correlation.shape
         embedded = self.conv(correlation.reshape(b * t, *grid))
         return embedded.reshape(b, t, *embedded.shape[1:])
+
+
+class CorrelationSkip(nnx.Module):
+    """A logit read off the correlation itself, for the decoder to correct [ours].
+
+    The decoder's group norms hide how high a class's map is; without this shortcut it takes long to learn from nothing.
+    """
+
+    def __init__(self) -> None:
+        self.log_gain = nnx.Param(np.full((), np.log(15), np.float32))
+        self.threshold = nnx.Param(np.full((), 0.65, np.float32))
+
+    def __call__(self, correlation: Float[Array, "b t h w c"], height: int, width: int) -> Float[Array, "b t h2 w2"]:
+        """exp(log_gain) * (mean cosine - threshold), resized bilinearly."""
+        mean = jnp.moveaxis(correlation.mean(axis=-1), 1, -1)
+        cosine = jnp.moveaxis(resize_linear(mean, height, width), -1, 1)
+        return jnp.exp(self.log_gain[...]) * (cosine - self.threshold[...])

@@ -37,7 +37,7 @@ NANO = ModelConfig(
     spe="vision",
     spe_dims=(32, 16),
     late=LateRefinementConfig(dim=24, heads=2, window=6),
-    decoder=DecoderConfig(dims=(16, 8), guidance_dims=(8, 4)),
+    decoder=DecoderConfig(dims=(16, 8), guidance_dims=(8, 4), correlation_skip=True),
 )
 
 MODELS = {"nano": NANO, "paper": ModelConfig()}

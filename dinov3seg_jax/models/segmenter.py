@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.models.correlation import CorrelationEmbedding, correlate
+from dinov3seg_jax.models.correlation import CorrelationEmbedding, CorrelationSkip, correlate
 from dinov3seg_jax.models.decoder import Decoder
 from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
 from dinov3seg_jax.models.early_refinement import EarlyRefinement
@@ -61,6 +61,8 @@ class SegmentationModel(nnx.Module):
             appearance = 0 if config.spe == "none" else late
             self.late = LateRefinement(config.late, appearance, late, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(late, config.decoder, guided=config.spe != "none", dtype=dtype, rngs=rngs)
+        if config.decoder.correlation_skip:
+            self.correlation_skip = CorrelationSkip()
 
     def encode_text(self, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
         """Text embeddings [global half | local half], each half of unit length (§1)."""
@@ -145,7 +147,10 @@ class SegmentationModel(nnx.Module):
         if self.config.late.enabled:
             projected = jax.nn.relu(self.project_text(text))
             x = self.late(x, None if guidance is None else guidance.appearance, projected, class_mask)
-        return self.decoder(x, None if guidance is None else guidance.decoder)
+        logits = self.decoder(x, None if guidance is None else guidance.decoder)
+        if self.config.decoder.correlation_skip:
+            logits = logits + self.correlation_skip(correlation, *logits.shape[2:])
+        return logits
 
 
 def refine_best(

@@ -56,11 +56,16 @@ class Checkpoints:
         )
 
     def restore(self, parameters: AbstractParameters, optimizer: Any) -> Restored | None:
-        """Load the newest step onto the given shapes and shardings; None where there is none."""
+        """Load the newest step onto the given shapes and shardings; None where there is none.
+
+        Raises:
+            UserError: the step is damaged or of another model.
+        """
         latest = self._steps.latest
         if latest is None:
             return None
-        loaded = self._steps.load_checkpointables(
+        loaded = _load_step(
+            self._steps,
             latest.step,
             {
                 "parameters": unflatten_dict(parameters, sep="/"),
@@ -97,7 +102,7 @@ def read_config(workdir: Path) -> Config:
         raise UserError(f"'{workdir}' is not a run's folder (it has no {CONFIG_FILE}); name one that train.py wrote.")
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")), origin=str(path))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # JSON's, or bytes that are no text
         raise UserError(f"{path} is damaged ({error}); restore it or train again.") from None
 
 
@@ -140,9 +145,17 @@ def _load_newest(workdir: Path, what: dict[str, Any]) -> dict[str, Any]:
     try:
         if steps.latest is None:
             raise nothing
-        return steps.load_checkpointables(steps.latest.step, what)
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the checkpoint in '{workdir}' cannot be loaded ({reason}); train again.") from error
+        return _load_step(steps, steps.latest.step, what)
     finally:
         steps.close()
+
+
+def _load_step(steps: ocp.training.Checkpointer, step: int, what: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return steps.load_checkpointables(step, what)
+    except (ValueError, KeyError, OSError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise UserError(
+            f"checkpoint '{steps.directory / str(step)}' cannot be loaded ({reason}); "
+            "delete it to fall back on the one before, or train again."
+        ) from error

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.datasets import class_names
-from dinov3seg_jax.models.parameters import AbstractParameters
 from dinov3seg_jax.text.prompts import prompt_tokens
 from dinov3seg_jax.training.flops import count_flops
 from dinov3seg_jax.training.loop import prepare
@@ -47,7 +47,9 @@ def dry_run(config: Config) -> None:
     flops = count_flops(run.step, state, frozen, tokens, batch)
     b, side, k = config.train.batch_size, config.data.crop_size, batch.class_ids.shape[1]
     print(f"\none step: {b} crops of {side} x {side}, {k} of {len(names)} classes each, on {devices} device(s)")
-    print(f"  matrix products and convolutions   {flops / 1e12:10.3f} TFLOP a step, {flops / devices / 1e12:.3f} a device")
+    print(
+        f"  matrix products and convolutions   {flops / 1e12:10.3f} TFLOP a step, {flops / devices / 1e12:.3f} a device"
+    )
     rows = {
         "trainable parameters": (state.trainable, run.shardings[0].trainable),
         "gradients": (state.trainable, run.shardings[0].trainable),
@@ -75,7 +77,7 @@ def abstract_batch(config: Config, class_count: int) -> Batch:
     )
 
 
-def parameter_table(trainable: AbstractParameters, frozen: AbstractParameters) -> str:
+def parameter_table(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> str:
     """Numbers of parameters by part, trained and frozen."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for column, parameters in enumerate((trainable, frozen)):

@@ -27,19 +27,23 @@ def _count_equation(equation: core.JaxprEqn) -> int:
     name = equation.primitive.name
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        inputs = equation.invars[0].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(inputs[axis] for axis in contracted)
+        inputs = _shape(equation.invars[0])
+        return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(inputs[axis] for axis in contracted)
     if name == "conv_general_dilated":
         layout = equation.params["dimension_numbers"].rhs_spec
-        kernel = equation.invars[1].aval.shape
+        kernel = _shape(equation.invars[1])
         taps = math.prod(kernel[axis] for axis in layout[1:])
         # Dilated inputs (the gradient of a strided convolution) are mostly zeros, which no backend multiplies.
         dilation = math.prod(equation.params["lhs_dilation"])
-        return 2 * math.prod(equation.outvars[0].aval.shape) * taps // dilation
+        return 2 * math.prod(_shape(equation.outvars[0])) * taps // dilation
     inner = [_count(body) for body in _bodies(equation)]
     if name == "cond":
         return max(inner, default=0)
     return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def _bodies(equation: core.JaxprEqn) -> list[core.Jaxpr]:

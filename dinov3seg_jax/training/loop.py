@@ -52,9 +52,7 @@ def prepare(config: Config, mesh: jax.sharding.Mesh) -> Run:
     graph, described = build(config.model, frozen_blocks(config.model, config.train))
     trainable, frozen = jax.eval_shape(lambda p: partition(p, config.model, config.train), described)
     optimizer = make_optimizer(config.train)
-    state = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable)
-    )
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable))
     by_name = parameter_shardings(trainable, mesh)
     state_shardings = TrainState(replicated(mesh), by_name, like_parameters(state.optimizer, by_name, mesh))
     shardings = (state_shardings, parameter_shardings(frozen, mesh), replicated(mesh), batch_sharding(mesh))
@@ -149,8 +147,8 @@ def _loop(
             seconds = seconds_before + time.perf_counter() - started
             position = {"data": batches.get_state(), "train_seconds": seconds}
             # A copy, because the next step overwrites the buffers that are still being written to disk.
-            everything = jax.tree.map(jnp.copy, (join(state.trainable, frozen), state.optimizer))
-            checkpoints.save(step, *everything, position)
+            parameters, optimizer = jax.tree.map(jnp.copy, (join(state.trainable, frozen), state.optimizer))
+            checkpoints.save(step, parameters, optimizer, position)
         if last:
             return
 

@@ -33,7 +33,7 @@ def sigmoid_cross_entropy(
 
 
 def alignment_loss(
-    correlation: Float[Array, "b t h w c"], label: Int[Array, "b height width"], logit_scale: Float[Array, ""]
+    correlation: Float[Array, "b t h w c"], label: Int[Array, "b height width"], temperature: float
 ) -> Float[Array, ""]:
     """Contrastive pixel-text loss on the correlation itself [ours].
 
@@ -44,14 +44,14 @@ def alignment_loss(
     Args:
         correlation: cosines per class and patch, one channel per text half.
         label: index into the t classes, or -1; its sides are multiples of the grid's.
-        logit_scale: logarithm of the factor on the cosines.
+        temperature: what cosines are divided by.
     """
     b, t, h, w, _ = correlation.shape
     rows, columns = label.shape[1] // h, label.shape[2] // w
     cells = label.reshape(b, h, rows, w, columns)[:, :, _sample_points(rows)][..., _sample_points(columns)]
     share = jax.nn.one_hot(cells, t, axis=1).mean(axis=(3, 5))
     labelled = share.sum(axis=1)
-    log_probability = jax.nn.log_softmax(jnp.exp(logit_scale) * correlation, axis=1).mean(axis=-1)
+    log_probability = jax.nn.log_softmax(correlation / temperature, axis=1).mean(axis=-1)
     losses = -(share * log_probability).sum(axis=1) / jnp.maximum(labelled, 1e-6)
     return masked_mean(losses, labelled > 0)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.models.correlation import correlate
@@ -15,23 +15,22 @@ from dinov3seg_jax.models.parameters import Parameters, bind
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.losses import alignment_loss, named_labels, sigmoid_cross_entropy
 
-
 CHANCE = 0.5  # what chance can add to a class's cosine when the hardest classes are chosen
 
 
 class Batch(NamedTuple):
-    """What one step trains on."""
+    """What one step trains on: arrays, or their descriptions, or their shardings."""
 
-    image: UInt8[Array, "b height width 3"]
-    label: Int[Array, "b height width"]  # index into the image's row of class_ids, or -1
-    class_ids: Int[Array, "b k"]  # index into the names
+    image: Any  # uint8 [b, height, width, 3]
+    label: Any  # int32 [b, height, width], index into the image's row of class_ids, or -1
+    class_ids: Any  # int32 [b, k], index into the names
 
 
 class TrainState(NamedTuple):
-    """What changes from step to step."""
+    """What changes from step to step: arrays, or their descriptions, or their shardings."""
 
-    step: Int[Array, ""]
-    trainable: Parameters
+    step: Any  # int32 []
+    trainable: dict[str, Any]  # by parameter name
     optimizer: Any
 
 
@@ -57,7 +56,7 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
             if not options.alignment_weight:
                 return jnp.zeros(())
             label = named_labels(batch.label, batch.class_ids)
-            return alignment_loss(correlation, label, model.text.logit_scale[0])
+            return alignment_loss(correlation, label, options.alignment_temperature)
 
         def towers_alone() -> dict[str, Array]:
             correlation = correlate(model.encode_patches(images).patches, text[None], config.model.correlation)

@@ -1,0 +1,174 @@
+"""Every mistake in a config is one sentence that names the key, before any device starts."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dinov3seg_jax.config import (
+    Config,
+    apply_override,
+    default_config,
+    from_dict,
+    load_config,
+    split_overrides,
+    to_config_dict,
+)
+from dinov3seg_jax.errors import UserError
+
+CONFIGS = sorted(Path("configs").glob("*.py"))
+
+
+def sentence(function, *arguments):
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A config file of nothing but defaults."""
+    path = tmp_path / "plain.py"
+    path.write_text("from dinov3seg_jax.config import default_config as get_config\n")
+    return str(path)
+
+
+def test_the_defaults_are_valid(plain):
+    assert from_dict(default_config().to_dict()) == Config() == load_config(plain)
+
+
+def test_a_config_survives_the_way_through_plain_values():
+    config = dataclasses.replace(Config(), seed=5, workdir="elsewhere")
+    assert from_dict(to_config_dict(config).to_dict()) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_file_in_configs_loads(path):
+    config = load_config(str(path))
+    assert config.workdir == f"runs/{path.stem}"
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=3", "there is no option 'train.stepz' (did you mean 'steps'?)."),
+        ("optimiser.steps=3", "there is no option 'optimiser.steps'"),
+        ("train.steps.more=3", "'steps' is not a section"),
+        ("train.steps", "is not of the form section.option=value"),
+        ("train.steps=many", "'train.steps' is 'many', but"),
+        ("train.steps=2.5", "'train.steps' is 2.5, but"),
+        ("train.steps=True", "'train.steps' is True, but"),
+        ("train.steps=0", "'train.steps' is 0, but input should be greater than 0"),
+        ("train.warmup_steps=-1", "'train.warmup_steps' is -1, but"),
+        ("train.learning_rate=fast", "'train.learning_rate' is 'fast', but"),
+        ("train.finetune=some", "'train.finetune' is 'some', but input should be 'attention'"),
+        ("data.flip=1", "'data.flip' is 1, but"),
+        ("data.short_side=(96,)", "data.short_side"),
+        ("data.short_side=96", "'data.short_side' is 96, but"),
+        ("model.early.window_ratio=1.5", "'model.early.window_ratio' is 1.5, but"),
+        ("workdir=3", "'workdir' is 3, but"),
+        ("train=3", "'train' is 3, but"),
+        ("=3", "there is no option ''"),
+    ],
+)
+def test_a_bad_override_is_one_sentence(plain, override, message):
+    assert message in sentence(load_config, plain, [override])
+
+
+def test_good_overrides_apply_in_order(plain):
+    config = load_config(
+        plain,
+        ["train.steps=3", "train.steps=4", "data.short_side=(96,160)", "model.spe=none", "train.learning_rate=1e-3"],
+    )
+    assert (config.train.steps, config.data.short_side, config.model.spe) == (4, (96, 160), "none")
+    assert config.train.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("value", ["1", "1e-3", "0.5"])
+def test_numbers_may_be_written_as_integers(plain, value):
+    assert load_config(plain, [f"train.learning_rate={value}"]).train.learning_rate == float(value)
+
+
+def test_a_template_with_an_equals_sign_is_a_value():
+    values = {"inference": {"templates": ("a",)}}
+    apply_override(values, "inference.templates=('a = {}',)")
+    assert values["inference"]["templates"] == ("a = {}",)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (("unheard",), "unknown option 'unheard'"),
+        (("train", "batchsize"), "unknown option 'train.batchsize' (did you mean 'batch_size'?)"),
+        (("model", "late", "layer"), "unknown option 'model.late.layer' (did you mean 'layers'?)"),
+    ],
+)
+def test_an_unknown_key_is_named(key, message):
+    values = default_config().to_dict()
+    *sections, option = key
+    inner = values
+    for section in sections:
+        inner = inner[section]
+    inner[option] = 1
+    assert f"file.py: {message}" in sentence(from_dict, values, "file.py")
+
+
+def test_a_missing_file_is_named_with_those_that_exist():
+    message = sentence(load_config, "configs/absent.py")
+    assert message.startswith("config 'configs/absent.py' does not exist; there are configs/ade.py, ")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(:\n", "SyntaxError"),
+        ("x = 1\n", "AttributeError"),
+        ("def get_config():\n    return None\n", "AttributeError"),
+        ("import absent_module_of_a_user\n", "absent_module_of_a_user"),
+        (
+            "from dinov3seg_jax.config import default_config\n"
+            "def get_config():\n    config = default_config()\n    config.train.stepz = 3\n    return config\n",
+            "stepz",
+        ),
+        (
+            "from dinov3seg_jax.config import default_config\n"
+            "def get_config():\n    config = default_config()\n    config.train.steps = 'x'\n    return config\n",
+            "steps",
+        ),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, source, message):
+    path = tmp_path / "bad.py"
+    path.write_text(source)
+    told = sentence(load_config, str(path))
+    assert "bad.py" in told
+    assert message in told
+
+
+def test_split_overrides_takes_one_word_or_two():
+    words = ["--config", "a.py", "--config.train.steps=3", "--config.workdir", "runs/x", "--dry_run"]
+    assert split_overrides(words) == (["train.steps=3", "workdir=runs/x"], ["--config", "a.py", "--dry_run"])
+
+
+def test_an_override_without_a_value_does_not_vanish(plain):
+    overrides, _ = split_overrides(["--config.train.steps"])
+    assert "'train.steps' is ''" in sentence(load_config, plain, overrides)
+
+
+def test_a_config_is_checked_before_jax_is_imported():
+    program = (
+        "import sys\nfrom dinov3seg_jax.config import load_config\n"
+        "for path in sys.argv[1:]: load_config(path)\n"
+        "print([name for name in ('jax', 'flax', 'orbax', 'grain') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, *map(str, CONFIGS)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"

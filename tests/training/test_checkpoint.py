@@ -1,0 +1,189 @@
+"""What is saved comes back bit for bit; what cannot be read is one sentence."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dinov3seg_jax.config import Config, TextConfig
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.parameters import initialize
+from dinov3seg_jax.training.checkpoint import (
+    Checkpoints,
+    load_parameters,
+    read_config,
+    read_progress,
+    write_config,
+)
+from tests.tiny import MODEL
+
+SMALL = dataclasses.replace(MODEL, text=TextConfig(dim=16, depth=1, heads=2, vocab_size=64, context_length=8))
+CONFIG = Config(model=SMALL, seed=7)
+PROGRESS = {"data": {"next_index": 12, "buffers": [1, 2]}, "train_seconds": 3.25}
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    return {name: jnp.asarray(value) for name, value in initialize(SMALL, jax.random.key(1)).items()}
+
+
+@pytest.fixture(scope="module")
+def optimizer(parameters):
+    """A tree such as optax's, its values far from round."""
+    moments = {name: jnp.sin(value) for name, value in parameters.items()}
+    return (jnp.int32(4), {"mu": moments, "nothing": (), "nu": jax.tree.map(jnp.square, moments)})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, parameters, optimizer):
+    """The folder of a run that was saved at steps 2, 4 and 6 in quick succession, of which two were to stay."""
+    workdir = tmp_path_factory.mktemp("finished")
+    write_config(workdir, CONFIG)
+    checkpoints = Checkpoints(workdir, keep=2)
+    for step in (2, 4, 6):
+        checkpoints.save(step, at_step(parameters, step), optimizer, PROGRESS | {"train_seconds": step + 0.25})
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def at_step(parameters, step):
+    return parameters | {"text/logit_scale": jnp.array([float(step)])}
+
+
+def described(tree):
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree)
+
+
+def restore(workdir, parameters, optimizer):
+    checkpoints = Checkpoints(workdir, keep=2)
+    try:
+        return checkpoints.restore(described(parameters), described(optimizer))
+    finally:
+        checkpoints.close()
+
+
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def step_folders(workdir):
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def largest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def sentence(function, *arguments):
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+def test_no_step_is_skipped_and_the_newest_stay(finished):
+    assert step_folders(finished) == ["4", "6"]
+
+
+def test_everything_comes_back_bit_for_bit(finished, parameters, optimizer):
+    restored = restore(finished, parameters, optimizer)
+    assert restored.step == 6
+    assert_same(restored.parameters, at_step(parameters, 6))
+    assert_same(restored.optimizer, optimizer)
+    assert restored.progress == PROGRESS | {"train_seconds": 6.25}
+
+
+def test_weights_alone(finished, parameters):
+    config, loaded = load_parameters(finished)
+    assert config == CONFIG
+    assert_same(loaded, at_step(parameters, 6))
+
+
+def test_progress_alone(finished):
+    assert read_progress(finished) == PROGRESS | {"train_seconds": 6.25}
+
+
+def test_a_new_run_has_nothing_to_restore(tmp_path, parameters, optimizer):
+    assert restore(tmp_path, parameters, optimizer) is None
+
+
+def test_the_config_comes_back(tmp_path):
+    write_config(tmp_path / "new" / "folder", CONFIG)
+    assert read_config(tmp_path / "new" / "folder") == CONFIG
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_is_no_runs(tmp_path):
+    assert "does not exist" in sentence(load_parameters, tmp_path / "absent")
+    assert "is not a run's folder (it has no config.json)" in sentence(load_parameters, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b'{"model": {', b"", b"\xff\xfe\x00", b"[]", b"null"])
+def test_a_damaged_config(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    assert "config.json" in sentence(load_parameters, tmp_path)
+
+
+def test_a_config_of_another_version(run):
+    path = run / "config.json"
+    path.write_text(path.read_text().replace('"seed": 7', '"sead": 7'))
+    assert "unknown option 'sead' (did you mean 'seed'?)" in sentence(load_parameters, run)
+
+
+@pytest.mark.parametrize("load", [load_parameters, read_progress])
+def test_no_checkpoint_yet(tmp_path, load):
+    write_config(tmp_path, CONFIG)
+    assert "holds no complete checkpoint" in sentence(load, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert "holds no complete checkpoint" in sentence(load, tmp_path)
+
+
+def test_a_truncated_file_is_reported(run, parameters, optimizer):
+    file = largest_file(run / "checkpoints" / "6" / "parameters")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert "cannot be loaded" in sentence(load_parameters, run)
+    assert "cannot be loaded" in sentence(restore, run, parameters, optimizer)
+
+
+def test_a_missing_part_is_reported(run, parameters, optimizer):
+    shutil.rmtree(run / "checkpoints" / "6" / "parameters")
+    assert "cannot be loaded" in sentence(load_parameters, run)
+    assert "cannot be loaded" in sentence(restore, run, parameters, optimizer)
+
+
+def test_damaged_progress_is_reported(run):
+    (run / "checkpoints" / "6" / "progress" / "_METADATA").write_text("{")
+    assert "cannot be loaded" in sentence(read_progress, run)
+
+
+def test_a_checkpoint_that_does_not_fit_its_config_is_reported(run):
+    write_config(run, dataclasses.replace(CONFIG, model=MODEL))
+    assert "cannot be loaded" in sentence(load_parameters, run)
+
+
+def test_an_unfinished_step_does_not_count(run, parameters, optimizer):
+    """What a killed process leaves: orbax writes under another name first."""
+    shutil.copytree(run / "checkpoints" / "6", run / "checkpoints" / "8.orbax-checkpoint-tmp")
+    (run / "checkpoints" / "8.orbax-checkpoint-tmp" / "commit_success.txt").unlink(missing_ok=True)
+    assert load_parameters(run)[1]["text/logit_scale"] == 6
+    assert restore(run, parameters, optimizer).step == 6
+
+
+def test_an_empty_step_folder_is_passed_over_or_reported(run):
+    (run / "checkpoints" / "8").mkdir()
+    assert "cannot be loaded" in sentence(load_parameters, run)

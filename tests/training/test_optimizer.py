@@ -1,0 +1,90 @@
+"""The schedule, what decays, the towers' rate, clipping."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dinov3seg_jax.config import TrainConfig
+from dinov3seg_jax.training.optimizer import learning_rate_schedule, make_optimizer
+
+PLAIN = TrainConfig(steps=100, learning_rate=0.5, weight_decay=0.0, clip_norm=1e9, encoder_lr_scale=1.0)
+
+
+def updates_of(config, parameters, gradients):
+    optimizer = make_optimizer(config)
+    return optimizer.update(gradients, optimizer.init(parameters), parameters)[0]
+
+
+def with_options(**options):
+    return TrainConfig(**(vars(PLAIN) | options))
+
+
+def test_without_warm_up_the_rate_falls_from_its_peak_to_zero_along_a_cosine():
+    schedule = learning_rate_schedule(PLAIN)
+    np.testing.assert_allclose(
+        [schedule(step) for step in (0, 25, 50, 100)],
+        [0.5, 0.25 * (1 + np.cos(np.pi / 4)), 0.25, 0.0],
+        rtol=1e-6,
+        atol=1e-7,
+    )
+
+
+def test_with_warm_up_the_rate_rises_linearly_to_its_peak_first():
+    schedule = learning_rate_schedule(with_options(warmup_steps=10))
+    np.testing.assert_allclose([schedule(step) for step in (0, 5, 10)], [0, 0.25, 0.5], rtol=1e-6)
+    assert schedule(55) == pytest.approx(0.25)
+    assert schedule(100) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_warm_up_longer_than_the_run_is_cut_short(steps):
+    schedule = learning_rate_schedule(with_options(steps=steps, warmup_steps=50))
+    rates = np.array([schedule(step) for step in range(steps + 1)])
+    assert np.isfinite(rates).all()
+    assert rates[steps] == pytest.approx(0, abs=1e-7)
+
+
+def test_only_matrices_decay():
+    names = (
+        "decoder/head/kernel",
+        "vision/backbone/blocks/attention/query/kernel",
+        "text/token_embedding",
+        "late/norm/scale",
+        "late/norm/bias",
+        "vision/backbone/blocks/ls1",
+        "vision/backbone/cls_token",
+        "text/logit_scale",
+    )
+    parameters = {name: jnp.ones(3) for name in names}
+    nothing = {name: jnp.zeros(3) for name in names}
+    updates = updates_of(with_options(weight_decay=0.1), parameters, nothing)
+    for name in names[:3]:
+        np.testing.assert_allclose(updates[name], -0.5 * 0.1 * np.ones(3), rtol=1e-6, err_msg=name)
+    for name in names[3:]:
+        np.testing.assert_array_equal(updates[name], np.zeros(3), err_msg=name)
+
+
+def test_the_towers_take_smaller_steps_and_decay_less():
+    names = ("vision/backbone/a/kernel", "text/a/kernel", "late/a/kernel", "sam/a/kernel")
+    parameters = {name: jnp.full(2, 3.0) for name in names}
+    gradients = {name: jnp.full(2, 0.25) for name in names}
+    config = with_options(weight_decay=0.1, encoder_lr_scale=0.01)
+    updates = updates_of(config, parameters, gradients)
+    full = -0.5 * (1 + 0.1 * 3)
+    for name, expected in zip(names, (0.01 * full, 0.01 * full, full, full), strict=True):
+        np.testing.assert_allclose(updates[name], expected * np.ones(2), rtol=1e-5, err_msg=name)
+
+
+def test_gradients_are_clipped_by_their_common_norm():
+    parameters = {"late/a/kernel": jnp.zeros(1), "vision/a/kernel": jnp.zeros(1)}
+    optimizer = make_optimizer(with_options(clip_norm=1.0))
+    state = optimizer.init(parameters)
+
+    def first_moment(*gradients):
+        by_name = dict(zip(parameters, map(jnp.atleast_1d, gradients), strict=True))
+        moments = optax.tree_utils.tree_get(optimizer.update(by_name, state, parameters)[1], "mu")
+        return np.concatenate([moments[name] for name in parameters])
+
+    np.testing.assert_allclose(first_moment(30.0, 40.0), [0.06, 0.08], rtol=1e-5)
+    np.testing.assert_allclose(first_moment(0.3, 0.4), [0.03, 0.04], rtol=1e-5)
