@@ -10,7 +10,8 @@ SETUP_LOG := $(VENV)/setup_seconds
 quickstart: setup
 	$(RUN) train.py --config configs/quickstart.py
 	$(RUN) eval.py --config configs/quickstart.py --checkpoint runs/quickstart
-	$(RUN) predict.py --checkpoint runs/quickstart --image runs/quickstart/scene.png --output runs/quickstart/demo.png
+	$(RUN) predict.py --checkpoint runs/quickstart --image examples/scene.png \
+		--classes "red ball, red box, striped green box, sand, wood, grass, blue ring" --out runs/quickstart/predictions
 
 setup: $(VENV)/.ready
 

@@ -25,11 +25,11 @@ def get_config() -> ConfigDict:
     config.data.short_side = (160, 160)
     config.data.color_jitter = False  # it would turn a red ball into an orange one
 
-    config.train.steps = 1300
+    config.train.steps = 1340
     config.train.alignment_steps = 1000
     config.train.hardest_classes = 8
     config.train.batch_size = 16
-    config.train.learning_rate = 3e-3
+    config.train.learning_rate = 2e-3
     config.train.beta2 = 0.99
     config.train.warmup_steps = 50
     config.train.weight_decay = 1e-2

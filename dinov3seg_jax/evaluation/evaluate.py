@@ -36,6 +36,8 @@ def evaluate(config: Config, checkpoint: Path) -> dict[str, Any]:
     dataset = open_dataset(config.data.eval)
     segmenter = Segmenter(dataclasses.replace(config, model=trained.model), parameters)
     names = segmenter.check_names(dataset.classes)
+    seen = seen_classes(dataset, trained)
+    marked = names if seen is None else [name if known else f"{name}*" for name, known in zip(names, seen, strict=True)]
     started = time.perf_counter()
     confusion = ConfusionMatrix(len(names))
     pictures: list[np.ndarray] = []
@@ -47,9 +49,8 @@ def evaluate(config: Config, checkpoint: Path) -> dict[str, Any]:
             for example, result in zip(examples, results, strict=True):
                 confusion.add(result.labels, example["label"])
                 if len(pictures) < config.report_images:
-                    pictures.append(picture_row(example["image"], example["label"], result.labels, names))
+                    pictures.append(picture_row(example["image"], example["label"], result.labels, marked))
             bar.update(len(examples))
-    seen = seen_classes(dataset, trained)
     summary = scores(confusion.counts, seen)
     extra = {
         "images": count,

@@ -42,6 +42,7 @@ class Run(NamedTuple):
     """A training step ready to be called, and what it is called with."""
 
     step: Any  # (state, frozen, names, batch) -> (state, metrics)
+    alignment_step: Any  # the same for the first steps, which train the towers alone
     shardings: tuple[Any, Any, Any, Any]  # of the step's arguments
     graph: nnx.GraphDef
     abstract: tuple[TrainState, Parameters]
@@ -56,13 +57,16 @@ def prepare(config: Config, mesh: jax.sharding.Mesh) -> Run:
     by_name = parameter_shardings(trainable, mesh)
     state_shardings = TrainState(replicated(mesh), by_name, like_parameters(state.optimizer, by_name, mesh))
     shardings = (state_shardings, parameter_shardings(frozen, mesh), replicated(mesh), batch_sharding(mesh))
-    step = jax.jit(
-        make_train_step(config, graph, optimizer),
-        in_shardings=shardings,
-        out_shardings=(state_shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
-    return Run(step, shardings, graph, (state, frozen))
+
+    def jitted(aligning: bool) -> Any:
+        return jax.jit(
+            make_train_step(config, graph, optimizer, aligning=aligning),
+            in_shardings=shardings,
+            out_shardings=(state_shardings, replicated(mesh)),
+            donate_argnums=0,
+        )
+
+    return Run(jitted(False), jitted(True), shardings, graph, (state, frozen))
 
 
 def train(config: Config) -> Path:
@@ -120,13 +124,16 @@ def _loop(
     pending: list[dict[str, jax.Array]] = []
     interval_start, waited = time.perf_counter(), 0.0
     names_on_device = jax.device_put(names, run.shardings[2])
-    compiled = None
+    compiled, aligning = None, False
     for step in itertools.count(int(state.step) + 1):
         wait_start = time.perf_counter()
         batch = _place(next(batches), run.shardings[3])
         waited += time.perf_counter() - wait_start
-        if compiled is None:  # once: later steps of another shape would be errors, not silent recompiles
-            compiled = run.step.lower(state, frozen, names_on_device, batch).compile()
+        if compiled is None or aligning != (step <= options.alignment_steps):
+            # Once for each phase: a step of another shape would be an error, not a silent recompile.
+            aligning = step <= options.alignment_steps
+            jitted = run.alignment_step if aligning else run.step
+            compiled = jitted.lower(state, frozen, names_on_device, batch).compile()
             interval_start, waited = time.perf_counter(), 0.0
         state, metrics = compiled(state, frozen, names_on_device, batch)
         pending.append(metrics)

@@ -37,8 +37,13 @@ class TrainState(NamedTuple):
 Step = Callable[[TrainState, Parameters, Int[Array, "n length"], Batch], tuple[TrainState, dict[str, Array]]]
 
 
-def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], dict[str, Array]]]:
-    """Return loss(trainable, frozen, step, names, batch) -> (loss, its parts); `names` are rows of token ids."""
+def make_loss(
+    config: Config, graph: nnx.GraphDef, *, aligning: bool = False
+) -> Callable[..., tuple[Float[Array, ""], dict[str, Array]]]:
+    """Return loss(trainable, frozen, step, names, batch) -> (loss, its parts); `names` are rows of token ids.
+
+    `aligning`: of the steps that train the towers alone.
+    """
     options = config.train
 
     def loss(
@@ -76,10 +81,7 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
             logits = model.refine_late_and_decode(own, guidance, text[class_ids])
             return {"mask_loss": sigmoid_cross_entropy(logits, label), "alignment_loss": align(correlation)}
 
-        if options.alignment_steps:
-            parts = jax.lax.cond(step < options.alignment_steps, towers_alone, everything)
-        else:
-            parts = everything()
+        parts = towers_alone() if aligning else everything()
         return parts["mask_loss"] + options.alignment_weight * parts["alignment_loss"], parts
 
     return loss
@@ -115,9 +117,11 @@ def choose_hardest(
     return jnp.take_along_axis(class_ids, kept, axis=1), shortened.reshape(label.shape)
 
 
-def make_train_step(config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Step:
-    """Return step(state, frozen, names, batch) -> (next state, metrics)."""
-    gradient = jax.value_and_grad(make_loss(config, graph), has_aux=True)
+def make_train_step(
+    config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation, *, aligning: bool = False
+) -> Step:
+    """Return step(state, frozen, names, batch) -> (next state, metrics); `aligning` as in `make_loss`."""
+    gradient = jax.value_and_grad(make_loss(config, graph, aligning=aligning), has_aux=True)
 
     def step(
         state: TrainState, frozen: Parameters, names: Int[Array, "n length"], batch: Batch

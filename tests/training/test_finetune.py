@@ -31,7 +31,7 @@ TRAINED = {
     "last_blocks": {
         "vision/backbone/blocks/*": 18,
         "vision/backbone/norm/*": 2,
-        "vision/head/*": 17,
+        "vision/head/*": 19,
         "text/blocks/*": 13,
         "text/norm/*": 2,
         "text/projection/kernel": 1,
@@ -43,7 +43,7 @@ TRAINED = {
         "vision/backbone/patch_embed/*": 2,
         "vision/backbone/cls_token": 1,
         "vision/backbone/storage_tokens": 1,
-        "vision/head/*": 17,
+        "vision/head/*": 19,
         "text/*": 19,
     },
 }

@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 LOGITS = 3 * RNG.standard_normal((2, 3, 4, 4)).astype(np.float32)
 LABEL = RNG.integers(-1, 3, (2, 4, 4))
 CORRELATION = RNG.uniform(-1, 1, (2, 3, 2, 2, 2)).astype(np.float32)
-LOG_SCALE = jnp.log(7.0)
+TEMPERATURE = 1 / 7
 
 
 def binary_cross_entropy(logits, label):
@@ -28,10 +28,10 @@ def binary_cross_entropy(logits, label):
 
 
 def patch_loss(correlation, cells):
-    """Cross-entropy between the classes of one patch's pixels and softmax(7 x cosines), for each text half."""
+    """Cross-entropy between the classes of a patch's pixels and softmax(cosines / temperature), for each text half."""
     pixels = cells[cells >= 0]
     share = np.bincount(pixels, minlength=len(correlation)) / len(pixels)
-    scaled = 7 * np.float64(correlation)
+    scaled = np.float64(correlation) / TEMPERATURE
     log_probability = scaled - np.log(np.exp(scaled).sum(axis=0))
     return -(share @ log_probability).mean()
 
@@ -70,26 +70,26 @@ def test_alignment_loss_pulls_patches_to_the_classes_they_show():
         for i in range(2)
         for j in range(2)
     ]
-    np.testing.assert_allclose(alignment_loss(CORRELATION, label, LOG_SCALE), np.mean(patches), rtol=1e-5)
+    np.testing.assert_allclose(alignment_loss(CORRELATION, label, TEMPERATURE), np.mean(patches), rtol=1e-5)
 
 
 def test_alignment_loss_skips_patches_without_labels():
     label = np.zeros((2, 8, 8), np.int64)
     label[0, :4] = -1
     patches = [patch_loss(CORRELATION[b, :, i, j], np.zeros(1, int)) for b, i, j in np.ndindex(2, 2, 2) if b or i]
-    np.testing.assert_allclose(alignment_loss(CORRELATION, label, LOG_SCALE), np.mean(patches), rtol=1e-5)
+    np.testing.assert_allclose(alignment_loss(CORRELATION, label, TEMPERATURE), np.mean(patches), rtol=1e-5)
 
 
 def test_large_patches_are_sampled_evenly():
     coarse = RNG.integers(-1, 3, (2, 8, 8))
     fine = coarse.repeat(4, axis=1).repeat(4, axis=2)
-    expected = alignment_loss(CORRELATION, coarse, LOG_SCALE)
-    np.testing.assert_allclose(alignment_loss(CORRELATION, fine, LOG_SCALE), expected, rtol=1e-6)
+    expected = alignment_loss(CORRELATION, coarse, TEMPERATURE)
+    np.testing.assert_allclose(alignment_loss(CORRELATION, fine, TEMPERATURE), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("loss", "values"),
-    [(sigmoid_cross_entropy, LOGITS), (lambda c, label: alignment_loss(c, label, LOG_SCALE), CORRELATION)],
+    [(sigmoid_cross_entropy, LOGITS), (lambda c, label: alignment_loss(c, label, TEMPERATURE), CORRELATION)],
     ids=["mask", "alignment"],
 )
 def test_a_wholly_ignored_batch_costs_nothing(loss, values):

@@ -1,0 +1,315 @@
+"""Runs: they learn, repeat, survive being killed, and refuse what would make them another run."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dinov3seg_jax.config import (
+    Config,
+    DataConfig,
+    DatasetConfig,
+    DecoderConfig,
+    LateRefinementConfig,
+    TextConfig,
+    TrainConfig,
+    VisionConfig,
+)
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.parameters import build, initialize
+from dinov3seg_jax.training import loop
+from dinov3seg_jax.training.checkpoint import Checkpoints, load_parameters, read_progress
+from dinov3seg_jax.training.loop import refuse_other_run, train
+from dinov3seg_jax.training.step import Batch, make_loss
+from tests.tiny import MODEL
+
+SMALL = dataclasses.replace(
+    MODEL,
+    vision=VisionConfig(dim=16, depth=1, heads=2, layerscale_init=1.0, head_blocks=0),
+    text=TextConfig(dim=16, depth=1, heads=2),
+    spe="none",
+    late=LateRefinementConfig(enabled=False, dim=8),
+    decoder=DecoderConfig(dims=(8, 8), guidance_dims=(8, 8)),
+)
+CONFIG = Config(
+    model=SMALL,
+    data=DataConfig(
+        train=DatasetConfig(image_size=48), crop_size=32, short_side=(32, 40), classes_per_image=4, color_jitter=False
+    ),
+    train=TrainConfig(
+        steps=4,
+        batch_size=2,
+        learning_rate=1e-2,
+        clip_norm=1.0,
+        finetune="full",
+        encoder_lr_scale=1.0,
+        alignment_weight=1.0,
+        alignment_steps=1,
+        log_every=1,
+        checkpoint_every=2,
+    ),
+)
+
+
+class KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Let runs of equal options share one traced and compiled step, which is nearly all of their time."""
+    prepare = functools.cache(loop.prepare)
+
+    def prepare_once(config, mesh):
+        return prepare(dataclasses.replace(config, workdir="", init_from=""), mesh)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "prepare", prepare_once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a run of four steps that nothing disturbed."""
+    return train(at(tmp_path_factory.mktemp("straight") / "run"))
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """The folder of the same run, which died in step 4, after the checkpoint of step 2, and was started again."""
+    workdir = tmp_path_factory.mktemp("resumed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_place", dying_in(4, loop._place))
+        with pytest.raises(KilledError):
+            train(at(workdir))
+    assert [record["step"] for record in records(workdir)] == [1, 2, 3]
+    with (workdir / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # a line that the end of the process cut short
+    return train(at(workdir))
+
+
+def at(workdir, **options):
+    """The test's config in another folder; options of "train" or of the run."""
+    of_train = {name: options.pop(name) for name in list(options) if hasattr(CONFIG.train, name)}
+    return dataclasses.replace(
+        CONFIG, workdir=str(workdir), train=dataclasses.replace(CONFIG.train, **of_train), **options
+    )
+
+
+def dying_in(step, place):
+    calls = iter(range(1, step + 1))
+
+    def place_or_die(*arguments):
+        if next(calls) == step:
+            raise KilledError
+        return place(*arguments)
+
+    return place_or_die
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return [{name: record[name] for name in ("step", "loss", "gradient_norm")} for record in records(workdir)]
+
+
+def newest(workdir, config=CONFIG):
+    """Everything that a run would continue from."""
+    state, _ = loop.prepare(config, loop.make_mesh()).abstract
+    _, described = build(config.model)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), (described, state.optimizer)
+    )
+    checkpoints = Checkpoints(workdir, keep=2)
+    try:
+        return checkpoints.restore(*placed)
+    finally:
+        checkpoints.close()
+
+
+def assert_same(actual, expected):
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_leaves_its_config_log_events_and_last_checkpoints(straight):
+    assert sorted(path.name for path in straight.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "log.jsonl",
+        "tensorboard",
+    ]
+    assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["2", "4"]
+    assert list((straight / "tensorboard").glob("events*"))
+    assert load_parameters(straight)[0] == at(straight)
+    assert read_progress(straight)["train_seconds"] > 0
+
+
+def test_the_log_has_a_line_for_each_step(straight):
+    lines = records(straight)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["mask_loss"] + line["alignment_loss"], rel=1e-5)
+        assert line["gradient_norm"] > 0
+        assert line["images_per_second"] > 0
+        assert 0 <= line["data_wait"] <= 1
+
+
+def test_the_loss_falls_and_all_weights_move(straight):
+    lines = records(straight)
+    assert lines[-1]["loss"] < lines[1]["loss"]
+    before = initialize(SMALL, jax.random.key(0))
+    moved = {name for name, value in load_parameters(straight)[1].items() if (value != before[name]).any()}
+    # The scale of dinov3.txt's own training has no part in this one's losses.
+    fixed = {"vision/backbone/periods", "vision/backbone/mask_token", "text/logit_scale"}
+    assert before.keys() - moved <= fixed | {name for name in before if name.endswith("key/bias")}
+
+
+def test_a_run_that_died_continues_as_if_it_had_not(straight, resumed):
+    assert losses(resumed) == losses(straight)
+    one, other = newest(resumed), newest(straight)
+    assert one.step == other.step == 4
+    assert_same(one.parameters, other.parameters)
+    assert_same(one.optimizer, other.optimizer)
+    assert one.progress["data"] == other.progress["data"]
+
+
+def test_a_finished_run_is_not_trained_again(straight, capsys):
+    before = (straight / "log.jsonl").read_bytes()
+    assert train(at(straight)) == straight
+    assert f"{straight} is trained already (4 steps); raise train.steps to go on" in capsys.readouterr().out
+    assert (straight / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 4}, "train.batch_size=2, not 4"),
+        ({"learning_rate": 0.5}, "train.learning_rate=0.01, not 0.5"),
+        ({"seed": 3}, "seed=0, not 3"),
+        ({"model": MODEL}, "model.vision.dim=16, not 32"),
+    ],
+)
+def test_another_run_is_refused_in_the_same_folder(straight, change, message):
+    with pytest.raises(UserError, match=f"holds a run with {message}; choose another --config.workdir"):
+        train(at(straight, **change))
+
+
+def test_what_does_not_change_a_run_may_change(straight):
+    changed = at(straight, steps=9, log_every=5, checkpoint_every=3, keep_checkpoints=1, report_images=0)
+    refuse_other_run(straight, dataclasses.replace(changed, init_from="elsewhere"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    def poisoned(*arguments):
+        drawn = initialize(*arguments)
+        return drawn | {"decoder/head/bias": np.full_like(drawn["decoder/head/bias"], np.nan)}
+
+    monkeypatch.setattr(loop, "initialize", poisoned)
+    with pytest.raises(UserError, match=r"NaN or infinite somewhere in steps \[2, 2\]; lower train.learning_rate"):
+        train(at(tmp_path / "run"))
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_a_new_run_starts_from_the_weights_of_another(straight, tmp_path, monkeypatch):
+    seen = {}
+
+    def first_state(config, run, checkpoints):
+        state, frozen, progress = kept(config, run, checkpoints)
+        seen.update(step=int(state.step), progress=progress, parameters=jax.device_get({**state.trainable, **frozen}))
+        raise KilledError
+
+    kept = loop._first_state
+    monkeypatch.setattr(loop, "_first_state", first_state)
+    with pytest.raises(KilledError):
+        train(at(tmp_path / "run", init_from=str(straight)))
+    assert seen["step"] == 0
+    assert seen["progress"] == {"data": None, "train_seconds": 0.0}
+    _, expected = load_parameters(straight)
+    assert seen["parameters"].keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(seen["parameters"][name], value, err_msg=name)
+
+
+def test_weights_of_another_model_are_refused(straight, tmp_path):
+    other = at(tmp_path / "run", init_from=str(straight), model=dataclasses.replace(SMALL, correlation="local"))
+    with pytest.raises(UserError, match="holds another model"):
+        train(other)
+
+
+def test_the_towers_train_alone_for_the_first_steps(straight):
+    assert [record["mask_loss"] > 0 for record in records(straight)] == [False, True, True, True]
+    assert all(record["alignment_loss"] > 0 for record in records(straight))
+
+
+def test_while_the_towers_train_alone_the_rest_has_no_gradient():
+    graph, _ = build(SMALL)
+    rng = np.random.default_rng(0)
+    names = rng.integers(1, 1000, (6, SMALL.text.context_length))
+    batch = Batch(
+        rng.integers(0, 256, (1, 32, 32, 3), np.uint8),
+        rng.integers(-1, 4, (1, 32, 32)),
+        np.array([[4, 1, 0, 5]]),
+    )
+    parameters = {name: jnp.asarray(value) for name, value in initialize(SMALL, jax.random.key(0)).items()}
+    gradient = jax.jit(jax.grad(make_loss(CONFIG, graph, aligning=True), has_aux=True))
+    gradients, parts = gradient(parameters, {}, jnp.int32(0), names, batch)
+    trained = {name for name, value in gradients.items() if jnp.any(value != 0)}
+    assert {name.split("/")[0] for name in trained} == {"vision", "text"}
+    assert "vision/backbone/patch_embed/projection/kernel" in trained
+    assert parts["mask_loss"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
+    """Real processes, killed at moments that cover start, steps and the writing of checkpoints."""
+    (tmp_path / "config.py").write_text(
+        "from dinov3seg_jax.config import to_config_dict\nfrom tests.training.test_loop import CONFIG\n\n"
+        "def get_config():\n    return to_config_dict(CONFIG)\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": os.getcwd(),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+    def command(workdir):
+        options = {"workdir": workdir, "train.steps": 60, "train.checkpoint_every": 3}
+        words = [f"--config.{name}={value}" for name, value in options.items()]
+        return [sys.executable, "train.py", "--config", str(tmp_path / "config.py"), *words]
+
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    subprocess.run(command(straight), env=environment, check=True, capture_output=True)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        log = killed / "log.jsonl"
+        before = log.stat().st_mtime_ns if log.exists() else 0
+        process = subprocess.Popen(command(killed), env=environment, stderr=subprocess.DEVNULL)
+        # The log is written when the first step is done: wait for that, then for some steps more.
+        while process.poll() is None and not (log.exists() and log.stat().st_size and log.stat().st_mtime_ns > before):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(killed), env=environment, check=True, capture_output=True)
+    assert losses(killed) == losses(straight)
+    assert [record["step"] for record in records(killed)] == list(range(1, 61))
+    longer = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=60, checkpoint_every=3))
+    one, other = newest(killed, longer), newest(straight, longer)
+    assert one.step == other.step == 60
+    assert_same((one.parameters, one.optimizer), (other.parameters, other.optimizer))
+    shutil.rmtree(tmp_path / "cache")
