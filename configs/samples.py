@@ -28,21 +28,25 @@ def get_config() -> ConfigDict:
         section.root = root
         section.split = "train"
     config.data.crop_size = 160
-    config.data.short_side = (160, 192)
+    config.data.short_side = (160, 176)
     config.data.color_jitter = False
-    config.data.classes_per_image = 12
 
-    config.train.steps = 1500
+    config.train.steps = 1300
+    config.train.alignment_steps = 900
+    config.train.hardest_classes = 12
     config.train.batch_size = 8
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 50
+    config.train.beta2 = 0.99
     config.train.clip_norm = 1.0
     config.train.finetune = "full"
     config.train.encoder_lr_scale = 1.0
     config.train.alignment_weight = 1.0
-    config.train.checkpoint_every = 500
+    config.train.checkpoint_every = 450
 
+    # Windows of the size that was trained on, without stretching the picture.
+    config.inference.resize = "short_side"
     config.inference.image_size = 160
-    config.inference.window = 96
-    config.inference.stride = 32
+    config.inference.window = 160
+    config.inference.stride = 48
     return config

@@ -31,7 +31,7 @@ SAM = {
 
 NANO = ModelConfig(
     vision=VisionConfig(dim=64, depth=3, heads=4, layerscale_init=1.0, head_blocks=1),
-    text=TextConfig(dim=48, depth=2, heads=4),
+    text=TextConfig(dim=48, depth=1, heads=4, ffn_ratio=1.0),  # too small to learn phrases by heart
     sam=SamConfig(dim=64, depth=3, heads=4, window=3, global_blocks=(2,), neck_dim=32, image_size=96),
     early=EarlyRefinementConfig(dim=8, image_stride=4),
     spe="vision",

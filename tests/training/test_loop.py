@@ -121,6 +121,13 @@ def records(workdir):
     return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
 
 
+def last_step(workdir):
+    """Of the log's whole lines; 0 where there is none."""
+    log = workdir / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}\n")), default=0)
+
+
 def losses(workdir):
     return [{name: record[name] for name in ("step", "loss", "gradient_norm")} for record in records(workdir)]
 
@@ -293,22 +300,20 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
         return [sys.executable, "train.py", "--config", str(tmp_path / "config.py"), *words]
 
     straight, killed = tmp_path / "straight", tmp_path / "killed"
+    longer = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=60, checkpoint_every=3))
     subprocess.run(command(straight), env=environment, check=True, capture_output=True)
     rng = np.random.default_rng(0)
-    for _ in range(5):
-        log = killed / "log.jsonl"
-        before = log.stat().st_mtime_ns if log.exists() else 0
+    for kill in range(5):
         process = subprocess.Popen(command(killed), env=environment, stderr=subprocess.DEVNULL)
-        # The log is written when the first step is done: wait for that, then for some steps more.
-        while process.poll() is None and not (log.exists() and log.stat().st_size and log.stat().st_mtime_ns > before):
+        while process.poll() is None and last_step(killed) < 10 * kill + rng.integers(4, 10):
             time.sleep(0.02)
-        time.sleep(rng.uniform(0, 1.0))
+        time.sleep(rng.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
+    assert 0 < newest(killed, longer).step < 60
     subprocess.run(command(killed), env=environment, check=True, capture_output=True)
     assert losses(killed) == losses(straight)
     assert [record["step"] for record in records(killed)] == list(range(1, 61))
-    longer = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=60, checkpoint_every=3))
     one, other = newest(killed, longer), newest(straight, longer)
     assert one.step == other.step == 60
     assert_same((one.parameters, one.optimizer), (other.parameters, other.optimizer))
