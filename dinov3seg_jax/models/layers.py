@@ -210,7 +210,7 @@ class Block(nnx.Module):
 def stack(create: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
     """Create `depth` equal blocks as one module whose parameters carry a leading depth axis."""
     if isinstance(rngs.params.key.get_value(), jax.core.Tracer):
-        return nnx.vmap(create, in_axes=0, out_axes=0)(rngs.fork(split=depth))  # traced once, whatever the depth
+        return nnx.vmap(create, in_axes=0, out_axes=0)(rngs.split(depth))  # traced once, whatever the depth
     graph, first = nnx.split(create(rngs))
     states = [first, *(nnx.state(create(rngs)) for _ in range(depth - 1))]
     return nnx.merge(graph, jax.tree.map(lambda *leaves: np.stack(leaves), *states))

@@ -103,9 +103,10 @@ def choose_hardest(
         key: for the chance.
         correlation: with all n names.
         class_ids, label: as in `Batch`.
-        count: length of the new lists, at most k.
+        count: length of the new lists, or k if that is shorter.
     """
     b, k = class_ids.shape
+    count = min(count, k)
     rows = jnp.arange(b)[:, None]
     resemblance = jnp.take_along_axis(correlation.max(axis=(2, 3, 4)), class_ids, axis=1)
     flat = label.reshape(b, -1)
@@ -129,7 +130,7 @@ def make_train_step(
         (total, parts), gradients = gradient(state.trainable, frozen, state.step, names, batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics = {"loss": total, **parts, "gradient_norm": optax.global_norm(gradients)}
+        metrics = {"loss": total, **parts, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, trainable, optimizer_state), metrics
 
     return step
