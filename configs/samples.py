@@ -31,8 +31,8 @@ def get_config() -> ConfigDict:
     config.data.short_side = (160, 176)
     config.data.color_jitter = False
 
-    config.train.steps = 1300
-    config.train.alignment_steps = 900
+    config.train.steps = 1000
+    config.train.alignment_steps = 700
     config.train.hardest_classes = 12
     config.train.batch_size = 8
     config.train.learning_rate = 2e-3
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.train.finetune = "full"
     config.train.encoder_lr_scale = 1.0
     config.train.alignment_weight = 1.0
-    config.train.checkpoint_every = 450
+    config.train.checkpoint_every = 350
 
     # Windows of the size that was trained on, without stretching the picture.
     config.inference.resize = "short_side"
