@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
     config.data.short_side = (160, 160)
     config.data.color_jitter = False  # it would turn a red ball into an orange one
 
-    config.train.steps = 1900
-    config.train.alignment_steps = 1450
+    config.train.steps = 1600
+    config.train.alignment_steps = 1200
     config.train.hardest_classes = 8
     config.train.batch_size = 16
     config.train.learning_rate = 2e-3
