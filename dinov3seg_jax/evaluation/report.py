@@ -15,6 +15,7 @@ from PIL import Image
 
 from dinov3seg_jax import visualize
 from dinov3seg_jax.config import InferenceConfig
+from dinov3seg_jax.files import write_whole
 
 PER_CLASS = ("iou", "accuracy", "pixels")
 HEADLINES = {
@@ -69,8 +70,8 @@ def write_report(
     links = [_picture_link(folder, index, picture) for index, picture in enumerate(pictures)]
     summary = {key: value for key, value in scores.items() if key not in PER_CLASS} | extra
     metrics = json.dumps(_plain(summary | {"classes": rows}), indent=2, ensure_ascii=False, allow_nan=False)
-    _write_whole(folder / "metrics.json", f"{metrics}\n".encode())
-    _write_whole(folder / "report.md", _markdown(summary, rows, links).encode())
+    write_whole(folder / "metrics.json", f"{metrics}\n".encode())
+    write_whole(folder / "report.md", _markdown(summary, rows, links).encode())
 
 
 def picture_row(
@@ -164,20 +165,10 @@ def _picture_link(folder: Path, index: int, picture: Path | np.ndarray) -> str:
         target.parent.mkdir(exist_ok=True)
         encoded = io.BytesIO()
         Image.fromarray(picture).save(encoded, format="PNG")
-        _write_whole(target, encoded.getvalue())
+        write_whole(target, encoded.getvalue())
         picture = target
     link = os.path.relpath(picture, folder).replace(os.sep, "/")
     return f"<{link}>" if " " in link else link
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that a reader or an interruption never meets half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

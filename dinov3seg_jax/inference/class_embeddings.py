@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.models.parameters import Parameters, bind
-from dinov3seg_jax.text.prompts import fill
+from dinov3seg_jax.text.prompts import prompt_tokens
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 LENGTH_STEP = 8
@@ -56,11 +56,8 @@ class ClassEmbeddings:
         return np.stack([self._known[name] for name in names])
 
     def _embed(self, names: Sequence[str]) -> np.ndarray:
-        prompts = [fill(template, name) for name in names for template in self.templates]
-        tokens = self.tokenizer.tokenize(prompts, self.context_length)
-        longest = max(self.tokenizer.length(prompt) for prompt in prompts)
-        # The text tower is causal and reads its output at the end token: what follows that one changes nothing.
-        tokens = tokens[:, : -(-longest // LENGTH_STEP) * LENGTH_STEP]
+        tokens = prompt_tokens(names, self.templates, self.context_length)
+        tokens = tokens.reshape(-1, tokens.shape[-1])
         rows = []
         for start in range(0, len(tokens), PROMPTS_AT_ONCE):
             part = tokens[start : start + PROMPTS_AT_ONCE]

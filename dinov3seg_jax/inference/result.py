@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from dinov3seg_jax import visualize
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import write_whole
 
 PALETTE_NAMES = 256  # what an indexed PNG can hold
 
@@ -89,9 +89,9 @@ class Segmentation:
         text = json.dumps({"file": file} | self.summary(), indent=2, ensure_ascii=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(overlay, _png(Image.fromarray(self.overlay())))
-            _write_whole(labels, _png(self._label_image()))
-            _write_whole(summary, f"{text}\n".encode(errors="replace"))
+            write_whole(overlay, _png(Image.fromarray(self.overlay())))
+            write_whole(labels, _png(self._label_image()))
+            write_whole(summary, f"{text}\n".encode(errors="replace"))
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror or error}); choose another") from error
         return overlay, labels, summary
@@ -119,12 +119,3 @@ def _png(image: Image.Image) -> bytes:
     encoded = io.BytesIO()
     image.save(encoded, format="PNG")
     return encoded.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

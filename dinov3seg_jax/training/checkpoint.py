@@ -6,7 +6,6 @@ is, and the seconds trained). Orbax writes a step to a temporary folder and rena
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from dinov3seg_jax.config import Config, from_dict
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters, build
 
 CONFIG_FILE = "config.json"
@@ -84,9 +84,7 @@ class Checkpoints:
 def write_config(workdir: Path, config: Config) -> None:
     """Record what a run was started with."""
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = workdir / f".{CONFIG_FILE}"
-    temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, workdir / CONFIG_FILE)
+    write_whole(workdir / CONFIG_FILE, (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())
 
 
 def read_config(workdir: Path) -> Config:
