@@ -11,7 +11,7 @@ quickstart: setup
 	$(RUN) train.py --config configs/quickstart.py
 	$(RUN) eval.py --config configs/quickstart.py --checkpoint runs/quickstart
 	$(RUN) predict.py --checkpoint runs/quickstart --image examples/scene.png \
-		--classes "red ball, red box, striped green box, sand, wood, grass, blue ring" --out runs/quickstart/predictions
+		--classes "striped green ball, striped green cross, blue ring, red box, grass, wood, sand" --out runs/quickstart/predictions
 
 setup: $(VENV)/.ready
 

@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     config.data.short_side = (160, 160)
     config.data.color_jitter = False  # it would turn a red ball into an orange one
 
-    config.train.steps = 1600
-    config.train.alignment_steps = 1200
+    config.train.alignment_steps = 3000  # in place of dinov3.txt's pre-training
+    config.train.steps = 450
     config.train.hardest_classes = 8
     config.train.batch_size = 16
     config.train.learning_rate = 2e-3
@@ -35,10 +35,8 @@ def get_config() -> ConfigDict:
     config.train.warmup_steps = 50
     config.train.weight_decay = 1e-2
     config.train.clip_norm = 1.0
-    config.train.finetune = "full"  # the towers start from nothing here
-    config.train.encoder_lr_scale = 1.0
-    config.train.alignment_weight = 1.0  # in place of dinov3.txt's pre-training
-    config.train.checkpoint_every = 400
+    config.train.finetune = "none"  # of the towers, once they are aligned
+    config.train.checkpoint_every = 500
 
     # The paper's 640, 384 and 128 in proportion.
     config.inference.image_size = 160

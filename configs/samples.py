@@ -32,18 +32,16 @@ def get_config() -> ConfigDict:
     config.data.short_side = (160, 176)
     config.data.color_jitter = False
 
-    config.train.steps = 1000
-    config.train.alignment_steps = 700
+    config.train.alignment_steps = 800  # in place of dinov3.txt's pre-training
+    config.train.steps = 300
     config.train.hardest_classes = 12
     config.train.batch_size = 8
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 50
     config.train.beta2 = 0.99
     config.train.clip_norm = 1.0
-    config.train.finetune = "full"
-    config.train.encoder_lr_scale = 1.0
-    config.train.alignment_weight = 1.0
-    config.train.checkpoint_every = 350
+    config.train.finetune = "none"  # of the towers, once they are aligned
+    config.train.checkpoint_every = 400
 
     # Windows of the size that was trained on, without stretching the picture.
     config.inference.resize = "short_side"

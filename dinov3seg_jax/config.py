@@ -100,6 +100,7 @@ class LateRefinementConfig:
     heads: Positive = 4
     window: Positive = 12
     class_attention: Literal["linear", "full"] = "linear"
+    remat: Flag = False  # recompute each block in the backward pass instead of keeping its activations
     pooling: Positive = 1  # the class block works on a grid reduced by this factor
     doubled_residual: Flag = False
     pad_classes: NonNegative = 0  # the class list is padded to this length with learned, unmasked entries
@@ -112,7 +113,17 @@ class DecoderConfig:
 
     dims: tuple[Positive, Positive] = (64, 32)
     guidance_dims: tuple[Positive, Positive] = (32, 16)
+    remat: Flag = False  # recompute each stage in the backward pass instead of keeping its activations
     correlation_skip: Flag = False  # ours: add a logit read off the correlation, where nothing is pre-trained
+
+
+@dataclass(frozen=True, config=closed)
+class LinearConfig:
+    """A linear head on the backbone alone, as DINOv3's repository evaluates its features, in place of all the rest."""
+
+    classes: NonNegative = 0  # 0: no such head, but the whole method
+    layers: tuple[NonNegative, ...] = ()  # blocks whose outputs it sees, from 0; (): the last one
+    pixels: Literal["lvd1689m", "sat493m"] = "lvd1689m"  # the backbone's pre-training, by which pixels are normalised
 
 
 @dataclass(frozen=True, config=closed)
@@ -132,8 +143,9 @@ class ModelConfig:
     )  # widths of the lifted guidance maps, at twice and four times the grid
     late: LateRefinementConfig = LateRefinementConfig()
     decoder: DecoderConfig = DecoderConfig()
+    linear: LinearConfig = LinearConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
-    remat: Flag = False  # recompute transformer blocks in the backward pass instead of keeping their activations
+    remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
 
 
 @dataclass(frozen=True, config=closed)
@@ -156,6 +168,7 @@ class DataConfig:
     eval: DatasetConfig = DatasetConfig(split="eval")
     crop_size: Positive = 384
     short_side: tuple[Positive, Positive] = (384, 384)  # drawn uniformly; images are resized to it before the crop
+    crop_tries: Positive = 1  # crops in which one class covers 75 % are drawn anew, until so many were drawn
     flip: Flag = True
     color_jitter: Flag = True
     classes_per_image: NonNegative = 0  # 0: all; else those present and a random draw of others
@@ -170,16 +183,18 @@ class TrainConfig:
     batch_size: Positive = 4
     learning_rate: Number = 2e-4
     warmup_steps: NonNegative = 0
+    schedule: Literal["cosine", "one_cycle"] = "cosine"  # "one_cycle": DINOv3's, of its linear evaluation
     weight_decay: Number = 1e-4
+    decay_all: Flag = False  # the decay acts on vectors too, not only on matrices
     beta2: Probability = 0.999  # decay of AdamW's second moment
     clip_norm: Number = 0.01
     finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
     finetune_blocks: NonNegative = 4  # for "last_blocks"
     encoder_lr_scale: Number = 0.01
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
-    alignment_weight: Number = 0.0  # ours: contrastive pixel-text loss, where no aligned towers are at hand
+    objective: Literal["masks", "alignment"] = "masks"  # "alignment", ours: a contrastive loss for the towers alone
     alignment_temperature: Number = 0.1  # of that loss: cosines are divided by it
-    alignment_steps: NonNegative = 0  # ours: so many first steps train the towers alone, on that loss
+    alignment_steps: NonNegative = 0  # ours: a run from nothing first trains its towers on that loss for so long
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20
     checkpoint_every: Positive = 1000
@@ -190,14 +205,28 @@ class TrainConfig:
 class InferenceConfig:
     """§7: local-global inference."""
 
-    mode: Literal["local_global", "whole"] = "local_global"
+    mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": of a linear head only
     fusion: Literal["features", "logits"] = "features"
     resize: Literal["square", "short_side", "native"] = "square"
     image_size: Positive = 640
     window: Positive = 384
     stride: Positive = 128
     global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
+    class_chunk: NonNegative = 0  # classes that pass the head together; 0: as many as suit the device
+    kept_megabytes: NonNegative = 256  # all classes' maps are kept between the blocks if they fit, else computed anew
     templates: tuple[str, ...] = ("A photo of a {} in the scene",)
+
+
+@dataclass(frozen=True, config=closed)
+class ZeroShotConfig:
+    """§8: dinov3.txt alone. The defaults are those of DINOv3's published notebook; see docs/zero_shot.md."""
+
+    patch_features: Literal["backbone", "head"] = "backbone"
+    mode: Literal["slide", "whole"] = "slide"
+    short_side: Positive = 512
+    window: Positive = 384
+    stride: Positive = 192
+    templates: Literal["imagenet_80", "paper"] = "imagenet_80"
 
 
 @dataclass(frozen=True, config=closed)
@@ -208,9 +237,10 @@ class Config:
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     inference: InferenceConfig = InferenceConfig()
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
     workdir: str = "runs/default"
     seed: NonNegative = 0
-    init_from: str = ""  # checkpoint folder whose weights a new run starts from
+    init_from: str = ""  # folders whose weights a new run starts from: runs or converted parts, separated by commas
     data_parallel: Integer = -1  # devices along the data axis; -1: all
     model_parallel: Positive = 1
     report_images: NonNegative = 8  # pictures in the evaluation report

@@ -16,7 +16,8 @@ TOWER_RULES = {
     "none": r"(?!)",
     "attention": r"(vision/backbone|vision/head|text)/blocks/attention/(query|value)/kernel",
     "last_blocks": rf"{BLOCKS}.*|vision/backbone/norm/.*|vision/head/.*|text/(norm|projection)/.*|text/logit_scale",
-    "full": rf"{TOWERS}.*",
+    # Not the table of tokens: most of its rows are met in no training name, and weight decay would wear them away.
+    "full": rf"{TOWERS}(?!token_embedding).*",
 }
 
 
@@ -33,6 +34,8 @@ def is_trainable(name: str, train: TrainConfig) -> bool:
         return False
     if re.match(TOWERS, name):
         return re.fullmatch(TOWER_RULES[train.finetune], name) is not None
+    if train.objective == "alignment":
+        return False
     return train.train_spe if name.startswith("sam/") else True
 
 

@@ -15,10 +15,17 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.parameters import Parameters, build, initialize
+from dinov3seg_jax.models.parameters import Parameters, build
 from dinov3seg_jax.text.prompts import prompt_tokens
-from dinov3seg_jax.training.checkpoint import CONFIG_FILE, Checkpoints, load_parameters, read_config, write_config
+from dinov3seg_jax.training.checkpoint import (
+    CONFIG_FILE,
+    Checkpoints,
+    read_config,
+    read_progress,
+    write_config,
+)
 from dinov3seg_jax.training.finetune import frozen_blocks, join, partition
+from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.sharding import (
@@ -28,13 +35,16 @@ from dinov3seg_jax.training.sharding import (
     parameter_shardings,
     replicated,
 )
+from dinov3seg_jax.training.start import first_parameters
 from dinov3seg_jax.training.step import Batch, TrainState, make_train_step
+
+TOWERS_FOLDER = "towers"
 
 # Options that a run may change when it is resumed; any other would make it another run.
 RESUMABLE = {
     "train": {"steps", "log_every", "checkpoint_every", "keep_checkpoints"},
     "data": {"eval"},
-    "": {"inference", "workdir", "init_from", "data_parallel", "model_parallel", "report_images"},
+    "": {"inference", "zero_shot", "workdir", "init_from", "data_parallel", "model_parallel", "report_images"},
 }
 
 
@@ -42,7 +52,6 @@ class Run(NamedTuple):
     """A training step ready to be called, and what it is called with."""
 
     step: Any  # (state, frozen, names, batch) -> (state, metrics)
-    alignment_step: Any  # the same for the first steps, which train the towers alone
     shardings: tuple[Any, Any, Any, Any]  # of the step's arguments
     graph: nnx.GraphDef
     abstract: tuple[TrainState, Parameters]
@@ -58,29 +67,52 @@ def prepare(config: Config, mesh: jax.sharding.Mesh) -> Run:
     state_shardings = TrainState(replicated(mesh), by_name, like_parameters(state.optimizer, by_name, mesh))
     shardings = (state_shardings, parameter_shardings(frozen, mesh), replicated(mesh), batch_sharding(mesh))
 
-    def jitted(aligning: bool) -> Any:
-        return jax.jit(
-            make_train_step(config, graph, optimizer, aligning=aligning),
-            in_shardings=shardings,
-            out_shardings=(state_shardings, replicated(mesh)),
-            donate_argnums=0,
-        )
-
-    return Run(jitted(False), jitted(True), shardings, graph, (state, frozen))
+    step = jax.jit(
+        make_train_step(config, graph, optimizer),
+        in_shardings=shardings,
+        out_shardings=(state_shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+    return Run(step, shardings, graph, (state, frozen))
 
 
 def train(config: Config) -> Path:
     """Train, or continue, and return the run's folder.
 
     A run is resumed by starting it again: the order of precedence is the newest step in `workdir`, then the weights
-    that `init_from` names, then random weights.
+    that `init_from` names, then towers trained for `train.alignment_steps` in `workdir`/towers, then random weights.
 
     Raises:
         UserError: the data cannot be read, `workdir` belongs to another run, or a loss is not finite.
     """
+    refuse_other_run(Path(config.workdir), config)
+    seconds = 0.0
+    if config.train.alignment_steps and not config.init_from:
+        towers = _run(towers_alone(config), seconds)
+        seconds = read_progress(towers)["train_seconds"]
+        config = dataclasses.replace(config, init_from=str(towers))
+    return _run(config, seconds)
+
+
+def towers_alone(config: Config) -> Config:
+    """The run that stands in for dinov3.txt's pre-training, where a run has no weights to start from [ours]."""
+    options = dataclasses.replace(
+        config.train,
+        objective="alignment",
+        steps=config.train.alignment_steps,
+        alignment_steps=0,
+        finetune="full",
+        encoder_lr_scale=1.0,
+    )
+    return dataclasses.replace(config, workdir=str(Path(config.workdir) / TOWERS_FOLDER), train=options)
+
+
+def _run(config: Config, seconds_before: float) -> Path:
     workdir = Path(config.workdir)
     refuse_other_run(workdir, config)
     dataset = open_dataset(config.data.train)
+    if config.model.linear.classes:
+        check_linear(config, len(dataset.classes))
     mesh = make_mesh(config.data_parallel, config.model_parallel)
     if config.train.batch_size % mesh.shape["data"]:
         raise UserError(
@@ -91,7 +123,7 @@ def train(config: Config) -> Path:
     run = prepare(config, mesh)
     write_config(workdir, config)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-    state, frozen, progress = _first_state(config, run, checkpoints)
+    state, frozen, progress = _first_state(config, run, checkpoints, seconds_before)
     start = int(state.step)
     if start >= config.train.steps:
         checkpoints.close()
@@ -124,16 +156,14 @@ def _loop(
     pending: list[dict[str, jax.Array]] = []
     interval_start, waited = time.perf_counter(), 0.0
     names_on_device = jax.device_put(names, run.shardings[2])
-    compiled, aligning = None, False
+    compiled = None
     for step in itertools.count(int(state.step) + 1):
         wait_start = time.perf_counter()
         batch = _place(next(batches), run.shardings[3])
         waited += time.perf_counter() - wait_start
-        if compiled is None or aligning != (step <= options.alignment_steps):
-            # Once for each phase: a step of another shape would be an error, not a silent recompile.
-            aligning = step <= options.alignment_steps
-            jitted = run.alignment_step if aligning else run.step
-            compiled = jitted.lower(state, frozen, names_on_device, batch).compile()
+        if compiled is None:
+            # Ahead of time: a step of another shape would be an error, not a silent recompile.
+            compiled = run.step.lower(state, frozen, names_on_device, batch).compile()
             interval_start, waited = time.perf_counter(), 0.0
         state, metrics = compiled(state, frozen, names_on_device, batch)
         pending.append(metrics)
@@ -160,7 +190,9 @@ def _loop(
             return
 
 
-def _first_state(config: Config, run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Parameters, dict[str, Any]]:
+def _first_state(
+    config: Config, run: Run, checkpoints: Checkpoints, seconds_before: float
+) -> tuple[TrainState, Parameters, dict[str, Any]]:
     abstract_state, _ = run.abstract
     _, described = build(config.model)
     mesh = run.shardings[2].mesh
@@ -184,16 +216,10 @@ def _first_state(config: Config, run: Run, checkpoints: Checkpoints) -> tuple[Tr
         trainable, frozen = split(restored.parameters)
         step = jax.device_put(np.int32(restored.step), state_shardings.step)
         return TrainState(step, trainable, restored.optimizer), frozen, restored.progress
-    if config.init_from:
-        other, parameters = load_parameters(config.init_from, whole)
-        if other.model != config.model:
-            raise UserError(f"init_from '{config.init_from}' holds another model; set config.model to that of its run.")
-    else:
-        parameters = initialize(config.model, jax.random.key(config.seed))
-    trainable, frozen = split(parameters)
+    trainable, frozen = split(first_parameters(config, whole))
     optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=state_shardings.optimizer)(trainable)
     step = jax.device_put(np.int32(0), state_shardings.step)
-    return TrainState(step, trainable, optimizer), frozen, {"data": None, "train_seconds": 0.0}
+    return TrainState(step, trainable, optimizer), frozen, {"data": None, "train_seconds": seconds_before}
 
 
 def _batches(config: Config, dataset: Dataset, progress: dict[str, Any]) -> Any:

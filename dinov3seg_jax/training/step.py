@@ -13,6 +13,7 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.models.correlation import correlate
 from dinov3seg_jax.models.parameters import Parameters, bind
 from dinov3seg_jax.training.finetune import join
+from dinov3seg_jax.training.linear_probe import make_linear_loss
 from dinov3seg_jax.training.losses import alignment_loss, named_labels, sigmoid_cross_entropy
 
 CHANCE = 0.5  # what chance can add to a class's cosine when the hardest classes are chosen
@@ -37,13 +38,8 @@ class TrainState(NamedTuple):
 Step = Callable[[TrainState, Parameters, Int[Array, "n length"], Batch], tuple[TrainState, dict[str, Array]]]
 
 
-def make_loss(
-    config: Config, graph: nnx.GraphDef, *, aligning: bool = False
-) -> Callable[..., tuple[Float[Array, ""], dict[str, Array]]]:
-    """Return loss(trainable, frozen, step, names, batch) -> (loss, its parts); `names` are rows of token ids.
-
-    `aligning`: of the steps that train the towers alone.
-    """
+def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., Float[Array, ""]]:
+    """Return loss(trainable, frozen, step, names, batch) for `config.train.objective`; `names` are token ids."""
     options = config.train
 
     def loss(
@@ -52,37 +48,26 @@ def make_loss(
         step: Int[Array, ""],
         names: Int[Array, "n length"],
         batch: Batch,
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+    ) -> Float[Array, ""]:
         model = bind(graph, join(trainable, frozen))
         text = model.encode_text(names)
         images = batch.image.astype(jnp.float32) / 255
-
-        def align(correlation: Float[Array, "b n h w c"]) -> Float[Array, ""]:
-            if not options.alignment_weight:
-                return jnp.zeros(())
-            label = named_labels(batch.label, batch.class_ids)
-            return alignment_loss(correlation, label, options.alignment_temperature)
-
-        def towers_alone() -> dict[str, Array]:
+        if options.objective == "alignment":
             correlation = correlate(model.encode_patches(images).patches, text[None], config.model.correlation)
-            return {"mask_loss": jnp.zeros(()), "alignment_loss": align(correlation)}
-
-        def everything() -> dict[str, Array]:
-            features = model.encode_image(images)
-            refined = model.refine_early(images, features.patches)
-            # With every name, not only the image's own list: a correlation costs next to nothing.
-            correlation = correlate(refined, text[None], config.model.correlation)
-            class_ids, label = batch.class_ids, batch.label
-            if options.hardest_classes:
-                key = jax.random.fold_in(jax.random.key(config.seed), step)
-                class_ids, label = choose_hardest(key, correlation, class_ids, label, options.hardest_classes)
-            own = jnp.take_along_axis(correlation, class_ids[..., None, None, None], axis=1)
-            guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
-            logits = model.refine_late_and_decode(own, guidance, text[class_ids])
-            return {"mask_loss": sigmoid_cross_entropy(logits, label), "alignment_loss": align(correlation)}
-
-        parts = towers_alone() if aligning else everything()
-        return parts["mask_loss"] + options.alignment_weight * parts["alignment_loss"], parts
+            return alignment_loss(
+                correlation, named_labels(batch.label, batch.class_ids), options.alignment_temperature
+            )
+        features = model.encode_image(images)
+        refined = model.refine_early(images, features.patches)
+        # With every name, not only the image's own list: a correlation costs next to nothing.
+        correlation = correlate(refined, text[None], config.model.correlation)
+        class_ids, label = batch.class_ids, batch.label
+        if options.hardest_classes:
+            key = jax.random.fold_in(jax.random.key(config.seed), step)
+            class_ids, label = choose_hardest(key, correlation, class_ids, label, options.hardest_classes)
+        own = jnp.take_along_axis(correlation, class_ids[..., None, None, None], axis=1)
+        guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
+        return sigmoid_cross_entropy(model.refine_late_and_decode(own, guidance, text[class_ids]), label)
 
     return loss
 
@@ -118,19 +103,25 @@ def choose_hardest(
     return jnp.take_along_axis(class_ids, kept, axis=1), shortened.reshape(label.shape)
 
 
-def make_train_step(
-    config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation, *, aligning: bool = False
-) -> Step:
-    """Return step(state, frozen, names, batch) -> (next state, metrics); `aligning` as in `make_loss`."""
-    gradient = jax.value_and_grad(make_loss(config, graph, aligning=aligning), has_aux=True)
+def make_train_step(config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Step:
+    """Return step(state, frozen, names, batch) -> (next state, metrics)."""
+    if config.model.linear.classes:
+        loss_and_statistics = make_linear_loss(config, graph)
+    else:
+        plain = make_loss(config, graph)
+
+        def loss_and_statistics(*arguments: Any) -> tuple[Array, Parameters]:
+            return plain(*arguments), {}
+
+    value_and_gradient = jax.value_and_grad(loss_and_statistics, has_aux=True)
 
     def step(
         state: TrainState, frozen: Parameters, names: Int[Array, "n length"], batch: Batch
     ) -> tuple[TrainState, dict[str, Array]]:
-        (total, parts), gradients = gradient(state.trainable, frozen, state.step, names, batch)
+        (loss, statistics), gradients = value_and_gradient(state.trainable, frozen, state.step, names, batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-        metrics = {"loss": total, **parts, "gradient_norm": optax.tree.norm(gradients)}
+        trainable = optax.apply_updates(state.trainable, updates) | statistics
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, trainable, optimizer_state), metrics
 
     return step
