@@ -3,6 +3,7 @@
 Everything outside `models/` sees parameters in this form, on disk too, so that no format depends on the module API.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from dinov3seg_jax.config import ModelConfig
+from dinov3seg_jax.models.linear_head import LinearProbe
 from dinov3seg_jax.models.segmenter import SegmentationModel
 
 Parameters = dict[str, Array]
@@ -26,21 +28,26 @@ def build(config: ModelConfig, frozen_blocks: tuple[int, int] = (0, 0)) -> tuple
             pass.
     """
 
-    def create() -> SegmentationModel:
-        model = SegmentationModel(config, rngs=nnx.Rngs(0))
+    def create() -> nnx.Module:
+        model = _module(config)(config, rngs=nnx.Rngs(0))
         model.frozen_vision_blocks, model.frozen_text_blocks = frozen_blocks
         return model
 
+    return describe(create)
+
+
+def describe(create: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, AbstractParameters]:
+    """Describe any module without allocating it."""
     graph, state = nnx.split(nnx.eval_shape(create))
     return graph, flatten(state)
 
 
 def initialize(config: ModelConfig, key: Array) -> Parameters:
     """Draw all parameters; to be called under `jax.jit` with output shardings."""
-    return flatten(nnx.state(SegmentationModel(config, rngs=nnx.Rngs(key))))
+    return flatten(nnx.state(_module(config)(config, rngs=nnx.Rngs(key))))
 
 
-def bind(graph: nnx.GraphDef, parameters: Parameters) -> SegmentationModel:
+def bind(graph: nnx.GraphDef, parameters: Parameters) -> Any:
     """Put parameters back into the model."""
     flat: Any = {_path(name): value for name, value in parameters.items()}
     return nnx.merge(graph, nnx.from_flat_state(flat))
@@ -49,6 +56,10 @@ def bind(graph: nnx.GraphDef, parameters: Parameters) -> SegmentationModel:
 def flatten(state: nnx.State) -> dict[str, Any]:
     """One entry per variable, an array or its description, named by its path."""
     return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def _module(config: ModelConfig) -> type[SegmentationModel] | type[LinearProbe]:
+    return LinearProbe if config.linear.classes else SegmentationModel
 
 
 def _path(name: str) -> tuple[str | int, ...]:

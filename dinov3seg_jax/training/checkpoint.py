@@ -17,6 +17,7 @@ from dinov3seg_jax.config import Config, from_dict
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters, build
+from dinov3seg_jax.weights import is_converted, model_config, read_arrays, read_manifest
 
 CONFIG_FILE = "config.json"
 STEPS_FOLDER = "checkpoints"
@@ -105,15 +106,17 @@ def read_config(workdir: Path) -> Config:
 
 
 def load_parameters(workdir: str | Path, shardings: dict[str, Any] | None = None) -> tuple[Config, Parameters]:
-    """Load the newest weights of a run.
+    """Load the newest weights of a run, or the parts that a converted folder holds.
 
     Args:
-        workdir: the folder that train.py wrote.
+        workdir: the folder that train.py or `python -m convert` wrote.
         shardings: by parameter name; default the first device.
 
     Raises:
-        UserError: the folder is not a run's, holds no complete step, or a step that does not fit its config.
+        UserError: the folder is neither, holds no complete step, or a step that does not fit its config.
     """
+    if is_converted(workdir):
+        return Config(model=model_config(read_manifest(workdir))), read_arrays(workdir, shardings=shardings)
     config = read_config(Path(workdir))
     _, abstract = build(config.model)
     on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

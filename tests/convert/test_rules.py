@@ -35,9 +35,11 @@ def test_misfits_name_both_sides():
     [
         ({"norm": np.ones(4)}, r"wrong shapes: scale \(4,\) instead of \(3,\)"),
         ({"norm": np.array([1, np.nan, 1])}, "'norm' of the source holds a NaN"),
-        ({"layer_0_weight": None}, "some are missing or odd"),
-        ({"layer_1_weight": None}, "wrong shapes: blocks/kernel"),
-        ({"layer_0_weight": np.ones((3, 5))}, "some are missing or odd"),
+        ({"norm": np.array([1, np.inf, 1])}, "'norm' of the source holds a NaN or an infinite value"),
+        ({"layer_0_weight": None}, "parameters without a tensor: blocks/kernel of block 0"),
+        ({"layer_1_weight": None}, "parameters without a tensor: blocks/kernel of block 1"),
+        ({"layer_2_weight": np.ones((3, 4))}, "parameters that the model lacks: blocks/kernel of block 2"),
+        ({"layer_0_weight": np.ones((3, 5))}, r"wrong shapes: blocks/kernel of block 0 \(5, 3\) instead of \(4, 3\)"),
     ],
 )
 def test_bad_sources(changes, message):

@@ -1,0 +1,63 @@
+"""What a new run starts from: parts that folders hold, and a random draw of the rest."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dinov3seg_jax.config import Config, ModelConfig
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.parameters import Parameters, build, initialize
+from dinov3seg_jax.training.checkpoint import load_parameters, read_config
+from dinov3seg_jax.weights import is_converted, parts, read_arrays, read_manifest, refuse_other_model
+
+
+def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Sharding]) -> Parameters:
+    """Every parameter of a new run, and a line of output for each place they come from.
+
+    Args:
+        config: its `init_from` names run folders and converted folders, separated by commas.
+        shardings: by parameter name. Each device reads its own slice of what folders hold; what is drawn stays on the
+            host.
+
+    Raises:
+        UserError: a folder cannot be read or belongs to another model, or two hold the same part.
+    """
+    _, described = build(config.model)
+    found: Parameters = {}
+    for folder in _folders(config.init_from):
+        if is_converted(folder):
+            refuse_other_model(folder, read_manifest(folder), config.model, described)
+            held = read_arrays(folder, shardings=shardings)
+        else:
+            if read_config(Path(folder)).model != config.model:
+                raise UserError(f"init_from '{folder}' holds another model; set config.model to that of its run.")
+            _, held = load_parameters(folder, dict(shardings))
+        if doubles := parts(found.keys() & held.keys()):
+            raise UserError(f"init_from '{folder}' holds {doubles[0]}, as a folder before it does; name one of them.")
+        found |= held
+        print(f"from {folder}: {', '.join(parts(held))}")
+    missing = described.keys() - found.keys()
+    if found and missing:
+        print(f"drawn at random: {', '.join(parts(missing))}")
+    drawn = initialize(_without_towers(config.model, missing), jax.random.key(config.seed)) if missing else {}
+    return {name: found[name] if name in found else drawn[name] for name in described}
+
+
+def _folders(init_from: str) -> list[str]:
+    if not init_from or Path(init_from).is_dir():
+        return [init_from] if init_from else []
+    return [folder.strip() for folder in init_from.split(",") if folder.strip()]
+
+
+def _without_towers(model: ModelConfig, missing: Iterable[str]) -> ModelConfig:
+    """The model with one block in each tower of which nothing is missing, so that it costs next to nothing to draw."""
+    needed = {name.split("/")[0] for name in missing}
+    towers: dict[str, Any] = {
+        "vision": dataclasses.replace(model.vision, depth=1, head_blocks=min(model.vision.head_blocks, 1)),
+        "text": dataclasses.replace(model.text, depth=1),
+        "sam": dataclasses.replace(model.sam, depth=1, global_blocks=()),
+    }
+    return dataclasses.replace(model, **{name: tower for name, tower in towers.items() if name not in needed})
