@@ -12,18 +12,28 @@ def main() -> None:
     """Parse the command line, check the config, evaluate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="a file in configs/: what to score on, and how")
-    parser.add_argument("--checkpoint", required=True, type=Path, help="the folder that train.py wrote")
+    parser.add_argument(
+        "--checkpoint",
+        "--weights",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="of a run, of converted dinov3.txt weights, or of a converted linear head (its backbone is init_from)",
+    )
+    parser.add_argument(
+        "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for its converted weights in any case"
+    )
     overrides, rest = split_overrides(sys.argv[1:])
     options = parser.parse_args(rest)
     config = load_config(options.config, overrides)
     # Imported late, so that a mistake in the config is reported before a device starts.
-    from dinov3seg_jax.evaluation.evaluate import evaluate
+    from dinov3seg_jax.evaluation.evaluate import evaluate, report_folder
 
-    result = evaluate(config, options.checkpoint)
+    result = evaluate(config, options.checkpoint, options.zero_shot)
     for key in ("miou", "seen_miou", "unseen_miou", "pixel_accuracy"):
         if key in result:
             print(f"{key:15s} {result[key]:6.2f} %")
-    print(f"{options.checkpoint / 'report.md'} and metrics.json are written")
+    print(f"{report_folder(options.checkpoint, options.zero_shot) / 'report.md'} and metrics.json are written")
 
 
 if __name__ == "__main__":

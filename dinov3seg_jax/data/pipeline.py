@@ -37,7 +37,7 @@ class Augment:
         data, (image, label) = self.data, (example["image"], example["label"])
         low, high = data.short_side
         image, label = transforms.resize_short_side(image, label, int(rng.integers(low, high + 1)))
-        image, label = transforms.random_crop(image, label, data.crop_size, rng)
+        image, label = transforms.random_crop(image, label, data.crop_size, rng, data.crop_tries)
         if data.color_jitter:
             image = transforms.color_jitter(image, rng)
         if data.flip:

@@ -13,6 +13,7 @@ Label = NDArray[np.int32]
 
 IGNORED = -1
 PAD_COLOUR = 128
+LARGEST_SHARE = 0.75
 LONGEST_FOR_SHORT = 1333 / 384  # very long images are made smaller still
 
 
@@ -32,12 +33,27 @@ def resize_short_side(image: Picture, label: Label, short_side: int) -> tuple[Pi
     return resized, np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
 
 
-def random_crop(image: Picture, label: Label, size: int, rng: np.random.Generator) -> tuple[Picture, Label]:
-    """Cut out a square of `size` pixels at a random place; a side that is shorter stays whole."""
+def random_crop(
+    image: Picture, label: Label, size: int, rng: np.random.Generator, tries: int = 1
+) -> tuple[Picture, Label]:
+    """Cut out a square of `size` pixels at a random place; a side that is shorter stays whole.
+
+    With several tries, places are drawn until a crop is varied (see `is_varied`); the last one is taken as it is.
+    """
     height, width = label.shape
-    top = int(rng.integers(max(0, height - size) + 1))
-    left = int(rng.integers(max(0, width - size) + 1))
-    return image[top : top + size, left : left + size], label[top : top + size, left : left + size]
+    for tried in range(1, tries + 1):
+        top = int(rng.integers(max(0, height - size) + 1))
+        left = int(rng.integers(max(0, width - size) + 1))
+        cropped = label[top : top + size, left : left + size]
+        if tried == tries or is_varied(cropped):
+            break
+    return image[top : top + size, left : left + size], cropped
+
+
+def is_varied(label: Label) -> bool:
+    """Whether there are at least two classes, and none on `LARGEST_SHARE` of the labelled pixels."""
+    pixels = np.bincount(label[label != IGNORED])
+    return bool(np.count_nonzero(pixels) > 1 and pixels.max() < LARGEST_SHARE * pixels.sum())
 
 
 def pad(image: Picture, label: Label, size: int) -> tuple[Picture, Label]:

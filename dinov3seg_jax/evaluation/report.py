@@ -25,6 +25,10 @@ HEADLINES = {
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean class accuracy",
     "fwiou": "frequency-weighted IoU",
+    "notebook_miou": "mIoU as DINOv3's notebook counts it",
+    "dice": "mean Dice",
+    "fscore": "mean F-score",
+    "precision": "mean precision",
 }
 FACTS = {
     "images": "pictures",
@@ -106,6 +110,11 @@ def describe_inference(recipe: InferenceConfig | Mapping[str, Any] | str) -> str
         "short_side": f"Each picture is resized so that its short side has {options.image_size} pixels",
         "native": "Each picture keeps its own size",
     }[options.resize]
+    if options.mode == "slide":
+        return (
+            f"{resized} and cut into windows of {options.window} pixels every {options.stride}, whose logits are "
+            "averaged. A linear head: there are no prompts."
+        )
     if options.mode == "whole":
         view = " and seen as a whole."
     else:

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.images import list_images
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference import segmenter
+from dinov3seg_jax.inference import segmenter, zero_shot
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.text.prompts import check_names, parse_names
+from dinov3seg_jax.text.prompts import check_names, load_templates, parse_names
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 OVERRIDE = "--config."
@@ -36,11 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options, overrides = _parse(arguments)
     names = parse_names(options.classes)
-    config = segmenter.override_inference(Config(), overrides)
-    check_names(names, Tokenizer(), config.inference.templates)
+    untrained = options.zero_shot or weights.is_converted(options.checkpoint)
+    config = segmenter.override_inference(Config(), overrides, zero_shot.SECTION if untrained else "inference")
+    templates = load_templates(config.zero_shot.templates) if untrained else config.inference.templates
+    check_names(names, Tokenizer(), templates)
     paths = _list_pictures(options.image, options.out)
-    model = segmenter.load(options.checkpoint, overrides)
+    model = (zero_shot if untrained else segmenter).load(options.checkpoint, overrides)
     names = model.check_names(names)
+    if untrained:
+        print(zero_shot.describe_zero_shot(model.config.zero_shot), flush=True)
 
     failed = 0
     for path, target in zip(paths, output_places(options.image, paths, options.out), strict=True):
@@ -96,13 +101,23 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
         prog="predict.py",
         description="Segment pictures into the classes you name.",
         epilog=f"{OVERRIDE}inference.OPTION=VALUE changes an option of the inference, "
-        f"as in {OVERRIDE}inference.image_size=320.",
+        f"as in {OVERRIDE}inference.image_size=320; with --zero_shot it is {OVERRIDE}zero_shot.OPTION=VALUE.",
     )
     parser.add_argument("--image", type=Path, required=True, metavar="PATH", help="a picture, or a folder of pictures")
     parser.add_argument(
         "--classes", required=True, metavar="NAMES", help='"red circle, grass", or @FILE with one name per line'
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FOLDER", help="of a run or a checkpoint")
+    parser.add_argument(
+        "--checkpoint",
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="of a run, or of converted dinov3.txt weights",
+    )
+    parser.add_argument(
+        "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for converted weights in any case"
+    )
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: %(default)s")
     options, rest = parser.parse_known_args(arguments)
     for argument in rest:

@@ -26,12 +26,14 @@ class Segmentation:
         confidence: score of that class, in [0, 1].
         names: the classes asked for.
         image: the picture, RGB, at its own size.
+        recipe: how it was segmented, where that is kept with the summary.
     """
 
     labels: Int[np.ndarray, "h w"]
     confidence: Float[np.ndarray, "h w"]
     names: tuple[str, ...]
     image: UInt8[np.ndarray, "h w 3"]
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def overlay(self) -> UInt8[np.ndarray, "h2 w2 3"]:
         """The picture tinted by class, with a legend of the classes that occur, the largest first."""
@@ -48,7 +50,10 @@ class Segmentation:
         return {self.names[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
 
     def summary(self) -> dict[str, Any]:
-        """Size, names, and for each name its pixels, share of the picture and mean confidence (None if absent)."""
+        """Size, names, and for each name its pixels, share of the picture and mean confidence (None if absent).
+
+        The recipe is added where there is one.
+        """
         counts = self._areas()
         sums = np.bincount(self.labels.ravel(), weights=self.confidence.ravel(), minlength=len(self.names))
         height, width = self.labels.shape
@@ -65,7 +70,7 @@ class Segmentation:
                 }
                 for name, count, total in zip(self.names, counts, sums, strict=True)
             ],
-        }
+        } | self.recipe
 
     def save(self, folder: str | Path, stem: str, file: str = "") -> tuple[Path, Path, Path]:
         """Write `<stem>_overlay.png`, `<stem>_labels.png` and `<stem>.json`; each appears whole or not at all.

@@ -9,8 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from dinov3seg_jax.config import TextConfig, VisionConfig
-from dinov3seg_jax.models.layers import Block, LayerNorm, Linear, normal, run_stack, stack
+from dinov3seg_jax.config import ModelConfig, TextConfig, VisionConfig
+from dinov3seg_jax.models.layers import Block, LayerNorm, Linear, l2_normalize, normal, run_stack, stack
 from dinov3seg_jax.models.vit import Tokens, VisionTransformer
 
 HEAD_FFN_ALIGN = 64
@@ -135,3 +135,17 @@ class TextTower(nnx.Module):
         end = jnp.argmax(tokens, axis=-1)  # end-of-text is the largest id; argmax takes the first
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return self.projection(self.norm(pooled))
+
+
+class DinoTxt(nnx.Module):
+    """Both towers, under the names that they have in the whole model."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.vision = VisionTower(config.vision, dtype=dtype, rngs=rngs)
+        self.text = TextTower(config.text, 2 * config.vision.dim, dtype=dtype, rngs=rngs)
+
+    def encode_text(self, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
+        """Text embeddings [global half | local half], each half of unit length (§1)."""
+        halves = l2_normalize(jnp.stack(jnp.split(self.text(tokens), 2, axis=-1), axis=1))
+        return halves.reshape(tokens.shape[0], -1)

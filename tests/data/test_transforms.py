@@ -202,3 +202,24 @@ def test_a_wholly_ignored_label_gives_negatives_only(rng):
     class_ids, positions = transforms.sample_classes(np.full((4, 4), -1, np.int32), 3, 9, rng)
     assert len(class_ids) == 3
     assert (positions == -1).all()
+
+
+def test_a_crop_of_one_class_is_drawn_anew():
+    label = np.zeros((40, 400), np.int32)
+    label[:, 300:340:2] = 1
+    image = np.zeros((40, 400, 3), np.uint8)
+    draws = [transforms.random_crop(image, label, 40, np.random.default_rng(seed), tries=60)[1] for seed in range(10)]
+    assert all(transforms.is_varied(cropped) for cropped in draws)
+    once = [transforms.random_crop(image, label, 40, np.random.default_rng(seed))[1] for seed in range(10)]
+    assert not all(transforms.is_varied(cropped) for cropped in once)
+
+
+@pytest.mark.parametrize(
+    ("values", "varied"), [([0, 0, 0, 1], False), ([0, 0, 1, 1], True), ([0, 1, -1, -1], True), ([2, 2, -1], False)]
+)
+def test_varied_labels(values, varied):
+    assert transforms.is_varied(np.array([values], np.int32)) == varied
+
+
+def test_a_label_that_is_all_ignored_is_not_varied():
+    assert not transforms.is_varied(np.full((2, 2), -1, np.int32))

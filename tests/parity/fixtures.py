@@ -16,6 +16,7 @@ KNOWN_PREFIXES = (
     "catseg_spatial_block",
     "dinotxt",
     "hf_vit",
+    "linear_seg_eval",
     "preprocess",
     "rope_tables",
     "sam_image_encoder",
@@ -23,13 +24,15 @@ KNOWN_PREFIXES = (
     "semseg_metrics",
     "tokenizer_cases",
     "vit",
+    "zeroshot_seg",
 )
 HELD_OUT = "heldout_"
+SHIPPED = Path(__file__).parents[1] / "fixtures"
 
 
 def fixture_folder() -> Path:
     """`DINOV3SEG_FIXTURES`, or `tests/fixtures`."""
-    return Path(os.environ.get("DINOV3SEG_FIXTURES") or Path(__file__).parents[1] / "fixtures")
+    return Path(os.environ.get("DINOV3SEG_FIXTURES") or SHIPPED)
 
 
 def fixture_files() -> list[Path]:

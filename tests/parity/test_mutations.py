@@ -1,7 +1,5 @@
 """The references are sharp: one wrong detail in an otherwise right model exceeds the tolerance."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +8,27 @@ from flax import nnx
 
 from convert import catseg, dinov3
 from convert.rules import Fill
-from dinov3seg_jax.models import late_refinement, layers
-from dinov3seg_jax.models.late_refinement import SpatialRefinementBlock
+from dinov3seg_jax.inference.local_global import blend_logits
+from dinov3seg_jax.models import decoder, late_refinement, layers
+from dinov3seg_jax.models.late_refinement import ClassRefinementBlock, SpatialRefinementBlock
 from dinov3seg_jax.models.rope import rope_periods
 from dinov3seg_jax.models.vit import VisionTransformer
+from dinov3seg_jax.training.losses import sigmoid_cross_entropy as cross_entropy
+from tests.parity import aggregator, test_catseg, test_sliding_window, test_zero_shot
 from tests.parity.aggregator import late_config
-from tests.parity.official import arrays, channels_last, described, filled, run, section, state_dict, vision_config
+from tests.parity.fixtures import SHIPPED
+from tests.parity.official import (
+    arrays,
+    channels_first,
+    channels_last,
+    described,
+    filled,
+    run,
+    section,
+    state_dict,
+    vision_config,
+)
 
-SHIPPED = Path(__file__).parents[1] / "fixtures"
 CASE = "r48x96"
 TOLERANCE = 5e-5
 BLOCK_TOLERANCE = 3e-6
@@ -79,3 +90,136 @@ def test_shift_mask_missing(masked, monkeypatch):
     ours = run(block, lambda block, x, guidance: block(x, guidance), x, guidance)
     error = np.abs(np.asarray(ours) - official).max() / np.abs(official).max()
     assert (error < BLOCK_TOLERANCE) == masked
+
+
+CUBIC_TOLERANCE = 1e-5
+COSINE_TOLERANCE = 5e-6
+
+
+def other_cubic(antialias):
+    return lambda x, *size: jax.image.resize(x, (len(x), *size, x.shape[3]), "cubic", antialias=antialias)
+
+
+@pytest.mark.parametrize(
+    ("resize", "right"),
+    [(layers.resize_cubic, True), (other_cubic(antialias=False), False), (other_cubic(antialias=True), False)],
+    ids=["ours", "other kernel", "antialiased"],
+)
+@pytest.mark.parametrize("size", ["up", "down", "16"])
+def test_bicubic_resize(resize, right, size):
+    values = arrays(SHIPPED / "preprocess.npz")
+    official = values[f"out/interp_bicubic_{size}"]
+    error = np.abs(channels_first(resize(channels_last(values["in/feat"]), *official.shape[2:])) - official).max()
+    assert (error < CUBIC_TOLERANCE) == right
+
+
+def test_bicubic_stretch_before_the_towers():
+    path = SHIPPED / "zeroshot_seg.npz"
+    values = arrays(path)
+    odd, official = values["in/whole_odd/image"].transpose(1, 2, 0)[None], values["out/whole_odd/head/pred"]
+    size = [-(-side // 16) * 16 for side in odd.shape[1:3]]
+    (ours,) = test_zero_shot.cosines(path, odd, "head", lambda pixels, _: other_cubic(True)(pixels, *size))
+    assert np.abs(ours - official).max() > 100 * COSINE_TOLERANCE
+
+
+def worst(test, *arguments) -> float:
+    """Of all that a parity test compares: the largest error over its tolerance, infinite if it fails otherwise."""
+    ratios = []
+
+    def record(what, ours, official, tolerance, *, relative=False):
+        scale = np.abs(official).max() if relative else 1
+        ratios.append(float(np.abs(np.asarray(ours) - official).max() / scale / tolerance))
+
+    try:
+        test(*arguments, record)
+    except AssertionError:
+        return np.inf
+    return max(ratios)
+
+
+def block(name, case):
+    """A case of a block's reference, as the parity test takes it."""
+    values = arrays(SHIPPED / f"{name}.npz")
+    return section(values, f"{case}/"), described(values, "config")[case]
+
+
+def half_pixel(x, height, width):
+    b, t, h, w, d = x.shape
+    return layers.resize_linear(x.reshape(b * t, h, w, d), height, width).reshape(b, t, height, width, d)
+
+
+def single_residual(block, x, text, pooling):
+    pooled = late_refinement.average_pool(x, *pooling)
+    return x + late_refinement.resize_aligned(block.mix(pooled, text) - pooled, *x.shape[2:4])
+
+
+def sharper(query, key, value, allowed):
+    return layers.masked_attention(query * 2, key, value, allowed)
+
+
+def one_group(dim, groups, **options):
+    return layers.GroupNorm(dim, 1, **options)
+
+
+BLOCKS = {"class": test_catseg.test_class_block, "spatial": test_catseg.test_spatial_block}
+BLOCK_MUTATIONS = {  # the block, its case, what is changed
+    "approximate gelu": ("spatial", "window_ge_resolution", layers, "gelu", jax.nn.gelu),
+    "not shifted": ("spatial", "odd_window_no_guidance", jnp, "roll", lambda x, *_: x),
+    "no padding entries": ("class", "pool2_pad", ClassRefinementBlock, "_pad", lambda _, *arrays: arrays),
+    "corners not aligned": ("class", "pool2_pad", aggregator, "resize_aligned", half_pixel),
+    "single residual": ("class", "pool1_nopad", test_catseg, "class_block", single_residual),
+    "another kernel": ("class", "pool1_nopad", jax.nn, "elu", jax.nn.relu),
+    "another temperature": ("class", "full_attention", late_refinement, "masked_attention", sharper),
+}
+
+
+@pytest.mark.parametrize("mutation", BLOCK_MUTATIONS)
+def test_catseg_blocks(monkeypatch, mutation):
+    kind, case, *change = BLOCK_MUTATIONS[mutation]
+    monkeypatch.setattr(*change)
+    assert worst(BLOCKS[kind], *block(f"catseg_{kind}_block", case)) > 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (decoder, "GroupNorm", one_group),
+        (decoder.ConvNormRelu, "project_guidance", lambda conv, guidance: conv._convolve(guidance, 0)),
+    ],
+    ids=["groups", "guidance before the map"],
+)
+def test_catseg_decoder(monkeypatch, change):
+    monkeypatch.setattr(*change)
+    assert worst(test_catseg.test_decoder, SHIPPED / "catseg_decoder.npz") > 1
+
+
+def test_catseg_loss_with_ignored_pixels_left_out(monkeypatch):
+    monkeypatch.setattr(test_catseg, "sigmoid_cross_entropy", lambda logits, label, **_: cross_entropy(logits, label))
+    assert worst(test_catseg.test_loss_and_its_gradient, SHIPPED / "catseg_loss.npz") > 1
+
+
+def test_catseg_truncation_by_another_score(monkeypatch):
+    def lowest(operand, k):
+        return jax.lax.sort_key_val(operand, jnp.broadcast_to(jnp.arange(operand.shape[1]), operand.shape))[1][:, :k]
+
+    monkeypatch.setattr(jax.lax, "top_k", lambda operand, k: (None, lowest(operand, k)))
+    assert worst(test_catseg.test_aggregator, SHIPPED / "catseg_aggregator_topk.npz") > 1
+
+
+@pytest.mark.slow
+def test_catseg_text_not_normalised(monkeypatch):
+    monkeypatch.setattr(aggregator, "l2_normalize", lambda x: x)
+    assert worst(test_catseg.test_aggregator, SHIPPED / "catseg_aggregator.npz") > 1
+
+
+def test_catseg_windows_blended_before_the_sigmoid(monkeypatch):
+    sigmoid = jax.nn.sigmoid
+
+    def blend(*arguments):
+        with monkeypatch.context() as inner:
+            inner.setattr(jax.nn, "sigmoid", lambda logits: logits)
+            return sigmoid(blend_logits(*arguments))
+
+    monkeypatch.setattr(test_sliding_window, "blend_logits", blend)
+    with pytest.raises(AssertionError):
+        test_sliding_window.test_blended_probabilities(arrays(SHIPPED / "catseg_sliding_window.npz"))

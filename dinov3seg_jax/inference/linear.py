@@ -1,0 +1,149 @@
+"""Sliding inference of a linear head as the DINOv3 repository evaluates it (its specification, section 12.2)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from dinov3seg_jax import weights
+from dinov3seg_jax.config import Config, ModelConfig
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.inference.segmenter import Segmenter
+from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
+from dinov3seg_jax.inference.windows import plan_windows, window_size
+from dinov3seg_jax.models.layers import resize_linear
+from dinov3seg_jax.models.parameters import Parameters, bind, build
+from dinov3seg_jax.text.prompts import parse_names
+
+LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
+
+
+class LinearSegmenter(Segmenter):
+    """A backbone with a trained linear head, ready for pictures; of `config.inference` it reads only the sizes.
+
+    `inference.mode` is "slide", where the short side becomes image_size, or "whole", where the picture is stretched to
+    a square of image_size.
+    """
+
+    def __init__(self, config: Config, parameters: Parameters):
+        """Take a config and the model's parameters.
+
+        Raises:
+            UserError: the mode is another, or the stride leaves gaps between the windows.
+        """
+        options = config.inference
+        if options.mode == "local_global":
+            raise UserError("inference.mode 'local_global' is not for a linear head; set it to 'slide' or 'whole'.")
+        if options.mode == "slide" and options.stride > options.window:
+            raise UserError(
+                f"inference.stride {options.stride} is larger than inference.window {options.window} and leaves gaps; "
+                f"use {options.window} or less."
+            )
+        graph, _ = build(config.model)
+        self.config = config
+        self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
+
+        @jax.jit
+        def classify(parameters: Parameters, windows: Float[Array, "n h w 3"]) -> Float[Array, "n t gh gw"]:
+            return bind(graph, parameters)(windows)
+
+        self._classify = classify
+
+    def segment_arrays(
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | str, batch_size: int = 1
+    ) -> list[Segmentation]:
+        """Segment pictures of any sizes, one after the other: the windows of one are the batch.
+
+        Args:
+            images: RGB.
+            names: of the classes that the head was trained on, in their order.
+            batch_size: not used.
+
+        Returns:
+            One result for each picture; its confidence is the softmax over the classes.
+
+        Raises:
+            UserError: there are more or fewer names than the head has classes.
+        """
+        names = self.check_names(names)
+        options, every = self.config.inference, jnp.ones(len(names), bool)
+        results = []
+        for image in images:
+            pixels = resize_short_side(image, options.image_size).astype(np.float32) / 255
+            side = options.window
+            if options.mode == "whole":
+                side = options.image_size
+                pixels = np.asarray(resize_linear(jnp.asarray(pixels[None]), side, side)[0])
+            views = self._see(pixels, side)
+            labels, confidence = label_views(views, every, *image.shape[:2], softmax="pixels")
+            results.append(Segmentation(labels, confidence, names, image))
+        return results
+
+    def _see(self, pixels: Float[np.ndarray, "h w 3"], side: int) -> Views:
+        size = pixels.shape[0], pixels.shape[1]
+        side = crop_side(*size, side)
+        corners = plan_windows(*size, side, min(self.config.inference.stride, side))
+        window = window_size(*size, side)
+        parts = [self._classify(self._parameters, part) for part in batches(jnp.asarray(cut(pixels, corners, window)))]
+        return Views(jnp.concatenate(parts)[: len(corners)], corners, window, size)
+
+    def check_names(self, names: Sequence[str] | str) -> tuple[str, ...]:
+        """The class names, parsed if they are text.
+
+        Raises:
+            UserError: there are more or fewer names than the head has classes.
+        """
+        listed = parse_names(names) if isinstance(names, str) else tuple(names)
+        classes = self.config.model.linear.classes
+        if len(listed) != classes:
+            raise UserError(
+                f"{len(listed)} class names were given and the linear head has {classes} classes; name those that it "
+                "was trained on, in their order."
+            )
+        return listed
+
+
+def read_probe(model: ModelConfig, backbone: str | Path, head: str | Path) -> Parameters:
+    """Parameters of a converted linear head and its converted backbone.
+
+    Args:
+        model: says the sizes, and the layers that the head sees, which no file does.
+        backbone: a folder that `python -m convert dinov3` wrote.
+        head: a folder that `python -m convert linear` wrote.
+
+    Raises:
+        UserError: a folder is missing or does not fit the model.
+    """
+    if not backbone:
+        raise UserError(f"'{head}' is a linear head alone; set --config.init_from= to its converted backbone.")
+    if not model.linear.classes:
+        raise UserError(f"'{head}' is a linear head; set --config.model.linear.classes, as configs/linear_ade.py does.")
+    _, described = build(model)
+    parameters: Parameters = {}
+    for folder in (backbone, head):
+        weights.refuse_other_model(folder, weights.read_manifest(folder), model, described)
+        parameters |= weights.read_arrays(folder)
+    if missing := sorted(described.keys() - parameters.keys()):
+        raise UserError(f"'{backbone}' and '{head}' lack '{missing[0]}'; name the backbone that the head belongs to.")
+    return parameters
+
+
+def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Pillow's bilinear resize to a short side of `size` pixels, the long side rounded to a pixel.
+
+    Where the long side would exceed `LONGEST_FOR_SIDE` times `size`, both sides shrink [ours].
+    """
+    height, width = image.shape[:2]
+    scale = min(size / min(height, width), LONGEST_FOR_SIDE * size / max(height, width))
+    columns, rows = (max(int(side * scale + 0.5), 1) for side in (width, height))
+    return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
+
+
+def crop_side(height: int, width: int, window: int) -> int:
+    """The side of the windows: where it exceeds both sides of the picture, the shorter of these."""
+    return min(height, width) if max(height, width) < window else window

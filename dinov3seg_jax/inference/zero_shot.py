@@ -1,0 +1,211 @@
+"""dinov3.txt alone as a segmenter (§8; DINOv3's specification, section 11.2): no head, no training.
+
+Each patch gets the cosine of its features with the local half of each class's text embedding.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from dinov3seg_jax import weights
+from dinov3seg_jax.config import Config, ZeroShotConfig
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.labels import label_pixels
+from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.inference.segmenter import Segmenter, override_inference
+from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
+from dinov3seg_jax.inference.windows import plan_windows, window_size
+from dinov3seg_jax.models.dinotxt import DinoTxt
+from dinov3seg_jax.models.layers import l2_normalize, resize_cubic
+from dinov3seg_jax.models.parameters import Parameters, bind, describe
+from dinov3seg_jax.models.segmenter import normalize_pixels
+from dinov3seg_jax.text.prompts import load_templates
+
+SECTION = "zero_shot"
+TOWERS = ("vision/", "text/")
+LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
+
+PatchFeatures = Literal["backbone", "head"]
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> "ZeroShotSegmenter":
+    """Read the two towers of a converted dinov3.txt, or those of a run.
+
+    Args:
+        path: a folder that `python -m convert dinotxt` wrote, or the folder of a run.
+        overrides: changes of the recipe like "zero_shot.mode=whole".
+
+    Raises:
+        UserError: there are no two towers in the folder, or an override does not fit.
+    """
+    config, parameters = read_towers(path)
+    arrays = weights.read_manifest(path).arrays if weights.is_converted(path) else {}
+    checksums = {name: array["sha256"] for name, array in arrays.items()}
+    return ZeroShotSegmenter(override_inference(config, overrides, SECTION), parameters, checksums or None)
+
+
+def read_towers(path: str | Path) -> tuple[Config, Parameters]:
+    """Config and parameters of the vision and the text tower, and of nothing else.
+
+    Raises:
+        UserError: the folder is neither converted nor a run's, or lacks a tower.
+    """
+    if not weights.is_converted(path):
+        from dinov3seg_jax.training.checkpoint import load_parameters
+
+        config, parameters = load_parameters(path)
+        if config.model.linear.classes:
+            raise UserError(f"'{path}' holds a linear head, which knows no text; leave --zero_shot out.")
+        return config, {name: value for name, value in parameters.items() if name.startswith(TOWERS)}
+    manifest = weights.read_manifest(path)
+    names = [name for name in manifest.arrays if name.startswith(TOWERS)]
+    missing = [tower for tower in TOWERS if not any(name.startswith(tower) for name in names)]
+    if missing:
+        raise UserError(
+            f"'{path}' holds {manifest.kind} weights without {' and '.join(missing)}; zero-shot segmentation needs "
+            "what `python -m convert dinotxt` writes from dinov3.txt's two files."
+        )
+    return Config(model=weights.model_config(manifest)), weights.read_arrays(path, names)
+
+
+class ZeroShotSegmenter(Segmenter):
+    """dinov3.txt, ready for pictures and class names by the recipe of `config.zero_shot`.
+
+    The encoder is compiled on first use for each size of window (mode "whole": of picture) and number of windows; what
+    comes after it, for each bucket of class counts and sizes up to 63 pixels apart.
+    """
+
+    def __init__(self, config: Config, parameters: Parameters, checksums: Mapping[str, str] | None = None):
+        """Take a config and the towers' parameters, and their checksums where they are known.
+
+        Raises:
+            UserError: the stride leaves gaps between the windows, or a parameter is missing.
+        """
+        recipe = config.zero_shot
+        if recipe.mode == "slide" and recipe.stride > recipe.window:
+            raise UserError(
+                f"zero_shot.stride {recipe.stride} is larger than zero_shot.window {recipe.window} and leaves gaps; "
+                f"use {recipe.window} or less."
+            )
+        graph, described = describe(lambda: DinoTxt(config.model, rngs=nnx.Rngs(0)))
+        missing = sorted(described.keys() - parameters.keys())
+        if missing:
+            raise UserError(
+                f"the weights lack {len(missing)} arrays of the two towers, such as '{missing[0]}'; "
+                "convert dinov3.txt's file and its backbone's together."
+            )
+        towers = {name: parameters[name] for name in described}
+        self._take(config, towers, graph, load_templates(recipe.templates), checksums)
+
+        @jax.jit
+        def encode(parameters: Parameters, pixels: Float[Array, "n h w 3"]) -> Float[Array, "n gh gw d"]:
+            return encode_patches(bind(graph, parameters), pixels, recipe.patch_features)
+
+        self._encode = encode
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How the pictures are segmented, to be kept with the results."""
+        return {SECTION: dataclasses.asdict(self.config.zero_shot)}
+
+    def segment_arrays(
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | str, batch_size: int = 1
+    ) -> list[Segmentation]:
+        """Segment pictures of any sizes, one after the other: the windows of one are the batch.
+
+        Args:
+            images: RGB.
+            names: as in `segment`.
+            batch_size: not used.
+
+        Returns:
+            One result for each picture. Its confidence is the mean of the windows' softmax over the cosines, which is
+            nearly the same for all classes; in mode "whole" it is (1 + cosine) / 2.
+
+        Raises:
+            UserError: the names cannot be used.
+        """
+        names = self.check_names(names)
+        text, class_mask = self._class_list(names)
+        local = text[:, self.config.model.vision.dim :]
+        recipe, mask = self.config.zero_shot, jnp.asarray(class_mask)
+        results = []
+        for image in images:
+            resized = resize_short_side(image, recipe.short_side, LONGEST_FOR_SIDE)
+            pixels = np.asarray(normalize_pixels(jnp.asarray(resized, jnp.float32) / 255))
+            size = resized.shape[0], resized.shape[1]
+            if recipe.mode == "whole":
+                (cosines,) = self._compare(pixels[None], local)
+                labels, confidence = label_pixels((1 + cosines) / 2, mask, *image.shape[:2])
+            else:
+                corners = plan_windows(*size, recipe.window, recipe.stride)
+                window = window_size(*size, recipe.window)
+                views = Views(self._compare(cut(pixels, corners, window), local), corners, window, size)
+                labels, confidence = label_views(views, mask, *image.shape[:2], softmax="windows")
+            results.append(Segmentation(labels, confidence, names, image, self.recipe))
+        return results
+
+    def _compare(
+        self, windows: Float[np.ndarray, "n height width 3"], local: Float[np.ndarray, "t d"]
+    ) -> Float[Array, "n t h w"]:
+        stretched = stretch(windows, self.config.model.vision.patch_size)
+        parts = [_cosines(self._encode(self._parameters, part), local) for part in batches(stretched)]
+        return jnp.concatenate(parts)[: len(windows)]
+
+
+def encode_patches(
+    towers: DinoTxt, pixels: Float[Array, "n height width 3"], patch_features: PatchFeatures
+) -> Float[Array, "n h w d"]:
+    """Patch features of unit length.
+
+    Args:
+        towers: with their parameters.
+        pixels: normalised; the sides are multiples of the patch size.
+        patch_features: "head": after dinov3.txt's vision head; "backbone": the normalised features before it, which
+            the published notebook uses.
+    """
+    features = towers.vision(pixels)
+    return l2_normalize(features.patches if patch_features == "head" else features.backbone_patches)
+
+
+@jax.jit
+def _cosines(patches: Float[Array, "n h w d"], local: Float[Array, "t d"]) -> Float[Array, "n t h w"]:
+    return jnp.einsum("nhwd,td->nthw", patches, local, precision=jax.lax.Precision.HIGHEST)
+
+
+def describe_zero_shot(recipe: ZeroShotConfig) -> str:
+    """The recipe in words, which goes with every result."""
+    features = {"backbone": "the backbone's patches", "head": "the vision head's patches"}[recipe.patch_features]
+    seen = {"slide": f"windows of {recipe.window} pixels every {recipe.stride}", "whole": "the picture as a whole"}
+    return (
+        f"Zero-shot dinov3.txt: {features}, {seen[recipe.mode]}, short side {recipe.short_side}, "
+        f"{len(load_templates(recipe.templates))} prompts a name ({recipe.templates})."
+    )
+
+
+def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int, longest: float) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Pillow's bicubic resize to a short side of `size` pixels, the long side cut to a pixel.
+
+    Where the long side would exceed `longest` times `size`, both sides shrink [ours].
+    """
+    height, width = image.shape[:2]
+    short, long = min(height, width), max(height, width)
+    scaled = (size, int(size * long / short))
+    if scaled[1] > longest * size:
+        scaled = (max(int(longest * size * short / long), 1), int(longest * size))
+    rows, columns = scaled if height <= width else scaled[::-1]
+    return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC))
+
+
+def stretch(windows: Float[np.ndarray, "n h w 3"], patch_size: int) -> Float[Array, "n h2 w2 3"]:
+    """Bring both sides to the next multiple of the patch size; bicubic, see `layers.resize_cubic`."""
+    height, width = (-(-side // patch_size) * patch_size for side in windows.shape[1:3])
+    return resize_cubic(jnp.asarray(windows), height, width)
