@@ -10,6 +10,9 @@ from absl import flags
 # the scripts that tests start inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
+# Tests leave the caches of whoever runs them alone.
+os.environ["DINOV3SEG_CACHE"] = "off"
+
 # grain reads absl flags, in worker processes too, and refuses unless someone has parsed them.
 flags.FLAGS.mark_as_parsed()
 

@@ -1,18 +1,22 @@
 """Text embeddings of class names (§1): prompts, their mean over the templates, and a memory of what was embedded."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from tqdm import tqdm
 
+from dinov3seg_jax.inference.embedding_cache import EmbeddingCache
 from dinov3seg_jax.models.parameters import Parameters, bind
-from dinov3seg_jax.text.prompts import prompt_tokens
+from dinov3seg_jax.text.prompts import cut_padding, prompt_name, prompt_tokens
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 LENGTH_STEP = 8
 PROMPTS_AT_ONCE = 256
+NAMES_AT_ONCE = 64
 
 
 def bucket(count: int) -> int:
@@ -32,15 +36,32 @@ def average_templates(embeddings: Float[np.ndarray, "t p d2"]) -> Float[np.ndarr
     return (means / np.maximum(lengths, 1e-12)).reshape(t, d2)
 
 
-class ClassEmbeddings:
-    """Embeds class names with one text tower and one set of templates; each name only once."""
+def _spoken(name: str) -> str:
+    """What the tokenizer makes a difference of: names that share it share an embedding, to the last bit."""
+    return " ".join(prompt_name(name).lower().split())
 
-    def __init__(self, graph: nnx.GraphDef, parameters: Parameters, templates: Sequence[str], context_length: int):
+
+class ClassEmbeddings:
+    """Embeds class names with one text tower and one set of templates; each name only once.
+
+    With a cache, once for good: what another run embedded is read, and what is new is kept.
+    """
+
+    def __init__(
+        self,
+        graph: nnx.GraphDef,
+        parameters: Parameters,
+        templates: Sequence[str],
+        context_length: int,
+        open_cache: Callable[[], EmbeddingCache | None] = lambda: None,
+    ):
+        """`open_cache` is called when the first name is embedded: a checksum of all parameters takes its time."""
         self.templates = tuple(templates)
         self.context_length = context_length
         self.tokenizer = Tokenizer()
         self._parameters = parameters
         self._known: dict[str, np.ndarray] = {}
+        self._cache = functools.cache(open_cache)
 
         @jax.jit
         def encode(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
@@ -50,18 +71,36 @@ class ClassEmbeddings:
 
     def __call__(self, names: Sequence[str]) -> Float[np.ndarray, "t d2"]:
         """Embed names that `text.prompts.check_names` has accepted: [global half | local half], each of length 1."""
-        new = [name for name in dict.fromkeys(names) if name not in self._known]
+        spoken = [_spoken(name) for name in names]
+        new = [name for name in dict.fromkeys(spoken) if name not in self._known]
         if new:
-            self._known.update(zip(new, self._embed(new), strict=True))
-        return np.stack([self._known[name] for name in names])
+            tokens = prompt_tokens(new, self.templates, self.context_length)
+            cache = self._cache()
+            if cache is not None:
+                rows = ((name, cache.read(prompts)) for name, prompts in zip(new, tokens, strict=True))
+                self._known.update((name, row) for name, row in rows if row is not None)
+            missing = [place for place, name in enumerate(new) if name not in self._known]
+            for start in tqdm(range(0, len(missing), NAMES_AT_ONCE), desc="class names", delay=5, leave=False):
+                places = missing[start : start + NAMES_AT_ONCE]
+                for place, row in zip(places, self._embed(tokens[places]), strict=True):
+                    self._known[new[place]] = row
+                    if cache is not None:  # at once: what an interruption leaves is not lost
+                        cache.write(tokens[place], row)
+        return np.stack([self._known[name] for name in spoken])
 
-    def _embed(self, names: Sequence[str]) -> np.ndarray:
-        tokens = prompt_tokens(names, self.templates, self.context_length)
-        tokens = tokens.reshape(-1, tokens.shape[-1])
+    def _embed(self, tokens: Int[np.ndarray, "t p length"]) -> Float[np.ndarray, "t d2"]:
+        """Batches of one size, or of a bucket if one is enough; short prompts go together and are cut to their length.
+
+        So whatever the list, there are as many programs as lengths in steps of 8.
+        """
+        t, p, _ = tokens.shape
+        prompts = tokens.reshape(t * p, -1)
+        order = np.argsort(prompts.argmax(axis=1), kind="stable")  # where they end
+        size = min(PROMPTS_AT_ONCE, bucket(len(prompts)))
         rows = []
-        for start in range(0, len(tokens), PROMPTS_AT_ONCE):
-            part = tokens[start : start + PROMPTS_AT_ONCE]
-            filled = np.pad(part, ((0, bucket(len(part)) - len(part)), (0, 0)), mode="edge")
+        for start in range(0, len(prompts), size):
+            part = order[start : start + size]
+            filled = np.pad(cut_padding(prompts[part]), ((0, size - len(part)), (0, 0)), mode="edge")
             rows.append(np.asarray(self._encode(self._parameters, filled))[: len(part)])
-        embeddings = np.concatenate(rows)
-        return average_templates(embeddings.reshape(len(names), len(self.templates), -1))
+        embeddings = np.concatenate(rows)[np.argsort(order)]
+        return average_templates(embeddings.reshape(t, p, -1))

@@ -14,12 +14,17 @@ from jaxtyping import Array, Bool, Float
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
 Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
 
+LONG = 256  # tokens
 NORM_EPSILON = 1e-5  # DINOv3, dinov3.txt and CAT-Seg; SAM uses 1e-6. Flax's own default is 1e-6.
 
 
 def gelu(x: Array) -> Array:
-    """The exact (erf) GELU of every released model; JAX's default is the tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact (erf) GELU of every released model, in float32; JAX's default is the tanh approximation.
+
+    In PyTorch's form: JAX's own exact one goes through erfc, which takes several times as long on a CPU.
+    """
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def normal(deviation: float) -> Initializer:
@@ -118,6 +123,35 @@ class GroupNorm(nnx.GroupNorm):
         )
 
 
+def attend(
+    query: Float[Array, "b n heads d"], key: Float[Array, "b m heads d"], value: Float[Array, "b m heads d"]
+) -> Float[Array, "b n heads d"]:
+    """softmax(q k / sqrt(d)) v. On a CPU, long sequences go head by head (see `_attend_by_head`)."""
+    if key.shape[1] < LONG:
+        return jax.nn.dot_product_attention(query, key, value)
+    return jax.lax.platform_dependent(
+        query, key, value, cpu=_attend_by_head, default=lambda q, k, v: jax.nn.dot_product_attention(q, k, v)
+    )
+
+
+def _attend_by_head(query: Array, key: Array, value: Array) -> Array:
+    """One head of one image at a time, so that its scores stay in the cache: 2 to 4 times as fast from `LONG` on.
+
+    Scores and softmax are float32, whatever the dtype; the sum divides the d channels instead of the m weights.
+    """
+    b, _, heads, d = query.shape
+
+    def attend_once(head: tuple[Array, Array, Array]) -> Array:
+        query, key, value = head
+        scores = jnp.matmul(query, key.T, preferred_element_type=jnp.float32) / math.sqrt(d)
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+        mixed = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+        return (mixed / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
+
+    rows = tuple(x.swapaxes(1, 2).reshape(b * heads, -1, d) for x in (query, key, value))
+    return jax.lax.map(attend_once, rows).reshape(b, heads, -1, d).swapaxes(1, 2)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention; query, key and value are separate so that each can train by itself (§1)."""
 
@@ -140,7 +174,10 @@ class Attention(nnx.Module):
         query, key, value = self.project(x)
         if rotate is not None:
             query, key = rotate(query), rotate(key)
-        return self.out(jax.nn.dot_product_attention(query, key, value, is_causal=causal).reshape(x.shape))
+        attended = (
+            jax.nn.dot_product_attention(query, key, value, is_causal=True) if causal else attend(query, key, value)
+        )
+        return self.out(attended.reshape(x.shape))
 
 
 class Mlp(nnx.Module):
@@ -247,6 +284,11 @@ def run_stack(
     return jax.lax.scan(jax.checkpoint(step) if remat else step, x, layers)[0]
 
 
+def recomputed(call: Callable[..., Array], remat: bool) -> Callable[..., Array]:
+    """`call`, whose backward pass recomputes it, if `remat`, instead of keeping its activations."""
+    return jax.checkpoint(lambda *arguments: call(*arguments)) if remat else call
+
+
 class Upsample(nnx.Module):
     """Transposed convolution whose stride equals its kernel: every cell becomes a factor x factor patch."""
 
@@ -270,6 +312,32 @@ def resize_linear(x: Float[Array, "b h w c"], height: int, width: int) -> Float[
     if x.shape[1:3] == (height, width):
         return x
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "linear", antialias=False)
+
+
+def cubic_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
+    """The matrix of torch's plain bicubic resize along one axis (DINOv3's specification, section 10.3).
+
+    Half-pixel centres, a = -0.75, no antialiasing; of the four taps those beyond an edge count for the edge. JAX's and
+    Pillow's kernel has a = -0.5.
+    """
+    a = -0.75
+    centres = (np.arange(outputs) + 0.5) * inputs / outputs - 0.5
+    first = np.floor(centres).astype(np.int64) - 1
+    weights = np.zeros((outputs, inputs))
+    for tap in range(4):
+        x = np.abs(centres - (first + tap))
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = ((x - 5) * x + 8) * x * a - 4 * a
+        np.add.at(weights, (np.arange(outputs), np.clip(first + tap, 0, inputs - 1)), np.where(x <= 1, near, far))
+    return weights.astype(np.float32)
+
+
+def resize_cubic(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b height width c"]:
+    """Bicubic as torch's `interpolate` does it, without antialiasing; a no-op at equal size."""
+    if x.shape[1:3] == (height, width):
+        return x
+    rows, columns = cubic_weights(x.shape[1], height), cubic_weights(x.shape[2], width)
+    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def l2_normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:

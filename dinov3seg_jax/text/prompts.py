@@ -155,8 +155,11 @@ def prompt_tokens(
     The text tower is causal and is read at the end token, so the padding that is cut off changes nothing; the step
     keeps the number of shapes, and so of compiled programs, small.
     """
-    tokenizer = Tokenizer()
-    prompts = [fill(template, name) for name in names for template in templates]
-    longest = max(tokenizer.length(prompt) for prompt in prompts)
-    length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, context_length)
-    return tokenizer.tokenize(prompts, context_length)[:, :length].reshape(len(names), len(templates), length)
+    rows = Tokenizer().tokenize([fill(template, name) for name in names for template in templates], context_length)
+    return cut_padding(rows, context_length).reshape(len(names), len(templates), -1)
+
+
+def cut_padding(rows: Int[np.ndarray, "n length"], context_length: int = CONTEXT_LENGTH) -> Int[np.ndarray, "n short"]:
+    """The rows up to the last end token among them, in steps of 8."""
+    longest = int(rows.argmax(axis=1).max()) + 1  # the end token has the largest id
+    return rows[:, : min(-(-longest // LENGTH_STEP) * LENGTH_STEP, context_length)]

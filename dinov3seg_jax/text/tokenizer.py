@@ -95,7 +95,8 @@ class Tokenizer:
 
 def clean(text: str) -> str:
     """Repair mojibake, unescape HTML entities (twice: some are escaped twice), unify whitespace, lower the case."""
-    repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+    plain = text.isascii() and text.isprintable() and "&" not in text  # nothing to repair, and ftfy takes its time
+    repaired = text if plain else html.unescape(html.unescape(ftfy.fix_text(text)))
     return _SPACES.sub(" ", repaired).strip().lower()
 
 

@@ -1,7 +1,11 @@
 """The tokenizer: known ids, its rows, and what holds for every text."""
 
+import html
+
+import ftfy
 import numpy as np
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,6 +73,13 @@ def test_a_missing_table_is_refused(monkeypatch):
     monkeypatch.setattr(tokenizer, "TABLE_FILE", "absent.gz")
     with pytest.raises(UserError, match="install the package again"):
         tokenizer._read_table()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(st.characters(max_codepoint=255), max_size=40) | ANY_TEXT)
+def test_plain_text_needs_no_repair(text):
+    repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+    assert tokenizer.clean(text) == regex.sub(r"\s+", " ", repaired).strip().lower()
 
 
 @settings(deadline=None, max_examples=200)
