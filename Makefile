@@ -43,6 +43,7 @@ lint: setup
 
 bench: setup
 	$(RUN) -m benchmarks.windows
+	$(RUN) -m benchmarks.head --grids 24 --classes 20 171
 
 # After a change of the dependencies in pyproject.toml.
 lock: setup

@@ -22,17 +22,60 @@ def label_pixels(
     Returns:
         The classes' indices, int32, the first of equal ones; and their scores, float32 in [0, 1].
     """
-    columns = bilinear_weights(scores.shape[2], width)
-    columns = np.pad(columns, ((0, -width % SIZE_STEP), (0, 0)))
-    rows = bilinear_weights(scores.shape[1], height)
-    labels, confidence = np.empty((height, width), np.int32), np.empty((height, width), np.float32)
-    for top in range(0, height, STRIP_ROWS):
-        strip = rows[top : top + STRIP_ROWS]
-        padded = np.pad(strip, ((0, -len(strip) % SIZE_STEP), (0, 0)))
-        best, best_score = jax.device_get(_label_strip(scores, class_mask, padded, columns))
-        labels[top : top + len(strip)] = best[: len(strip), :width]
-        confidence[top : top + len(strip)] = best_score[: len(strip), :width]
-    return labels, confidence
+    best = BestClass(height, width)
+    best.update(scores, class_mask)
+    return best.result()
+
+
+class BestClass:
+    """The best class of each pixel of a picture so far, while the scores of a list come a few classes at a time."""
+
+    def __init__(self, height: int, width: int):
+        """`height` and `width` are the picture's."""
+        self.height, self.width = height, width
+        self._tops = range(0, height, STRIP_ROWS)
+        self._best: list[tuple[Array, Array]] = [self._nothing(top) for top in self._tops]
+        self._resize: tuple[list[np.ndarray], np.ndarray] | None = None  # rows of each strip, and columns
+
+    def update(self, scores: Float[Array, "t h w"], class_mask: Bool[Array, " t"], first: int = 0) -> None:
+        """Take in some of the classes, always on a grid of the same size; see `label_pixels`.
+
+        `first` is the index of their first. Of equal scores that of the earlier call, then of the lower index counts.
+        """
+        if self._resize is None:
+            self._resize = self._weights(*scores.shape[1:])
+        rows, columns = self._resize
+        for strip, weights in enumerate(rows):
+            self._best[strip] = _label_strip(self._best[strip], scores, class_mask, first, weights, columns)
+
+    def result(self) -> tuple[Int[np.ndarray, "height width"], Float[np.ndarray, "height width"]]:
+        """The indices and scores of the best classes; see `label_pixels`."""
+        labels = np.empty((self.height, self.width), np.int32)
+        confidence = np.empty((self.height, self.width), np.float32)
+        for top, strip in zip(self._tops, self._best, strict=True):
+            label, score = jax.device_get(strip)
+            wanted = slice(top, min(top + STRIP_ROWS, self.height))
+            labels[wanted] = label[: wanted.stop - top, : self.width]
+            confidence[wanted] = score[: wanted.stop - top, : self.width]
+        return labels, confidence
+
+    def _nothing(self, top: int) -> tuple[Array, Array]:
+        shape = _padded(min(self.height - top, STRIP_ROWS)), _padded(self.width)
+        return jnp.zeros(shape, jnp.int32), jnp.full(shape, -1, jnp.float32)
+
+    def _weights(self, h: int, w: int) -> tuple[list[np.ndarray], np.ndarray]:
+        columns = bilinear_weights(w, self.width)
+        rows = bilinear_weights(h, self.height)
+        strips = [rows[top : top + STRIP_ROWS] for top in self._tops]
+        return [_fill(strip) for strip in strips], _fill(columns)
+
+
+def _padded(length: int) -> int:
+    return -(-length // SIZE_STEP) * SIZE_STEP
+
+
+def _fill(weights: np.ndarray) -> np.ndarray:
+    return np.pad(weights, ((0, _padded(len(weights)) - len(weights)), (0, 0)))
 
 
 def bilinear_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
@@ -43,8 +86,10 @@ def bilinear_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs in
 
 @jax.jit
 def _label_strip(
+    best: tuple[Int[Array, "height width"], Float[Array, "height width"]],
     scores: Float[Array, "t h w"],
     class_mask: Bool[Array, " t"],
+    first: Int[Array, ""],
     rows: Float[Array, "height h"],
     columns: Float[Array, "width w"],
 ) -> tuple[Int[Array, "height width"], Float[Array, "height width"]]:
@@ -55,8 +100,5 @@ def _label_strip(
         better = allowed & (resized > score)
         return (jnp.where(better, index, label), jnp.where(better, resized, score)), None
 
-    shape = rows.shape[0], columns.shape[0]
-    nothing = jnp.zeros(shape, jnp.int32), jnp.full(shape, -1, jnp.float32)
-    classes = jnp.arange(scores.shape[0], dtype=jnp.int32)
-    (label, score), _ = jax.lax.scan(keep_best, nothing, (classes, scores, class_mask))
-    return label, score
+    classes = first + jnp.arange(scores.shape[0], dtype=jnp.int32)
+    return jax.lax.scan(keep_best, best, (classes, scores, class_mask))[0]

@@ -1,6 +1,7 @@
 """Local-global inference (§7): windows for detail, the whole picture for context, as pure functions of arrays."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from PIL import Image
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.windows import gather, merge, plan_windows, window_size
+from dinov3seg_jax.models.chunked import Scene, prepare
 from dinov3seg_jax.models.layers import resize_linear
 from dinov3seg_jax.models.segmenter import ImageFeatures, SegmentationModel
 
@@ -22,8 +24,11 @@ def check_inference(config: InferenceConfig, patch_size: int) -> None:
     """Refuse sizes that do not fall on the patch grid, where windows' features could not be merged.
 
     Raises:
-        UserError: a size in use is no multiple of the patch size, or the stride leaves gaps between the windows.
+        UserError: the mode is that of a linear head, a size in use is no multiple of the patch size, or the stride
+            leaves gaps between the windows.
     """
+    if config.mode == "slide":
+        raise UserError("inference.mode 'slide' is for a linear head only; set it to 'local_global' or 'whole'")
     of_windows = () if config.mode == "whole" else ("window", "stride", "global_size")
     for option in ("image_size", *of_windows):
         value = getattr(config, option)
@@ -113,6 +118,38 @@ def score_classes(
     return blend_logits(local.reshape(b, n, *local.shape[1:]), whole, corners, shape, overview, size)
 
 
+def prepare_scenes(
+    model: SegmentationModel, images: Float[Array, "b height width 3"], config: InferenceConfig
+) -> tuple[Scene, ...]:
+    """What `score_classes` knows before it sees a class: one scene, or with `fusion = "logits"` windows and whole."""
+    size = images.shape[1], images.shape[2]
+    if config.mode == "whole":
+        return (prepare(model, images, model.encode_image(images)),)
+    corners = plan_windows(*size, config.window, config.stride)
+    if config.fusion == "features":
+        return (prepare(model, images, fuse_features(model, images, corners, config)),)
+
+    def encode(views: Array) -> Scene:
+        return prepare(model, views, model.encode_image(views))
+
+    overview = global_size(size, config, model.config.vision.patch_size)
+    windows = gather(images, corners, window_size(*size, config.window))
+    return _in_batches(encode, windows), encode(resize_linear(images, *overview))
+
+
+def score_logits(
+    logits: tuple[Float[Array, "m t h w"], ...], size: tuple[int, int], config: InferenceConfig, patch_size: int
+) -> Float[Array, "b t h2 w2"]:
+    """The scores that `score_classes` returns, from the logits of each of the `prepare_scenes`."""
+    if len(logits) == 1:
+        return jax.nn.sigmoid(logits[0])
+    local, whole = logits
+    corners = plan_windows(*size, config.window, config.stride)
+    local = local.reshape(len(whole), len(corners), *local.shape[1:])
+    overview = global_size(size, config, patch_size)
+    return blend_logits(local, whole, corners, window_size(*size, config.window), overview, size)
+
+
 def global_size(size: tuple[int, int], config: InferenceConfig, patch_size: int) -> tuple[int, int]:
     """Height and width of the global view.
 
@@ -177,13 +214,13 @@ def blend_logits(
     return jnp.moveaxis(by_class, 0, 1)
 
 
-def _in_batches(run: Callable[..., Array], windows: Float[Array, "m wh ww 3"], *others: Array | None) -> Array:
+def _in_batches(run: Callable[..., Any], windows: Float[Array, "m wh ww 3"], *others: Array | None) -> Any:
     """Run all windows, and rows that go with them, at once, or `WINDOWS_AT_ONCE` after another where there are more."""
     if windows.shape[0] <= WINDOWS_AT_ONCE:
         return run(windows, *others)
 
-    def run_one(row: tuple[Array | None, ...]) -> Array:
-        return run(*jax.tree.map(lambda x: x[None], row))[0]
+    def run_one(row: tuple[Array | None, ...]) -> Any:
+        return jax.tree.map(lambda x: x[0], run(*jax.tree.map(lambda x: x[None], row)))
 
     return jax.lax.map(run_one, (windows, *others), batch_size=WINDOWS_AT_ONCE)
 

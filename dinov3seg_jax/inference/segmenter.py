@@ -1,21 +1,26 @@
 """The public door: load a checkpoint, then segment any picture into any classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image, ImageOps
 
+from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config, apply_override, from_dict, to_config_dict
 from dinov3seg_jax.data.images import read_image
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.class_chunks import ClassChunks, ScoredChunk
 from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, bucket
-from dinov3seg_jax.inference.labels import label_pixels
+from dinov3seg_jax.inference.embedding_cache import open_cache
+from dinov3seg_jax.inference.labels import BestClass
 from dinov3seg_jax.inference.local_global import check_inference, resize_image, score_classes
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.parameters import Parameters, bind, build
 from dinov3seg_jax.text.prompts import check_names, parse_names
 
@@ -23,31 +28,49 @@ Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> "Segmenter":
-    """Read a trained model.
+    """Read a model.
 
     Args:
-        path: checkpoint folder, or the folder of a run, whose newest checkpoint is read.
-        overrides: changes of its config like "inference.image_size=320".
+        path: the folder of a run, whose newest checkpoint is read; or of converted dinov3.txt weights, which segment
+            without training (see `inference.zero_shot`).
+        overrides: changes of its config like "inference.image_size=320", or "zero_shot.mode=whole" for dinov3.txt.
 
     Raises:
-        UserError: there is no checkpoint, or an override does not fit.
+        UserError: there is no model, or an override does not fit.
     """
+    if weights.is_converted(path):
+        from dinov3seg_jax.inference import zero_shot
+
+        return zero_shot.load(path, overrides)
     from dinov3seg_jax.training.checkpoint import load_parameters
 
     config, parameters = load_parameters(path)
-    return Segmenter(override_inference(config, overrides), parameters)
+    return of_run(override_inference(config, overrides), parameters)
 
 
-def override_inference(config: Config, overrides: Sequence[str]) -> Config:
-    """Change how a trained model is used: everything else in its config belongs to its parameters.
+def of_run(config: Config, parameters: Parameters) -> "Segmenter":
+    """The segmenter that fits a run's model.
 
     Raises:
-        UserError: an override is not of the form inference.option=value, or its option or value does not fit.
+        UserError: the options of `config.inference` do not fit together.
+    """
+    if not config.model.linear.classes:
+        return Segmenter(config, parameters)
+    from dinov3seg_jax.inference.linear import LinearSegmenter
+
+    return LinearSegmenter(config, parameters)
+
+
+def override_inference(config: Config, overrides: Sequence[str], section: str = "inference") -> Config:
+    """Change how a model is used: everything else in its config belongs to its parameters.
+
+    Raises:
+        UserError: an override is not of the form section.option=value, or its option or value does not fit.
     """
     values = to_config_dict(config).to_dict()
     for text in overrides:
-        if not text.startswith("inference."):
-            raise UserError(f"'{text}' cannot be changed for a trained model; only inference.option=value can")
+        if not text.startswith(f"{section}."):
+            raise UserError(f"'{text}' cannot be changed for a trained model; only {section}.option=value can")
         apply_override(values, text)
     return from_dict(values, origin="the command line")
 
@@ -67,12 +90,7 @@ class Segmenter:
         """
         check_inference(config.inference, config.model.vision.patch_size)
         graph, _ = build(config.model)
-        self.config = config
-        self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
-        self._embed = ClassEmbeddings(
-            graph, self._parameters, config.inference.templates, config.model.text.context_length
-        )
-        self._accepted: dict[tuple[str, ...], tuple[str, ...]] = {}  # checking a thousand names takes a while
+        self._take(config, parameters, graph, config.inference.templates)
 
         @jax.jit
         def score(
@@ -85,6 +103,26 @@ class Segmenter:
             return score_classes(bind(graph, parameters), pixels, text, class_mask, config.inference)
 
         self._score = score
+        self._chunks = ClassChunks(config, graph) if can_chunk(config.model) else None
+
+    def _take(
+        self,
+        config: Config,
+        parameters: Parameters,
+        graph: nnx.GraphDef,
+        templates: Sequence[str],
+        checksums: Mapping[str, str] | None = None,  # of the parameters, where they are known (see `embedding_cache`)
+    ) -> None:
+        self.config = config
+        self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
+        self._embed = ClassEmbeddings(
+            graph,
+            self._parameters,
+            templates,
+            config.model.text.context_length,
+            lambda: open_cache(config.model, self._parameters, checksums),
+        )
+        self._accepted: dict[tuple[str, ...], tuple[str, ...]] = {}  # checking a thousand names takes a while
 
     def segment(self, image: Picture, names: Sequence[str] | str) -> Segmentation:
         """Segment one picture.
@@ -121,7 +159,6 @@ class Segmenter:
             UserError: the names cannot be used.
         """
         names = self.check_names(names)
-        text, class_mask = self._class_list(names)
         options, patch_size = self.config.inference, self.config.model.vision.patch_size
         resized = [resize_image(image, options, patch_size) for image in images]
         same_size: dict[tuple[int, ...], list[int]] = {}
@@ -133,11 +170,12 @@ class Segmenter:
                 batch = group[start : start + batch_size]
                 filled = batch + batch[-1:] * (batch_size - len(batch))
                 pixels = np.stack([resized[index] for index in filled])
-                scores = self._score(self._parameters, pixels, text[None], class_mask[None])
-                for place, index in enumerate(batch):
-                    image = images[index]
-                    labels, confidence = label_pixels(scores[place], jnp.asarray(class_mask), *image.shape[:2])
-                    results[index] = Segmentation(labels, confidence, names, image)
+                best = [BestClass(*images[index].shape[:2]) for index in batch]
+                for first, scores, class_mask in self._score_list(pixels, names):
+                    for place, so_far in enumerate(best):
+                        so_far.update(scores[place], class_mask, first)
+                for index, so_far in zip(batch, best, strict=True):
+                    results[index] = Segmentation(*so_far.result(), names, images[index])
         return [results[index] for index in range(len(images))]
 
     def check_names(self, names: Sequence[str] | str) -> tuple[str, ...]:
@@ -151,6 +189,15 @@ class Segmenter:
             embed = self._embed
             self._accepted[listed] = check_names(listed, embed.tokenizer, embed.templates, embed.context_length)
         return self._accepted[listed]
+
+    def _score_list(self, pixels: UInt8[np.ndarray, "b h w 3"], names: Sequence[str]) -> Iterator[ScoredChunk]:
+        """Scores of all names, a few at a time where the model allows it."""
+        if self._chunks is not None:
+            yield from self._chunks(self._parameters, pixels, self._embed(names))
+        else:
+            text, class_mask = self._class_list(names)
+            scores = self._score(self._parameters, pixels, text[None], class_mask[None])
+            yield ScoredChunk(0, scores, jnp.asarray(class_mask))
 
     def _class_list(self, names: Sequence[str]) -> tuple[Float[np.ndarray, "t d2"], Bool[np.ndarray, " t"]]:
         """Embeddings filled up with zeros to a length that lists share, and which entries are names."""

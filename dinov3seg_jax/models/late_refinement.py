@@ -1,6 +1,7 @@
 """Late refinement (§4): (spatial block, class block), applied in succession, after CAT-Seg."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,24 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.config import LateRefinementConfig
-from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, masked_attention
+from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, masked_attention, recomputed
 
 LINEAR_ATTENTION_EPSILON = 1e-6
+FULL_ATTENTION_SCORES = 2**26  # of full class attention at once; more positions run one batch after the other
+
+
+class GuidedHalf(NamedTuple):
+    """The part of one window attention's queries and keys that comes from the guidance: the same for every class."""
+
+    query: Float[Array, "b 1 h w d"]
+    key: Float[Array, "b 1 h w d"]
+
+
+class ClassSums(NamedTuple):
+    """All that linear attention knows of the class list: sums over its classes, per position and head, float32."""
+
+    products: Float[Array, "b h w n d d"]  # of keys and values
+    keys: Float[Array, "b h w n d"]
 
 
 def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Bool[np.ndarray, "windows n n"] | None:
@@ -42,7 +58,7 @@ class WindowAttention(nnx.Module):
     """Attention inside windows; guidance joins queries and keys but not values.
 
     A dense layer on a concatenation is a sum of two dense layers; the guidance half does not depend on the class and
-    is computed once for all of them.
+    is computed once for all of them (`project_guidance`).
     """
 
     def __init__(
@@ -57,18 +73,20 @@ class WindowAttention(nnx.Module):
             self.key_guidance = Linear(guidance_dim, dim, bias=False, dtype=dtype, rngs=rngs)
         self.out = Linear(dim, dim, dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b 1 h w g"] | None
-    ) -> Float[Array, "b t h w d"]:
+    def project_guidance(self, guidance: Float[Array, "b 1 h w g"]) -> GuidedHalf:
+        """What the guidance adds to queries and keys."""
+        return GuidedHalf(self.query_guidance(guidance), self.key_guidance(guidance))
+
+    def __call__(self, x: Float[Array, "b t h w d"], half: GuidedHalf | None) -> Float[Array, "b t h w d"]:
         b, t, h, w, d = x.shape
         window = min(self.window, h, w)
         shift = 0 if min(h, w) <= self.window else self.shift
         query, key, value = self.query(x), self.key(x), self.value(x)
-        if guidance is not None:
-            query, key = query + self.query_guidance(guidance), key + self.key_guidance(guidance)
+        if half is not None:
+            query, key = query + half.query, key + half.key
         mask = shifted_window_mask(h, w, window, shift)
         query, key, value = (self._cut(part, window, shift) for part in (query, key, value))
-        allowed = None if mask is None else jnp.asarray(np.tile(mask, (b * t, 1, 1))[:, None])
+        allowed = None if mask is None else jnp.tile(mask, (b * t, 1, 1))[:, None]
         attended = masked_attention(query, key, value, allowed)
         return self.out(self._stitch(attended, (b, t, h, w, d), window, shift))
 
@@ -106,7 +124,11 @@ class SwinBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b 1 h w g"] | None
     ) -> Float[Array, "b t h w d"]:
-        x = x + self.attention(self.norm1(x), guidance)
+        return self.refine(x, None if guidance is None else self.attention.project_guidance(guidance))
+
+    def refine(self, x: Float[Array, "b t h w d"], half: GuidedHalf | None) -> Float[Array, "b t h w d"]:
+        """The block, its guidance already projected."""
+        x = x + self.attention(self.norm1(x), half)
         return x + self.ffn(self.norm2(x))
 
 
@@ -116,6 +138,7 @@ class SpatialRefinementBlock(nnx.Module):
     def __init__(self, config: LateRefinementConfig, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         """`guidance_dim` is the width of the projected guidance; 0 for none."""
         d, heads, window = config.dim, config.heads, config.window
+        self.remat = config.remat
         if guidance_dim:
             self.guidance_norm = LayerNorm(guidance_dim, dtype=dtype, rngs=rngs)
         self.windowed = SwinBlock(d, heads, window, 0, guidance_dim, dtype=dtype, rngs=rngs)
@@ -124,8 +147,20 @@ class SpatialRefinementBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b h w g"] | None
     ) -> Float[Array, "b t h w d"]:
-        shared = None if guidance is None else self.guidance_norm(guidance)[:, None]
-        return self.shifted(self.windowed(x, shared), shared)
+        return self.refine(x, None if guidance is None else self.project_guidance(guidance))
+
+    def project_guidance(self, guidance: Float[Array, "b h w g"]) -> tuple[GuidedHalf, GuidedHalf]:
+        """What the guidance adds to the queries and keys of both Swin blocks."""
+        shared = self.guidance_norm(guidance)[:, None]
+        return self.windowed.attention.project_guidance(shared), self.shifted.attention.project_guidance(shared)
+
+    def refine(
+        self, x: Float[Array, "b t h w d"], halves: tuple[GuidedHalf, GuidedHalf] | None
+    ) -> Float[Array, "b t h w d"]:
+        """The block, its guidance already projected."""
+        first, second = halves or (None, None)
+        x = recomputed(self.windowed.refine, self.remat)(x, first)
+        return recomputed(self.shifted.refine, self.remat)(x, second)
 
 
 class ClassAttention(nnx.Module):
@@ -146,24 +181,44 @@ class ClassAttention(nnx.Module):
         guidance: Float[Array, "b t g"] | None,
         class_mask: Bool[Array, "b t"] | None,
     ) -> Float[Array, "b t h w d"]:
-        query, key, value = self.query(x), self.key(x), self.value(x)
-        if guidance is not None:
-            spread = guidance[:, :, None, None]
-            query, key = query + self.query_guidance(spread), key + self.key_guidance(spread)
-        shape = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
-        attend = self._linear if self.kind == "linear" else self._full
-        return attend(query.reshape(shape), key.reshape(shape), value.reshape(shape), class_mask).reshape(x.shape)
+        if self.kind == "full":
+            key, value = self._project(x, guidance, self.key, "key_guidance"), self._split(self.value(x))
+            query = self._project(x, guidance, self.query, "query_guidance")
+            return self._full(query, key, value, class_mask).reshape(x.shape)
+        return self.read(x, guidance, self.sum_up(x, guidance, class_mask))
 
-    def _linear(self, query: Array, key: Array, value: Array, class_mask: Array | None) -> Array:
-        """Kernel attention with phi = elu + 1: one matrix and one vector per position and head, whatever t is."""
-        query, key = jax.nn.elu(query) + 1, jax.nn.elu(key) + 1
+    def sum_up(
+        self,
+        x: Float[Array, "b t h w d"],
+        guidance: Float[Array, "b t g"] | None,
+        class_mask: Bool[Array, "b t"] | None,
+    ) -> ClassSums:
+        """What linear attention has to know of these classes: those of a whole list are the sums of its parts'."""
+        key = jax.nn.elu(self._project(x, guidance, self.key, "key_guidance")) + 1
         if class_mask is not None:
             key = key * class_mask[:, :, None, None, None, None].astype(key.dtype)
-        state = jnp.einsum("bthwnd,bthwne->bhwnde", key, value)
-        total = key.sum(axis=1)
-        numerator = jnp.einsum("bthwnd,bhwnde->bthwne", query, state)
-        denominator = jnp.einsum("bthwnd,bhwnd->bthwn", query, total)
-        return numerator / (denominator[..., None] + LINEAR_ATTENTION_EPSILON)
+        value = self._split(self.value(x))
+        products = jnp.einsum("bthwnd,bthwne->bhwnde", key, value, preferred_element_type=jnp.float32)
+        return ClassSums(products, key.sum(axis=1, dtype=jnp.float32))
+
+    def read(
+        self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b t g"] | None, sums: ClassSums
+    ) -> Float[Array, "b t h w d"]:
+        """Linear attention with phi = elu + 1: every class asks the sums over all of them."""
+        query = (jax.nn.elu(self._project(x, guidance, self.query, "query_guidance")) + 1).astype(jnp.float32)
+        numerator = jnp.einsum("bthwnd,bhwnde->bthwne", query, sums.products)
+        denominator = jnp.einsum("bthwnd,bhwnd->bthwn", query, sums.keys)
+        attended = numerator / (denominator[..., None] + LINEAR_ATTENTION_EPSILON)
+        return attended.reshape(x.shape).astype(x.dtype)
+
+    def _project(self, x: Array, guidance: Array | None, project: Linear, guided: str) -> Array:
+        projected = project(x)
+        if guidance is not None:
+            projected = projected + getattr(self, guided)(guidance[:, :, None, None])
+        return self._split(projected)
+
+    def _split(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
 
     def _full(self, query: Array, key: Array, value: Array, class_mask: Array | None) -> Array:
         b, t, h, w, n, d = query.shape
@@ -171,7 +226,15 @@ class ClassAttention(nnx.Module):
             part.transpose(0, 2, 3, 1, 4, 5).reshape(b * h * w, t, n, d) for part in (query, key, value)
         )
         allowed = None if class_mask is None else jnp.repeat(class_mask, h * w, axis=0)[:, None, None]
-        attended = masked_attention(query, key, value, allowed)
+        at_once = max(FULL_ATTENTION_SCORES // (n * t * t), 1)
+        if at_once >= b * h * w:
+            attended = masked_attention(query, key, value, allowed)
+        else:
+
+            def attend_at(position: tuple[Array, Array, Array, Array | None]) -> Array:
+                return masked_attention(*jax.tree.map(lambda part: part[None], position))[0]
+
+            attended = jax.lax.map(attend_at, (query, key, value, allowed), batch_size=at_once)
         return attended.reshape(b, h, w, t, n, d).transpose(0, 3, 1, 2, 4, 5)
 
 
@@ -206,20 +269,46 @@ class ClassRefinementBlock(nnx.Module):
         x: Float[Array, "b t h w d"],
         guidance: Float[Array, "b t g"] | None,
         class_mask: Bool[Array, "b t"] | None = None,
+        sums: ClassSums | None = None,
     ) -> Float[Array, "b t h w d"]:
-        """`class_mask` False marks entries that fill the list up to a static length; they are ignored."""
+        """Refine all classes, or some.
+
+        Args:
+            x: their maps.
+            guidance: their projected text.
+            class_mask: False marks entries that fill the list up to a static length; they are ignored.
+            sums: for linear attention, over the whole list where these are not all of it (see `sum_up`).
+        """
         pooled = average_pool(x, self.config.pooling, self.config.pooling)
-        y = self.mix(pooled, guidance, class_mask)
+        y = self.mix(pooled, guidance, class_mask, sums)
         # CAT-Seg adds y, which holds the pooled input already, to the unpooled input.
         update = y if self.config.doubled_residual else y - pooled
         return x + resize_aligned(update, x.shape[2], x.shape[3])
 
+    def sum_up(
+        self,
+        x: Float[Array, "b t h w d"],
+        guidance: Float[Array, "b t g"] | None,
+        class_mask: Bool[Array, "b t"] | None = None,
+    ) -> ClassSums:
+        """What the linear attention of this block has to know of some of the classes."""
+        pooled = average_pool(x, self.config.pooling, self.config.pooling)
+        return self.attention.sum_up(self.norm1(pooled), guidance, class_mask)
+
     def mix(
-        self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b t g"] | None, class_mask: Array | None = None
+        self,
+        x: Float[Array, "b t h w d"],
+        guidance: Float[Array, "b t g"] | None,
+        class_mask: Bool[Array, "b t"] | None = None,
+        sums: ClassSums | None = None,
     ) -> Float[Array, "b t h w d"]:
         """The transformer block over the classes, on the pooled grid."""
-        padded, guidance, class_mask = self._pad(x, guidance, class_mask)
-        y = padded + self.attention(self.norm1(padded), guidance, class_mask)
+        if sums is not None:
+            padded, attended = x, self.attention.read(self.norm1(x), guidance, sums)
+        else:
+            padded, guidance, class_mask = self._pad(x, guidance, class_mask)
+            attended = self.attention(self.norm1(padded), guidance, class_mask)
+        y = padded + attended
         return (y + self.ffn(self.norm2(y)))[:, : x.shape[1]]
 
     def _pad(
@@ -291,5 +380,5 @@ class LateRefinement(nnx.Module):
             class_mask: False for entries that only fill the class list up.
         """
         for spatial, classes in zip(self.spatial, self.classes, strict=True):
-            x = classes(spatial(x, appearance), text, class_mask)
+            x = recomputed(classes, classes.config.remat)(spatial(x, appearance), text, class_mask)
         return x

@@ -181,6 +181,8 @@ def refine_best(
     return everything.at[jnp.arange(b)[:, None], kept].set(logits)
 
 
-def normalize_pixels(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """From [0, 1] to the mean 0 and deviation 1 of ImageNet, which DINOv3 (LVD-1689M) and SAM share."""
-    return (images - MEAN) / DEVIATION
+def normalize_pixels(
+    images: Float[Array, "b h w 3"], mean: np.ndarray = MEAN, deviation: np.ndarray = DEVIATION
+) -> Float[Array, "b h w 3"]:
+    """From [0, 1] to mean 0 and deviation 1, by default those of ImageNet, which DINOv3 (LVD-1689M) and SAM share."""
+    return (images - mean) / deviation

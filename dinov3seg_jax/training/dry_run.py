@@ -27,6 +27,7 @@ PARTS = {
     "project_text": "text projection",
     "late": "late refinement",
     "decoder": "decoder",
+    "linear": "linear head",
 }
 
 

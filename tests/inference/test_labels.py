@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.inference import labels
-from dinov3seg_jax.inference.labels import bilinear_weights, label_pixels
+from dinov3seg_jax.inference.labels import BestClass, bilinear_weights, label_pixels
 
 
 def interpolate(grid, height, width):
@@ -39,3 +39,17 @@ def test_the_first_of_equal_classes_wins():
 
 def test_weights_of_an_equal_size_are_the_identity():
     np.testing.assert_array_equal(bilinear_weights(5, 5), np.eye(5))
+
+
+def test_classes_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(labels, "STRIP_ROWS", 64)
+    scores = np.random.default_rng(0).random((7, 5, 6), np.float32)
+    scores[5] = scores[1]  # of equal ones the first counts
+    allowed = np.array([True, True, False, True, True, True, True])
+    best = BestClass(100, 70)
+    for first in range(0, 7, 3):
+        part = slice(first, first + 3)
+        filled = np.pad(scores[part], ((0, 3 - len(scores[part])), (0, 0), (0, 0)), constant_values=9)
+        best.update(filled, np.pad(allowed[part], (0, 3 - len(scores[part]))), first)
+    for ours, expected in zip(best.result(), label_pixels(scores, allowed, 100, 70), strict=True):
+        np.testing.assert_array_equal(ours, expected)

@@ -45,24 +45,25 @@ def test_filling_the_class_list_up_changes_nothing(model, config, parameters):
     assert text.shape == (8, 64)
     assert class_mask.tolist() == 5 * [True] + 3 * [False]
     pixels = resize_image(PICTURE, config.inference, 16)[None]
-    filled = model._score(model._parameters, pixels, text[None], class_mask[None])
+    (chunk,) = model._chunks(model._parameters, pixels, model._embed(NAMES))
+    assert chunk.class_mask.tolist() == class_mask.tolist()
     exact = jax.jit(
         lambda parameters: score_classes(
             bind(graph, parameters), pixels.astype(np.float32) / 255, text[None, :5], None, config.inference
         )
     )(parameters)
-    np.testing.assert_allclose(filled[:, :5], exact, atol=1e-5)
+    np.testing.assert_allclose(chunk.scores[:, :5], exact, atol=1e-5)
 
 
 def test_pictures_of_several_sizes_in_batches(model):
     pictures = [PICTURE, PICTURE[:30], PICTURE[:, :20]]
     one_by_one = [model.segment(picture, NAMES) for picture in pictures]
-    programs = model._score._cache_size()
+    programs = model._chunks._start._cache_size()
     batched = model.segment_arrays(pictures, NAMES, batch_size=2)
     for alone, together in zip(one_by_one, batched, strict=True):
         np.testing.assert_allclose(together.confidence, alone.confidence, atol=1e-5)
         assert (together.labels == alone.labels).mean() > 0.999
-    assert model._score._cache_size() == programs + 1, "the last batch is filled up"
+    assert model._chunks._start._cache_size() == programs + 1, "the last batch is filled up"
     assert model.segment_arrays([], NAMES) == []
 
 

@@ -1,0 +1,163 @@
+"""Late refinement and decoder for some of the classes at a time (§4, §5), in memory that a long list does not raise.
+
+Classes meet nowhere but in the class blocks, and there linear attention knows of the others only sums over all of them
+(`ClassSums`). So one pass over the chunks of a list collects the sums of a class block, the next pass goes through that
+block with them and collects the next one's, and the last pass decodes. Between two passes the maps of a chunk are kept,
+or computed anew from the correlation: that is 1.7 times the arithmetic for two layers, and no memory per class.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dinov3seg_jax.config import LateRefinementConfig, ModelConfig
+from dinov3seg_jax.models.correlation import correlate
+from dinov3seg_jax.models.late_refinement import ClassSums, GuidedHalf
+from dinov3seg_jax.models.segmenter import ImageFeatures, SegmentationModel
+
+Sums = tuple[ClassSums, ...]  # of the first class blocks, over the whole list
+
+
+class Scene(NamedTuple):
+    """What of an image depends on no class, ready for the head."""
+
+    refined: Float[Array, "b h w d"]  # patches after the early refinement
+    halves: tuple[tuple[GuidedHalf, GuidedHalf] | None, ...]  # for each spatial block
+    guided: tuple[Float[Array, "b h2 w2 o1"], Float[Array, "b h4 w4 o2"]] | None  # for the decoder
+
+
+class Chunk(NamedTuple):
+    """Some of the classes; every chunk of a list has the same length, so that they share a program."""
+
+    text: Float[Array, "b t d2"]
+    class_mask: Bool[Array, "b t"]
+
+
+class Collect(Protocol):
+    """`collect` with its model and scene; `keep` False returns None in place of the maps."""
+
+    def __call__(
+        self, chunk: Chunk, sums: Sums, kept: Array | None, total: ClassSums, *, keep: bool
+    ) -> tuple[Array | None, ClassSums]: ...
+
+
+class Decode(Protocol):
+    """`decode` with its model and scene."""
+
+    def __call__(self, chunk: Chunk, sums: Sums, kept: Array | None) -> Float[Array, "b t h4 w4"]: ...
+
+
+def can_chunk(config: ModelConfig) -> bool:
+    """Whether sums are all that the classes share: so with linear attention, but not with CAT-Seg's filled up lists."""
+    late = config.late
+    return not late.enabled or (late.class_attention == "linear" and not late.pad_classes and not late.max_classes)
+
+
+def prepare(model: SegmentationModel, images: Float[Array, "b height width 3"], features: ImageFeatures) -> Scene:
+    """Everything that is computed once, however many classes there are."""
+    refined = model.refine_early(images, features.patches)
+    guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
+    blocks = model.late.spatial if model.config.late.enabled else ()
+    if guidance is None:
+        return Scene(refined, (None,) * len(blocks), None)
+    halves = tuple(block.project_guidance(guidance.appearance) for block in blocks)
+    return Scene(refined, halves, model.decoder.project_guidance(guidance.decoder))
+
+
+def collect(
+    model: SegmentationModel,
+    scene: Scene,
+    chunk: Chunk,
+    sums: Sums,
+    kept: Float[Array, "b t h w d"] | None,
+    total: ClassSums,
+) -> tuple[Float[Array, "b t h w d"], ClassSums]:
+    """What the next class block has to know of a chunk.
+
+    Args:
+        model: one that `can_chunk`.
+        scene: of `prepare`.
+        chunk: some of the classes.
+        sums: of the class blocks that are behind them.
+        kept: what this returned for the chunk in the pass before; None to compute it anew, or in the first pass.
+        total: the sums of the chunks before this one in this pass; at first `no_sums`.
+
+    Returns:
+        The chunk's maps as they enter the class block, and its sums added to `total`.
+    """
+    maps = _advance(model, scene, chunk, sums, kept)
+    own = model.late.classes[len(sums)].sum_up(maps, _project_text(model, chunk), chunk.class_mask)
+    return maps, ClassSums(total.products + own.products, total.keys + own.keys)
+
+
+def decode(
+    model: SegmentationModel, scene: Scene, chunk: Chunk, sums: Sums, kept: Float[Array, "b t h w d"] | None
+) -> Float[Array, "b t h4 w4"]:
+    """The logits of a chunk, once the sums of every class block are known; see `collect`."""
+    logits = model.decoder.decode(_advance(model, scene, chunk, sums, kept), scene.guided)
+    if model.config.decoder.correlation_skip:
+        logits = logits + model.correlation_skip(_correlate(model, scene, chunk), *logits.shape[2:])
+    return logits
+
+
+def no_sums(config: LateRefinementConfig, scene: Scene) -> ClassSums:
+    """The sums over no class at all."""
+    b, h, w, _ = scene.refined.shape
+    shape = (b, h // config.pooling, w // config.pooling, config.heads, config.dim // config.heads)
+    return ClassSums(jnp.zeros((*shape, shape[-1]), jnp.float32), jnp.zeros(shape, jnp.float32))
+
+
+def decode_chunks(
+    collect: Collect, decode: Decode, chunks: Sequence[Chunk], nothing: ClassSums, layers: int, *, keep: bool
+) -> Iterator[Float[Array, "b t h4 w4"]]:
+    """The logits of one chunk after the other.
+
+    Args:
+        collect, decode: the functions above, bound to a model and a scene and compiled.
+        chunks: the class list.
+        nothing: `no_sums`.
+        layers: how many class blocks there are.
+        keep: hold the maps of all classes from one pass to the next.
+    """
+    sums: Sums = ()
+    kept: list[Array | None] = [None] * len(chunks)
+    for _ in range(layers):
+        total = nothing
+        for index, chunk in enumerate(chunks):
+            kept[index], total = collect(chunk, sums, kept[index], total, keep=keep)
+            jax.block_until_ready(total)  # else the memory of many chunks is claimed ahead
+        sums = (*sums, total)
+    for index, chunk in enumerate(chunks):
+        yield jax.block_until_ready(decode(chunk, sums, kept[index]))
+        kept[index] = None
+
+
+def kept_bytes(config: ModelConfig, classes: int, cells: int) -> int:
+    """What the maps of all classes take between two passes; `cells` of the grids of all images together."""
+    return classes * cells * config.late.dim * jnp.dtype(config.dtype).itemsize if config.late.enabled else 0
+
+
+def _advance(model: SegmentationModel, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None) -> Array:
+    """Maps of the chunk behind the class blocks whose sums are known and, if there is one, the spatial block after."""
+    maps = model.embed_correlation(_correlate(model, scene, chunk)) if kept is None else kept
+    if not model.config.late.enabled:
+        return maps
+    late, projected = model.late, _project_text(model, chunk)
+    if kept is None:
+        maps = late.spatial[0].refine(maps, scene.halves[0])
+    for layer in range(0 if kept is None else len(sums) - 1, len(sums)):
+        maps = late.classes[layer](maps, projected, sums=sums[layer])
+        if layer + 1 < len(late.spatial):
+            maps = late.spatial[layer + 1].refine(maps, scene.halves[layer + 1])
+    return maps
+
+
+def _correlate(model: SegmentationModel, scene: Scene, chunk: Chunk) -> Array:
+    return correlate(scene.refined, chunk.text, model.config.correlation)
+
+
+def _project_text(model: SegmentationModel, chunk: Chunk) -> Array:
+    return jax.nn.relu(model.project_text(chunk.text))

@@ -1,0 +1,72 @@
+"""Class lists chunk by chunk: the scores of all at once, programs shared by lists of any length."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dinov3seg_jax.inference.class_chunks import ClassChunks
+from dinov3seg_jax.inference.local_global import score_classes
+from dinov3seg_jax.inference.segmenter import Segmenter
+from dinov3seg_jax.models.parameters import bind, build
+from tests.tiny import MODEL
+
+RNG = np.random.default_rng(0)
+PICTURES = RNG.integers(0, 256, (2, 48, 48, 3), np.uint8)
+TEXT = RNG.standard_normal((5, 64)).astype(np.float32)
+
+
+def with_options(config, **options):
+    return dataclasses.replace(config, inference=dataclasses.replace(config.inference, **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"fusion": "logits"}, *(pytest.param(other, marks=pytest.mark.slow) for other in ({}, {"mode": "whole"}))],
+)
+def test_scores_are_those_of_all_classes_at_once(config, parameters, options):
+    config = with_options(config, class_chunk=2, kept_megabytes=0, **options)
+    graph, _ = build(config.model)
+
+    @jax.jit
+    def at_once(parameters):
+        pixels = PICTURES.astype(np.float32) / 255
+        return score_classes(bind(graph, parameters), pixels, TEXT[None], None, config.inference)
+
+    found = list(ClassChunks(config, graph)(parameters, PICTURES, TEXT))
+    assert [chunk.first for chunk in found] == [0, 2, 4]
+    assert np.concatenate([chunk.class_mask for chunk in found]).tolist() == 5 * [True] + [False]
+    scores = np.concatenate([chunk.scores for chunk in found], axis=1)
+    np.testing.assert_allclose(scores[:, :5], at_once(parameters), atol=1e-5)
+
+
+def test_lists_of_any_length_share_their_programs(config, parameters):
+    segmenter = Segmenter(with_options(config, class_chunk=2), parameters)
+    chunks = segmenter._chunks
+    programs = []
+    for count in (3, 5, 12):
+        names = [f"thing {number}" for number in range(count)]
+        assert segmenter.segment(PICTURES[0], names).labels.max() < count
+        programs.append([step._cache_size() for step in (chunks._start, chunks._collect, chunks._decode)])
+    assert programs[0] == programs[1] == programs[2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "options", "expected"),
+    [
+        (3, {}, (8, True)),
+        (5000, {}, (4096, True)),
+        (5000, {"class_chunk": 16}, (16, True)),
+        (5000, {"class_chunk": 16, "kept_megabytes": 2}, (16, False)),
+        (5000, {"kept_megabytes": 0}, (4096, False)),
+    ],
+)
+def test_plan(monkeypatch, config, parameters, classes, options, expected):
+    """9 cells of 16 channels, 576 bytes a class: 4096 classes are one chunk on a CPU."""
+    config = with_options(config, **options)
+    graph, _ = build(MODEL)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    chunks = ClassChunks(config, graph)
+    scenes = jax.eval_shape(chunks._start, parameters, PICTURES[:1])
+    assert chunks.plan(scenes, classes) == expected
