@@ -22,8 +22,9 @@ def get_config() -> ConfigDict:
     config.data.eval.name = "painted_scenes"
     config.data.eval.split = "eval"
     config.data.eval.size = 200
+    config.data.train.view = 96  # of scenes of 160 pixels
     config.data.crop_size = 96
-    config.data.short_side = (160, 160)
+    config.data.short_side = (96, 96)
     config.data.color_jitter = False  # it would turn a red ball into an orange one
 
     config.train.alignment_steps = 3000  # in place of dinov3.txt's pre-training

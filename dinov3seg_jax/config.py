@@ -157,6 +157,7 @@ class DatasetConfig:
     root: str = ""  # folder on disk, for datasets that live there
     size: NonNegative = 0  # painted scenes: how many
     image_size: Positive = 160  # painted scenes: height and width in pixels
+    view: NonNegative = 0  # painted scenes: side of the part of each that is painted, in pixels; 0: the whole
     seed: NonNegative = 0  # painted scenes
 
 

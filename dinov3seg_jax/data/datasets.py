@@ -61,15 +61,15 @@ def class_names(config: DatasetConfig) -> tuple[str, ...]:
 
 
 def open_painted_scenes(config: DatasetConfig) -> Dataset:
-    """`data/painted.py`. Reads split ("train" or "eval"), size, image_size, seed."""
+    """`data/painted.py`. Reads split ("train" or "eval"), size, image_size, view, seed."""
     if config.split == "train":
-        source = PaintedScenes("train", config.size, config.image_size, config.seed)
+        source = PaintedScenes("train", config.size, config.image_size, config.seed, config.view)
         return Dataset(source, SEEN_CLASSES, (True,) * len(SEEN_CLASSES))
     if config.split != "eval":
         raise UserError(f"painted_scenes has no split '{config.split}'; use 'train' or 'eval'.")
     if not config.size:
         raise UserError("painted_scenes' split 'eval' would never end; set --config.data.eval.size= to 100, say.")
-    source = PaintedScenes("eval", config.size, config.image_size, config.seed)
+    source = PaintedScenes("eval", config.size, config.image_size, config.seed, config.view)
     return Dataset(source, CLASS_NAMES, tuple(name not in UNSEEN_CLASSES for name in CLASS_NAMES))
 
 

@@ -7,7 +7,7 @@ words, does: whoever segments those has understood the phrase rather than memori
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,13 +73,32 @@ RIM = 0.025  # width of a frame or rim, relative to the image's side
 MAX_TILT = 0.3  # radians; things stand nearly upright, as most do in photographs
 
 
+class View(NamedTuple):
+    """The part of a scene that is painted: a square of `side` pixels out of one of `size`."""
+
+    size: int
+    side: int
+    top: int
+    left: int
+
+    @property
+    def rows(self) -> slice:
+        """Of the scene."""
+        return slice(self.top, self.top + self.side)
+
+    @property
+    def columns(self) -> slice:
+        """Of the scene."""
+        return slice(self.left, self.left + self.side)
+
+
 class PaintedScenes:
     """A random-access source of scenes, each determined by (seed, split, index) alone.
 
     A pixel's label is the topmost object whose exact shape covers the pixel's centre, else the stuff behind.
     """
 
-    def __init__(self, split: Literal["train", "eval"], size: int, image_size: int, seed: int):
+    def __init__(self, split: Literal["train", "eval"], size: int, image_size: int, seed: int, view: int = 0):
         """Describe the source; nothing is painted yet.
 
         Args:
@@ -88,10 +107,13 @@ class PaintedScenes:
             size: number of scenes; 0 for `ENDLESS`.
             image_size: height and width in pixels; objects measure 0.32 to 0.56 of it.
             seed: 0 to 2**64 - 1.
+            view: paint only a square of so many pixels, at a random place of each scene: what a random crop of the
+                scene would show, at less than its cost; 0 for whole scenes.
         """
         self._split = ("train", "eval").index(split)
         self._size = size or ENDLESS
         self._image_size = image_size
+        self._side = min(view or image_size, image_size)
         self._seed = seed
         self._things = SEEN_THINGS if split == "train" else SEEN_THINGS + UNSEEN_THINGS
 
@@ -102,7 +124,7 @@ class PaintedScenes:
         """Paint scene `index`.
 
         Returns:
-            "image": uint8 [H, W, 3], RGB; "label": int32 [H, W], indices into `CLASS_NAMES`.
+            "image": uint8 [H, W, 3], RGB; "label": int32 [H, W], indices into `CLASS_NAMES`, both of the view.
 
         Raises:
             IndexError: `index` is not within 0 .. len - 1.
@@ -110,71 +132,89 @@ class PaintedScenes:
         if not 0 <= index < self._size:
             raise IndexError(f"scene {index} of {self._size}")
         # Philox is keyed by (seed, split) and counts within the index: streams cannot overlap.
-        rng = np.random.Generator(np.random.Philox(key=[self._seed, self._split], counter=[0, 0, index, 0]))
-        canvas, label = _paint_stuff(self._image_size, rng)
+        rng, elsewhere = (
+            np.random.Generator(np.random.Philox(key=[self._seed, self._split], counter=[0, use, index, 0]))
+            for use in (0, 1)
+        )
+        top, left = elsewhere.integers(self._image_size - self._side + 1, size=2)
+        view = View(self._image_size, self._side, int(top), int(left))
+        canvas, label = _paint_stuff(view, rng)
         for _ in range(rng.integers(2, 5)):
             thing = int(rng.integers(len(self._things)))
-            _paint_thing(canvas, label, self._things[thing], len(STUFF) + thing, rng)
-        return {"image": _photograph(canvas, rng), "label": label.astype(np.int32)}
+            _paint_thing(canvas, label, view, self._things[thing], len(STUFF) + thing, rng)
+        return {"image": _photograph(canvas, view, rng), "label": label.astype(np.int32)}
 
 
-def _paint_stuff(size: int, rng: np.random.Generator) -> tuple[Array, Bytes]:
+# What follows draws the same random numbers whatever the view, so that a view is a cutting of the whole scene.
+
+
+def _paint_stuff(view: View, rng: np.random.Generator) -> tuple[Array, Bytes]:
     kinds = rng.permutation(len(STUFF))[: rng.integers(2, 4)]
-    ground = _stuff_patch(int(kinds[0]), size, rng).copy()
-    label = np.full((size, size), kinds[0], np.uint8)
+    ground = _stuff_patch(int(kinds[0]), view, rng).copy()
+    label = np.full((view.side, view.side), kinds[0], np.uint8)
     for kind in kinds[1:]:
-        beyond = _beyond_a_wavy_border(size, rng)
-        _put(ground, beyond, _stuff_patch(int(kind), size, rng))
+        beyond = _beyond_a_wavy_border(view, rng)
+        _put(ground, beyond, _stuff_patch(int(kind), view, rng))
         _put(label, beyond, np.uint8(kind))
     tint = rng.uniform(0.9, 1.1, (3, 1, 1)).astype(np.float32)
     return ground * tint, label
 
 
-def _stuff_patch(kind: int, size: int, rng: np.random.Generator) -> Bytes:
-    canvases = stuff_canvases(size)[kind]
+def _stuff_patch(kind: int, view: View, rng: np.random.Generator) -> Bytes:
+    canvases = stuff_canvases(view.size)[kind]
     canvas = canvases[rng.integers(len(canvases))]
-    top, left = rng.integers(canvas.shape[1] - size + 1, size=2)
-    return canvas[:, top : top + size, left : left + size]
+    top, left = rng.integers(canvas.shape[1] - view.size + 1, size=2)
+    return canvas[:, top:, left:][:, view.rows, view.columns]
 
 
-def _beyond_a_wavy_border(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    axis = _centred_axis(size)
+def _beyond_a_wavy_border(view: View, rng: np.random.Generator) -> NDArray[np.bool_]:
+    size, axis = view.size, _centred_axis(view.size)
+    down, right = axis[view.rows], axis[view.columns]
     cos, sin = _direction(rng)
-    across = axis * cos + (axis * sin)[:, None]
+    across = right * cos + (down * sin)[:, None]
     if rng.random() < 0.7:
         frequency = np.float32(2 * np.pi * _between(rng, 0.6, 2.0) / size)
         height = np.float32(size * _between(rng, 0.02, 0.07))
-        x, y = axis * (-sin * frequency) + np.float32(_between(rng, 0, 2 * np.pi)), (axis * (cos * frequency))[:, None]
+        x = right * (-sin * frequency) + np.float32(_between(rng, 0, 2 * np.pi))
+        y = (down * (cos * frequency))[:, None]
         across += np.sin(x) * (height * np.cos(y)) + np.cos(x) * (height * np.sin(y))  # height * sin(x + y), faster
     return across > np.float32(size * _between(rng, -0.12, 0.3))
 
 
-def _paint_thing(canvas: Array, label: Bytes, thing: Thing, index: int, rng: np.random.Generator) -> None:
-    size = label.shape[0]
+def _paint_thing(canvas: Array, label: Bytes, view: View, thing: Thing, index: int, rng: np.random.Generator) -> None:
+    size = view.size
     radius = size * _between(rng, 0.16, 0.28)
     row, column = size * _between(rng, 0.12, 0.88), size * _between(rng, 0.12, 0.88)
     shadow = int(size * _between(rng, 0.006, 0.03))
     reach = radius * CIRCUMRADIUS[thing.shape] + shadow + 2
-    top, bottom = max(0, int(row - reach)), min(size, int(row + reach) + 2)
-    left, right = max(0, int(column - reach)), min(size, int(column + reach) + 2)
+    rows, columns = _within(view.rows, row, reach), _within(view.columns, column, reach)
 
     cos, sin = _direction(rng, MAX_TILT)
-    rows = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(row)
-    columns = np.arange(left, right, dtype=np.float32) - np.float32(column)
-    u, v = columns * cos + rows * sin, rows * cos - columns * sin
+    down = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(row - view.top)
+    across = np.arange(columns.start, columns.stop, dtype=np.float32) - np.float32(column - view.left)
+    u, v = across * cos + down * sin, down * cos - across * sin
     distance = DISTANCES[thing.shape](u, v, np.float32(radius))  # in pixels, negative inside
 
     coverage = _coverage(distance)
     behind = 1 - coverage
     if shadow:  # falls to the lower right, and fades over as many pixels as it is away
-        behind[shadow:, shadow:] *= np.clip(distance[:-shadow, :-shadow] * np.float32(0.5 / shadow) + 0.55, 0.55, 1)
-    window = canvas[:, top:bottom, left:right]
+        shift_u, shift_v = shadow * (cos + sin), shadow * (cos - sin)
+        lifted = DISTANCES[thing.shape](u - shift_u, v - shift_v, np.float32(radius))
+        behind *= np.clip(lifted * np.float32(0.5 / shadow) + np.float32(0.55), 0.55, 1)
+    window = canvas[:, rows, columns]
     window *= behind
     shade = SURFACES[thing.shape](u, v, distance, np.float32(radius), np.float32(RIM * size))
     colours = _thing_colours(thing, u, v, size, rng)
     shaded = colours * np.minimum(1 + shade, 1) + np.maximum(shade, 0) * (255 - colours)
     window += coverage * shaded
-    _put(label[top:bottom, left:right], distance <= 0, np.uint8(index))
+    _put(label[rows, columns], distance <= 0, np.uint8(index))
+
+
+def _within(seen: slice, centre: float, reach: float) -> slice:
+    """What a thing may cover of the rows or columns that are seen, counted from the first of them; maybe nothing."""
+    start = min(max(int(centre - reach), seen.start), seen.stop)
+    stop = max(min(int(centre + reach) + 2, seen.stop), start)
+    return slice(start - seen.start, stop - seen.start)
 
 
 def _thing_colours(thing: Thing, u: Array, v: Array, size: int, rng: np.random.Generator) -> Array:
@@ -257,15 +297,14 @@ def _lifebuoy(u: Array, v: Array, distance: Array, radius: np.float32, rim: np.f
 SURFACES = {"ball": _sphere, "box": _crate, "cross": _light_rim, "ring": _lifebuoy}
 
 
-def _photograph(canvas: Array, rng: np.random.Generator) -> Bytes:
+def _photograph(canvas: Array, view: View, rng: np.random.Generator) -> Bytes:
     """Light the scene from one side and add a camera's contrast and noise."""
-    size = canvas.shape[1]
-    axis = _centred_axis(size)
+    size, axis = view.size, _centred_axis(view.size)
     contrast = _between(rng, 0.78, 1.08)
     across, down = (np.float32(contrast * _between(rng, -0.35, 0.35) / size) for _ in range(2))
-    canvas *= axis * across + (axis * down + np.float32(contrast))[:, None]
+    canvas *= axis[view.columns] * across + (axis[view.rows] * down + np.float32(contrast))[:, None]
     top, left = rng.integers(size, size=2)
-    canvas += _grain(size)[:, top : top + size, left : left + size] * np.float32(_between(rng, 2, 7))
+    canvas += _grain(size)[:, top:, left:][:, view.rows, view.columns] * np.float32(_between(rng, 2, 7))
     planes = np.empty(canvas.shape, np.uint8)
     np.clip(canvas, 0, 255, out=planes, casting="unsafe")
     return np.stack(list(planes), axis=-1)

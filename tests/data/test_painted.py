@@ -82,9 +82,24 @@ def test_shapes_types_and_ranges(size):
     assert example["image"].std() > 10
 
 
+def test_a_view_is_a_cutting_of_the_whole_scene():
+    """At a place of its own in each scene, and to a grey level: sums of float32 round differently."""
+    whole, view = (PaintedScenes("train", 0, SIZE, 0, side) for side in (0, 40))
+    places = set()
+    for i in range(30):
+        scene, part = whole[i], view[i]
+        label = np.lib.stride_tricks.sliding_window_view(scene["label"], (40, 40))
+        image = np.lib.stride_tricks.sliding_window_view(scene["image"].astype(int), (40, 40), axis=(0, 1))
+        same = (label == part["label"]).all(axis=(2, 3))
+        close = (np.abs(image - np.moveaxis(part["image"].astype(int), -1, 0)) <= 1).all(axis=(2, 3, 4))
+        (place,) = np.argwhere(same & close)
+        places.add(tuple(place))
+    assert len(places) == 30
+
+
 def test_masks_are_the_shapes_of_the_topmost_objects(monkeypatch):
     """Paint the same scene with each thing in one flat colour of its own, and compare colours with labels."""
-    monkeypatch.setattr(painted, "_photograph", lambda canvas, rng: canvas)
+    monkeypatch.setattr(painted, "_photograph", lambda canvas, view, rng: canvas)
     monkeypatch.setattr(
         painted, "_thing_colours", lambda thing, *_: np.full((3, 1, 1), 1000 * (1 + _index(thing)) + 1, np.float32)
     )
