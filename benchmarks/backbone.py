@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table import shown
 from dinov3seg_jax.files import write_whole
 
 # Only the processes of the cases import JAX or PyTorch: a process inherits the peak of memory of the one it comes from.
@@ -69,7 +70,7 @@ def main() -> None:
         for size in options.sizes:
             for batch in options.batches:
                 results.append(measure({"model": model, "size": size, "batch": batch}, options.repeats))
-                print(" ".join(f"{_shown(name, results[-1][name]):>10}" for name in COLUMNS), flush=True)
+                print(" ".join(f"{shown(name, results[-1][name]):>10}" for name in COLUMNS), flush=True)
                 if options.json:
                     write_whole(options.json, json.dumps(results, indent=1).encode())
 
@@ -265,12 +266,6 @@ def _in_process(worker: str, case: dict[str, Any], repeats: int, cache: str = ""
     command = [sys.executable, "-m", "benchmarks.backbone", "--worker", worker, *map(str, arguments)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _shown(name: str, value: Any) -> str:
-    if name.endswith("_bytes"):
-        return f"{value / 2**20:.0f}"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

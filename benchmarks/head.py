@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table import shown
 from dinov3seg_jax.files import write_whole
 
 # Only the processes of the cases import JAX, NumPy or PyTorch: a process inherits the peak of memory of its parent.
@@ -348,18 +349,12 @@ def _in_process(worker: str, grid: int, classes: int, options: argparse.Namespac
 
 def _show(result: dict[str, Any]) -> None:
     if result["head"] != "parts":
-        print(" ".join(f"{_shown(name, result.get(name, '')):>9}" for name in COLUMNS), flush=True)
+        print(" ".join(f"{shown(name, result.get(name, '')):>9}" for name in COLUMNS), flush=True)
         return
     print(f"{result['grid']} x {result['grid']} cells, chunks of {result['chunk']} classes")
     for name, part in result["parts"].items():
         rest = f"{part['cpu_milliseconds_per_class']:7.2f} CPU ms a class {part['fraction']:7.1%} of the products' rate"
         print(f"{part['times']} x {name:28}{rest}", flush=True)
-
-
-def _shown(name: str, value: Any) -> str:
-    if name.endswith("_bytes"):
-        return f"{value / 2**20:.0f}"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from convert.rules import Fill, Row, apply_rules
-from dinov3seg_jax.config import SamConfig, VisionConfig
+from dinov3seg_jax.config import SamConfig, TextConfig, VisionConfig
 from dinov3seg_jax.models.parameters import bind, flatten
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # most time is compiling
@@ -63,6 +63,18 @@ def vision_config(official: Mapping[str, Any], head_blocks: int = 0) -> VisionCo
         rope_normalize=official["pos_embed_rope_normalize_coords"],
         untie_cls_and_patch_norms=official["untie_cls_and_patch_norms"],
         head_blocks=head_blocks,
+    )
+
+
+def text_config(official: Mapping[str, Any]) -> TextConfig:
+    """The options of dinov3.txt's text tower, as ours."""
+    return TextConfig(
+        dim=official["dim"],
+        depth=official["num_layers"],
+        heads=official["num_heads"],
+        ffn_ratio=official["ffn_ratio"],
+        vocab_size=official["vocab_size"],
+        context_length=official["context_length"],
     )
 
 

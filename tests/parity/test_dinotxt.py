@@ -8,11 +8,10 @@ import pytest
 from flax import nnx
 
 from convert import dinotxt
-from dinov3seg_jax.config import TextConfig
 from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
 from dinov3seg_jax.models.layers import l2_normalize
 from tests.parity.fixtures import fixtures
-from tests.parity.official import arrays, channels_last, described, filled, run, state_dict, vision_config
+from tests.parity.official import arrays, channels_last, described, filled, run, state_dict, text_config, vision_config
 
 TOLERANCE = 5e-5
 NORM_TOLERANCE = 2e-6
@@ -34,17 +33,9 @@ class Towers(nnx.Module):
 
     def __init__(self, config: dict, *, rngs: nnx.Rngs):
         vision = vision_config(config["backbone_config"], config["dinotxt_config"]["vision_model_num_head_blocks"])
-        text = config["text_config"]
-        text_config = TextConfig(
-            dim=text["dim"],
-            depth=text["num_layers"],
-            heads=text["num_heads"],
-            ffn_ratio=text["ffn_ratio"],
-            vocab_size=text["vocab_size"],
-            context_length=text["context_length"],
-        )
+        text = text_config(config["text_config"])
         self.vision = VisionTower(vision, dtype=jnp.float32, rngs=rngs)
-        self.text = TextTower(text_config, config["dinotxt_config"]["embed_dim"], dtype=jnp.float32, rngs=rngs)
+        self.text = TextTower(text, config["dinotxt_config"]["embed_dim"], dtype=jnp.float32, rngs=rngs)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from convert import dinotxt
-from dinov3seg_jax.config import ModelConfig, TextConfig
+from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.inference.class_embeddings import average_templates
 from dinov3seg_jax.inference.labels import label_pixels
 from dinov3seg_jax.inference.sliding import Views, average_rows, cut, label_views
@@ -19,7 +19,7 @@ from dinov3seg_jax.models.dinotxt import DinoTxt
 from dinov3seg_jax.text.prompts import fill
 from dinov3seg_jax.text.tokenizer import Tokenizer
 from tests.parity.fixtures import HELD_OUT, SHIPPED, fixtures
-from tests.parity.official import arrays, described, filled, run, state_dict, vision_config
+from tests.parity.official import arrays, described, filled, run, state_dict, text_config, vision_config
 
 COSINE_TOLERANCE = 5e-6
 PROBABILITY_TOLERANCE = 1e-6
@@ -44,17 +44,9 @@ def weights_of(path):
 def towers(path) -> DinoTxt:
     values = load(path)
     config = described(values, "meta/config_json")
-    text = config["text_config"]
     model = ModelConfig(
         vision=vision_config(config["backbone_config"], config["dinotxt_config"]["vision_model_num_head_blocks"]),
-        text=TextConfig(
-            dim=text["dim"],
-            depth=text["num_layers"],
-            heads=text["num_heads"],
-            ffn_ratio=text["ffn_ratio"],
-            vocab_size=text["vocab_size"],
-            context_length=text["context_length"],
-        ),
+        text=text_config(config["text_config"]),
     )
     return filled(lambda: DinoTxt(model, rngs=nnx.Rngs(0)), state_dict(values), dinotxt.RULES)
 
