@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.data.folder import ImageFolder
+from dinov3seg_jax.data.label_maps import original_ids
 from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, PaintedScenes
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.text.vocabularies import load_vocabulary
@@ -122,8 +123,7 @@ def _open_benchmark(
     config: DatasetConfig, folder: str, split: str, vocabulary: str, ignored_ids: Iterable[int]
 ) -> Dataset:
     top = _root(config) / folder
-    label_maps = json.loads(Path(__file__).with_name("label_maps.json").read_text(encoding="utf-8"))
-    class_of_id = {number: index for index, number in enumerate(label_maps[vocabulary]["original_ids"])}
+    class_of_id = {number: index for index, number in enumerate(original_ids(vocabulary))}
     images = _split_folder(top / "images", split)
     source = ImageFolder(images, top / "annotations" / split, class_of_id, ignored_ids)
     return Dataset(source, tuple(load_vocabulary(vocabulary)), seen=None)

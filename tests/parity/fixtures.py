@@ -16,6 +16,7 @@ KNOWN_PREFIXES = (
     "catseg_spatial_block",
     "dinotxt",
     "hf_vit",
+    "label_remaps",
     "linear_seg_eval",
     "preprocess",
     "rope_tables",
