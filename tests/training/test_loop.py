@@ -173,9 +173,15 @@ def test_the_log_has_a_line_for_each_step(straight):
         assert 0 <= line["data_wait"] <= 1
 
 
-def test_the_loss_falls_and_all_weights_move(straight):
-    lines = records(straight)
-    assert lines[-1]["loss"] < lines[1]["loss"]
+def test_the_loss_falls(tmp_path):
+    falling = [
+        line["loss"]
+        for line in records(train(at(tmp_path / "run", steps=60, checkpoint_every=60, objective="alignment")))
+    ]
+    assert np.mean(falling[-20:]) < 0.95 * np.mean(falling[:20])
+
+
+def test_all_weights_move(straight):
     before = initialize(SMALL, jax.random.key(0))
     moved = {name for name, value in load_parameters(straight)[1].items() if (value != before[name]).any()}
     # The scale of dinov3.txt's own training has no part in this one's losses.
