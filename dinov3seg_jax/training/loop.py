@@ -85,9 +85,9 @@ def train(config: Config) -> Path:
     Raises:
         UserError: the data cannot be read, `workdir` belongs to another run, or a loss is not finite.
     """
-    refuse_other_run(Path(config.workdir), config)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
+        refuse_other_run(Path(config.workdir), config)  # before the towers take their minutes
         towers = _run(towers_alone(config), seconds)
         seconds = read_progress(towers)["train_seconds"]
         config = dataclasses.replace(config, init_from=str(towers))
@@ -135,6 +135,7 @@ def _run(config: Config, seconds_before: float) -> Path:
     try:
         _loop(config, run, checkpoints, logs, batches, state, frozen, names, progress)
     finally:
+        batches.close()
         logs.close()
         checkpoints.close()
     return workdir
