@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SETUP_LOG := $(VENV)/setup_seconds
 
-.PHONY: quickstart setup test test-all lint bench lock clean
+.PHONY: quickstart setup test test-all lint bench ablation lock clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: setup
@@ -44,6 +44,10 @@ lint: setup
 bench: setup
 	$(RUN) -m benchmarks.windows
 	$(RUN) -m benchmarks.head --grids 24 --classes 20 171
+
+# The parts of the method, each left out in turn; an hour on two cores.
+ablation: setup
+	$(RUN) -m benchmarks.ablation
 
 # After a change of the dependencies in pyproject.toml.
 lock: setup

@@ -292,20 +292,25 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Read `get_config()` of a Python file and apply overrides like `train.steps=100`.
 
+    Args:
+        path: of the file; with `FILE:WORD` it is `get_config(WORD)`, where a file holds several configs.
+        overrides: "section.option=value".
+
     Raises:
         UserError: the file does not exist or does not define a usable config; an override does not fit.
     """
-    file = Path(path)
+    name, *word = path.split(":", 1)
+    file = Path(name)
     if not file.is_file():
         known = ", ".join(sorted(str(other) for other in Path("configs").glob("*.py")))
-        raise UserError(f"config '{path}' does not exist; " + (f"there are {known}." if known else "check the path."))
+        raise UserError(f"config '{name}' does not exist; " + (f"there are {known}." if known else "check the path."))
     spec = importlib.util.spec_from_file_location("run_config", file)
     if spec is None or spec.loader is None:
         raise UserError(f"config '{path}' is not a Python file; name one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        values = module.get_config().to_dict()
+        values = module.get_config(*word).to_dict()
     except UserError:
         raise
     except Exception as error:  # whatever a user's own Python file raises

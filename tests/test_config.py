@@ -50,7 +50,15 @@ def test_a_config_survives_the_way_through_plain_values():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_file_in_configs_loads(path):
     config = load_config(str(path))
-    assert config.workdir == f"runs/{path.stem}"
+    assert Path(config.workdir).parts[:2] == ("runs", path.stem)
+
+
+def test_a_file_of_several_configs_takes_a_word():
+    full, other = (load_config(f"configs/ablation.py:{word}") for word in ("full", "no_late"))
+    assert other.model == dataclasses.replace(full.model, late=dataclasses.replace(full.model.late, enabled=False))
+    assert full.model.late.enabled
+    assert "there is no variant 'bold'; there are full, no_early, " in sentence(load_config, "configs/ablation.py:bold")
+    assert "cannot be read" in sentence(load_config, "configs/ade.py:full")
 
 
 def test_there_are_configs():
@@ -124,7 +132,7 @@ def test_an_unknown_key_is_named(key, message):
 
 def test_a_missing_file_is_named_with_those_that_exist():
     message = sentence(load_config, "configs/absent.py")
-    assert message.startswith("config 'configs/absent.py' does not exist; there are configs/ade.py, ")
+    assert message.startswith("config 'configs/absent.py' does not exist; there are configs/ablation.py, ")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from dinov3seg_jax.models.parameters import Parameters, build, initialize
 from dinov3seg_jax.training.checkpoint import load_parameters, read_config
 from dinov3seg_jax.weights import is_converted, parts, read_arrays, read_manifest, refuse_other_model
 
+ENCODERS = ("vision", "text", "sam")  # sections of ModelConfig and first words of parameter names
+
 
 def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Sharding]) -> Parameters:
     """Every parameter of a new run, and a line of output for each place they come from.
@@ -23,7 +25,7 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
             host.
 
     Raises:
-        UserError: a folder cannot be read or belongs to another model, or two hold the same part.
+        UserError: a folder cannot be read or belongs to a model of other encoders, or two hold the same part.
     """
     _, described = build(config.model)
     found: Parameters = {}
@@ -32,9 +34,7 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
             refuse_other_model(folder, read_manifest(folder), config.model, described)
             held = read_arrays(folder, shardings=shardings)
         else:
-            if read_config(Path(folder)).model != config.model:
-                raise UserError(f"init_from '{folder}' holds another model; set config.model to that of its run.")
-            _, held = load_parameters(folder, dict(shardings))
+            held = _from_run(Path(folder), config.model, shardings)
         if doubles := parts(found.keys() & held.keys()):
             raise UserError(f"init_from '{folder}' holds {doubles[0]}, as a folder before it does; name one of them.")
         found |= held
@@ -44,6 +44,20 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
         print(f"drawn at random: {', '.join(parts(missing))}")
     drawn = initialize(_without_towers(config.model, missing), jax.random.key(config.seed)) if missing else {}
     return {name: found[name] if name in found else drawn[name] for name in described}
+
+
+def _from_run(folder: Path, model: ModelConfig, shardings: Mapping[str, jax.sharding.Sharding]) -> Parameters:
+    """Everything of a run of this model; of a run that differs beyond its encoders, those alone."""
+    theirs = read_config(folder).model
+    equal = [encoder for encoder in ENCODERS if getattr(theirs, encoder) == getattr(model, encoder)]
+    if not {"vision", "text"} <= set(equal):
+        raise UserError(f"init_from '{folder}' holds other encoders; set config.model.vision and .text to its run's.")
+    somewhere = next(iter(shardings.values()))
+    _, described = build(theirs)
+    _, held = load_parameters(folder, {name: shardings.get(name, somewhere) for name in described})
+    if theirs == model:
+        return held
+    return {name: held[name] for name in held if name in shardings and name.split("/")[0] in equal}
 
 
 def _folders(init_from: str) -> list[str]:

@@ -255,9 +255,10 @@ def test_a_new_run_starts_from_the_weights_of_another(straight, tmp_path, monkey
         np.testing.assert_array_equal(seen["parameters"][name], value, err_msg=name)
 
 
-def test_weights_of_another_model_are_refused(straight, tmp_path):
-    other = at(tmp_path / "run", init_from=str(straight), model=dataclasses.replace(SMALL, correlation="local"))
-    with pytest.raises(UserError, match="holds another model"):
+def test_weights_of_other_encoders_are_refused(straight, tmp_path):
+    vision = dataclasses.replace(SMALL.vision, heads=1)
+    other = at(tmp_path / "run", init_from=str(straight), model=dataclasses.replace(SMALL, vision=vision))
+    with pytest.raises(UserError, match="holds other encoders"):
         train(other)
 
 

@@ -90,8 +90,13 @@ def test_a_run_and_its_parts_hold_the_same(weights, tmp_path):
     assert_from(start(SMALL, run), weights, ("",))
     with pytest.raises(UserError, match="holds text, as a folder before it does"):
         start(SMALL, run, converted(tmp_path / "t", weights, "text/"))
-    with pytest.raises(UserError, match="holds another model"):
-        start(dataclasses.replace(SMALL, correlation="local"), run)
+    # A model that differs beyond the encoders takes those, and the rest is drawn.
+    parameters = start(dataclasses.replace(SMALL, correlation="local"), run)
+    shared = {name: value for name, value in weights.items() if np.shape(value) == parameters[name].shape}
+    assert "embed_correlation/kernel" not in shared
+    assert_from(parameters, shared, ("vision/", "text/"))
+    with pytest.raises(UserError, match="holds other encoders"):
+        start(dataclasses.replace(SMALL, vision=dataclasses.replace(SMALL.vision, depth=1)), run)
 
 
 def test_parts_of_another_model_are_refused(weights, tmp_path):
