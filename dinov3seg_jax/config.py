@@ -25,6 +25,7 @@ Integer = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
+Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda value: _names(value))]  # "a,b" on a command line
 
 closed = pydantic.ConfigDict(extra="forbid")
 
@@ -244,6 +245,7 @@ class Config:
     init_from: str = ""  # folders whose weights a new run starts from: runs or converted parts, separated by commas
     data_parallel: Integer = -1  # devices along the data axis; -1: all
     model_parallel: Positive = 1
+    benchmarks: Names = ()  # data sets to score on one after the other, in place of data.eval.name
     report_images: NonNegative = 8  # pictures in the evaluation report
 
 
@@ -349,6 +351,10 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _names(value: Any) -> Any:
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:

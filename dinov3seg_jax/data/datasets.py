@@ -1,23 +1,28 @@
 """Data sets by name: where their images, masks and class names are.
 
-To add one, write a function from `DatasetConfig` to `Dataset` and add it to `DATASETS`.
+To add one, write a function from `DatasetConfig` to `Dataset` and add it to `DATASETS`. The benchmarks share one, which
+reads their rows in `benchmarks.py`.
 """
 
 import difflib
 import json
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from dinov3seg_jax.config import DatasetConfig
+from dinov3seg_jax.data.benchmarks import BENCHMARKS, Benchmark, Split
 from dinov3seg_jax.data.folder import ImageFolder
 from dinov3seg_jax.data.label_maps import original_ids
 from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, PaintedScenes
+from dinov3seg_jax.data.panoptic import PanopticFolder
+from dinov3seg_jax.data.prepared import MANIFEST, SPLITS, known_split, read_manifest
+from dinov3seg_jax.data.tfds_source import find_records, open_records
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.text.vocabularies import load_vocabulary
 
 
 class Source(Protocol):
@@ -33,8 +38,9 @@ class Dataset:
     """A source of labelled images and what its labels mean."""
 
     source: Source
-    classes: tuple[str, ...]  # the name of each label
+    classes: tuple[str, ...]  # the name of each label, as given to the model
     seen: tuple[bool, ...] | None  # for each class, whether it occurs in training; None: not known
+    merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmarks.Benchmark`
 
 
 def open_dataset(config: DatasetConfig) -> Dataset:
@@ -56,8 +62,8 @@ def class_names(config: DatasetConfig) -> tuple[str, ...]:
     Raises:
         UserError: as for `open_dataset`.
     """
-    if config.name in BENCHMARK_VOCABULARIES:
-        return load_vocabulary(BENCHMARK_VOCABULARIES[config.name])
+    if config.name in BENCHMARKS:
+        return BENCHMARKS[config.name].names
     return open_dataset(config).classes
 
 
@@ -77,11 +83,14 @@ def open_painted_scenes(config: DatasetConfig) -> Dataset:
 def open_folder(config: DatasetConfig) -> Dataset:
     """One's own images. Reads root and split.
 
-    The root holds `images/<split>`, `masks/<split>` and `classes.json`: a list of {"id": value in the masks, "name"}.
-    The values 0 and 255 are ignored where the list lacks them. In names, COCO's "-other", "-merged" and "-stuff" are
-    dropped.
+    The root is a prepared folder of any data set, or array_record files written from one; or it holds `images/<split>`,
+    `masks/<split>` and `classes.json`: a list of {"id": value in the masks, "name"}. The values 0 and 255 are ignored
+    where the list lacks them. In names, COCO's "-other", "-merged" and "-stuff" are dropped.
     """
     root = _root(config)
+    described = _open_described(config, root)
+    if described:
+        return described
     table = _read_classes(root / "classes.json")
     class_of_id = {number: index for index, (number, _) in enumerate(table)}
     images = _split_folder(root / "images", config.split)
@@ -89,27 +98,50 @@ def open_folder(config: DatasetConfig) -> Dataset:
     return Dataset(source, prompt_names([name for _, name in table]), seen=None)
 
 
-def open_ade20k_150(config: DatasetConfig) -> Dataset:
-    """ADE20K's 150 classes. Reads root, which holds `ADEChallengeData2016`, and split ("train" or "eval")."""
-    split = _renamed(config, {"train": "training", "eval": "validation"})
-    return _open_benchmark(config, "ADEChallengeData2016", split, BENCHMARK_VOCABULARIES[config.name], ignored_ids=(0,))
+def open_coco_panoptic(config: DatasetConfig) -> Dataset:
+    """COCO's 133 things and stuff as one semantic map. Reads root and split.
+
+    The root is laid out as for `open_folder`; or as downloaded, with `train2017` or `images/train2017`,
+    `annotations/panoptic_train2017.json`, and the PNG files in `panoptic_train2017` there or beside it.
+    """
+    root = _root(config)
+    if (root / "classes.json").is_file() or _is_described(root):
+        return open_folder(config)
+    split = SPLITS[known_split(config.split)][-1] if known_split(config.split) in SPLITS else config.split
+    parts = f"panoptic_{split}"
+    segments = next((path for path in (root / parts, root / "annotations" / parts) if path.is_dir()), root / parts)
+    images = root / split if (root / split).is_dir() else _split_folder(root / "images", split)
+    source = PanopticFolder(images, segments, root / "annotations" / f"{parts}.json")
+    return Dataset(source, prompt_names(source.names), seen=None)
 
 
-def open_coco_stuff_171(config: DatasetConfig) -> Dataset:
-    """COCO-Stuff's 171 classes. Reads root, which holds `coco-stuff`, and split ("train" or "eval")."""
-    split = _renamed(config, {"train": "train2017", "eval": "val2017"})
-    return _open_benchmark(config, "coco-stuff", split, BENCHMARK_VOCABULARIES[config.name], ignored_ids=range(256))
+def open_benchmark(config: DatasetConfig) -> Dataset:
+    """A row of `BENCHMARKS`. Reads root and split ("train", "eval" or its official name).
+
+    What the root holds decides: a prepared folder, or array_record files written from one, there or in a folder of the
+    data set's name; else the tree that the field's tools write or, where it has not been written, the annotations as
+    downloaded, where one value stands for one class.
+    """
+    benchmark = BENCHMARKS[config.name]
+    root = _root(config)
+    if (root / config.name).is_dir():
+        root = root / config.name
+    described = _open_described(config, root)
+    if described:
+        return described
+    split = benchmark.splits.get(known_split(config.split))
+    if split is None:
+        known = " or ".join(benchmark.splits)
+        raise UserError(f"data set '{config.name}' has no split '{config.split}'; use {known}.")
+    return _of_benchmark(benchmark, _open_tree(benchmark, split, root), config.split)
 
 
 DATASETS: dict[str, Callable[[DatasetConfig], Dataset]] = {
     "painted_scenes": open_painted_scenes,
     "folder": open_folder,
-    "ade20k_150": open_ade20k_150,
-    "coco_stuff_171": open_coco_stuff_171,
+    "coco_panoptic": open_coco_panoptic,
+    **dict.fromkeys(BENCHMARKS, open_benchmark),
 }
-
-
-BENCHMARK_VOCABULARIES = {"ade20k_150": "ade_150", "coco_stuff_171": "coco_stuff_171"}
 
 
 def prompt_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -119,14 +151,54 @@ def prompt_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(new if count[new] == 1 else old for new, old in zip(short, names, strict=True))
 
 
-def _open_benchmark(
-    config: DatasetConfig, folder: str, split: str, vocabulary: str, ignored_ids: Iterable[int]
-) -> Dataset:
-    top = _root(config) / folder
-    class_of_id = {number: index for index, number in enumerate(original_ids(vocabulary))}
-    images = _split_folder(top / "images", split)
-    source = ImageFolder(images, top / "annotations" / split, class_of_id, ignored_ids)
-    return Dataset(source, tuple(load_vocabulary(vocabulary)), seen=None)
+def _is_described(root: Path) -> bool:
+    return (root / MANIFEST).is_file() or find_records(root) is not None
+
+
+def _open_described(config: DatasetConfig, root: Path) -> Dataset | None:
+    """What a folder that says by itself what it holds does hold; None if it is no such folder."""
+    records = find_records(root)
+    if (root / MANIFEST).is_file():
+        manifest = read_manifest(root)
+        source: Source = manifest.images(root, manifest.split(config.split, root))
+    elif records:
+        manifest, source = open_records(records, config.split)
+    elif (root / "images").is_dir() and (root / "labels").is_dir() and not (root / "masks").is_dir():
+        raise UserError(f"{root} has no {MANIFEST}, so that it is not complete; let prepare finish it.")
+    else:
+        return None
+    if config.name not in ("folder", manifest.dataset):
+        raise UserError(
+            f"{root} holds the data set '{manifest.dataset}', not '{config.name}'; name one of its folders."
+        )
+    benchmark = BENCHMARKS.get(manifest.dataset)
+    return _of_benchmark(benchmark, source, config.split) if benchmark else Dataset(source, manifest.classes, seen=None)
+
+
+def _of_benchmark(benchmark: Benchmark, source: Source, split: str) -> Dataset:
+    """The data set, and a note where it is not all of it: scores of a part compare with nothing."""
+    whole = benchmark.splits.get(known_split(split))
+    if whole and len(source) not in whole.files:
+        count = f"{len(source):,} images where there are {whole.files[0]:,}"
+        print(f"note: {benchmark.title}'s split {whole.name} has {count}", file=sys.stderr)
+    return Dataset(source, benchmark.names, seen=None, merge_from=benchmark.merge_from)
+
+
+def _open_tree(benchmark: Benchmark, split: Split, root: Path) -> ImageFolder:
+    top = root / benchmark.folder
+    if not top.is_dir() and (root / split.images).is_dir():
+        top = root
+    images, labels, raw = top / split.images, top / split.labels, top / split.raw_labels
+    if labels.is_dir():
+        class_of_id, ignored = {index: index for index in range(benchmark.class_count)}, (benchmark.ignore,)
+        return ImageFolder(images, labels, class_of_id, ignored, benchmark.label_bits, benchmark.shared_images)
+    if split.raw_labels and raw.is_dir():
+        class_of_id = {number: index for index, number in enumerate(original_ids(benchmark.label_map))}
+        return ImageFolder(images, raw, class_of_id, benchmark.other_raw_values)
+    raise UserError(
+        f"the folder {labels} does not exist; check that the root is the folder above {benchmark.folder}, or make a "
+        f"folder by `python -m dinov3seg_jax.data.prepare {benchmark.dataset}`."
+    )
 
 
 def _root(config: DatasetConfig) -> Path:
@@ -146,14 +218,6 @@ def _split_folder(parent: Path, split: str) -> Path:
         hint = f"there are the splits {known}" if known else "check that the root is the folder above"
         raise UserError(f"the folder {folder} does not exist; {hint}.")
     return folder
-
-
-def _renamed(config: DatasetConfig, folders: dict[str, str]) -> str:
-    if config.split in folders.values():
-        return config.split
-    if config.split not in folders:
-        raise UserError(f"data set '{config.name}' has no split '{config.split}'; use {' or '.join(folders)}.")
-    return folders[config.split]
 
 
 def _read_classes(path: Path) -> list[tuple[int, str]]:

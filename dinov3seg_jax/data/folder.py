@@ -5,42 +5,46 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dinov3seg_jax.data.images import SUFFIXES, read_image
+from dinov3seg_jax.data.masks import ANY_BITS, MaskReader
 from dinov3seg_jax.errors import UserError
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
-
-IGNORED = -1
-_UNKNOWN = -2
 
 
 class ImageFolder:
     """A random-access source of images with masks, in the order of their names."""
 
     def __init__(
-        self, images: Path, masks: Path, class_of_id: Mapping[int, int], ignored_ids: Iterable[int] = ()
+        self,
+        images: Path,
+        masks: Path,
+        class_of_id: Mapping[int, int],
+        ignored_ids: Iterable[int] = (),
+        bits: tuple[int, ...] = ANY_BITS,
+        shared_images: bool = False,
     ) -> None:
         """List both folders; no file is opened yet.
 
         Args:
             images: folder of pictures, with any subfolders.
-            masks: folder of PNG or TIFF files under the same relative names: one channel of 8 or 16 bits, or a palette,
-                of which the indices count.
-            class_of_id: from the values in the masks, 0 .. 65535, to class indices.
-            ignored_ids: values that stand for "no label"; what `class_of_id` lists is not ignored.
+            masks: folder of PNG or TIFF files under the same relative names.
+            class_of_id: what the values in the masks mean; this and the next two as for `masks.MaskReader`.
+            ignored_ids: values that stand for "no label".
+            bits: how wide a stored value may be.
+            shared_images: The folder of pictures holds other splits too: those without a mask are passed over.
 
         Raises:
             UserError: A folder is missing, holds two files of one name, or a file has no partner.
         """
-        image_files = _files_by_name(images, SUFFIXES, "images")
-        mask_files = _files_by_name(masks, MASK_SUFFIXES, "masks")
-        self._names = _paired_names(image_files, mask_files, images, masks)
+        image_files = files_by_name(images, SUFFIXES, "images")
+        mask_files = files_by_name(masks, MASK_SUFFIXES, "masks")
+        if shared_images:
+            image_files = {name: image_files[name] for name in image_files.keys() & mask_files.keys()} or image_files
+        self._names = paired_names(image_files, mask_files, images, masks)
         self._images, self._masks = image_files, mask_files
-        self._table = np.full(2**16, _UNKNOWN, np.int32)
-        self._table[list(ignored_ids)] = IGNORED
-        self._table[list(class_of_id.keys())] = list(class_of_id.values())
+        self._reader = MaskReader(class_of_id, ignored_ids, bits)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -56,48 +60,37 @@ class ImageFolder:
             IndexError: `index` is not within 0 .. len - 1.
             UserError: A file cannot be read, the sizes differ, or the mask holds a value that is not declared.
         """
+        name, image_file, mask_file = self.files(index)
+        image = read_image(image_file)
+        label = self._reader.read(mask_file, str(mask_file))
+        refuse_other_size(image, label, str(image_file), str(mask_file))
+        return {"image": image, "label": label, "name": name}
+
+    def files(self, index: int) -> tuple[str, Path, Path]:
+        """The name of an example, and its picture and mask on disk."""
         if not 0 <= index < len(self._names):
             raise IndexError(f"image {index} of {len(self._names)}")
         name = self._names[index]
-        image = read_image(self._images[name])
-        label = self._read_label(self._masks[name])
-        if label.shape != image.shape[:2]:
-            raise UserError(
-                f"mask {self._masks[name]} has {label.shape[1]} x {label.shape[0]} pixels but image "
-                f"{self._images[name]} has {image.shape[1]} x {image.shape[0]} (width x height); make them equal."
-            )
-        return {"image": image, "label": label, "name": name}
-
-    def _read_label(self, path: Path) -> np.ndarray:
-        ids = _read_ids(path)
-        declared = (ids >= 0) & (ids < len(self._table))
-        label = self._table[np.where(declared, ids, 0)]
-        unknown = ~declared | (label == _UNKNOWN)
-        if unknown.any():
-            value = int(ids[unknown][0])
-            raise UserError(f"mask {path} holds the value {value}, which is no class: declare it, or correct the mask.")
-        return label
+        return name, self._images[name], self._masks[name]
 
 
-def _read_ids(path: Path) -> np.ndarray:
-    """The values of a mask as stored, integer [H, W]."""
-    try:
-        with Image.open(path) as mask:
-            mode, stored = mask.mode, str(mask.tile[0].args)
-            ids = np.asarray(mask)
-    except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
-        reason = " ".join(str(error).split())
-        raise UserError(f"mask {path} is missing or damaged ({reason}); save or copy it again.") from error
-    if mode not in ("1", "L", "P") and not mode.startswith("I"):
-        raise UserError(f"mask {path} is a picture of mode {mode}; save it with one channel of 8 or 16 bits.")
-    if "L;2" in stored or "L;4" in stored:  # which Pillow scales up to 0 .. 255
-        raise UserError(f"mask {path} stores fewer than 8 bits a pixel; save it with 8 or 16 bits.")
-    return ids.astype(np.int64)
+def refuse_other_size(image: np.ndarray, label: np.ndarray, image_name: str, mask_name: str) -> None:
+    """Raise a `UserError` where a mask is not as large as its image."""
+    if label.shape != image.shape[:2]:
+        raise UserError(
+            f"mask {mask_name} has {label.shape[1]} x {label.shape[0]} pixels but image "
+            f"{image_name} has {image.shape[1]} x {image.shape[0]} (width x height); make them equal."
+        )
 
 
-def _paired_names(
+def paired_names(
     image_files: Mapping[str, Path], mask_files: Mapping[str, Path], images: Path, masks: Path
 ) -> tuple[str, ...]:
+    """The names that both have, sorted.
+
+    Raises:
+        UserError: A file has no partner.
+    """
     paired = image_files.keys() & mask_files.keys()
     if not paired:
         raise UserError(
@@ -110,7 +103,12 @@ def _paired_names(
     return tuple(sorted(paired))
 
 
-def _files_by_name(folder: Path, suffixes: frozenset[str], what: str) -> dict[str, Path]:
+def files_by_name(folder: Path, suffixes: frozenset[str], what: str) -> dict[str, Path]:
+    """Files below a folder, by their relative path without the ending; hidden ones and other endings are passed over.
+
+    Raises:
+        UserError: The folder is missing, holds no such file, or two of one name.
+    """
     if not folder.is_dir():
         raise UserError(f"the folder {folder}, which should hold {what}, does not exist; check the data set's layout.")
     files: dict[str, Path] = {}

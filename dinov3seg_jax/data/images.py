@@ -1,11 +1,12 @@
 """Any picture a user has, as 8-bit RGB, or one sentence that says why not."""
 
 import contextlib
+import io
 import threading
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from dinov3seg_jax.errors import UserError
 
@@ -54,19 +55,43 @@ def read_image(path: str | Path) -> np.ndarray:
         UserError: The file is missing, empty, damaged, too large, or no picture.
     """
     path = Path(path)
-    _check_file(path)
-    with _open(path) as image:
+    with open_picture(path, str(path)) as image:
+        return _decode(image, str(path))
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """The same for a file's bytes; `name` is what an error calls it."""
+    with open_picture(io.BytesIO(content), name) as image:
+        return _decode(image, name)
+
+
+def open_picture(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
+    """Read the header of a file, or of its bytes; its pixels are read when they are asked for.
+
+    Raises:
+        UserError: The file is missing, empty, damaged or no picture, or it would hold more than `MAX_PIXELS` pixels,
+            however few bytes it has.
+    """
+    if isinstance(file, Path):
+        _check_file(file)
+    image = _open(file, name)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise UserError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+    return image
+
+
+def _decode(image: Image.Image, name: str) -> np.ndarray:
+    try:
+        image.load()
+        _rotate_upright(image)
+        return np.array(_to_rgb(image))
+    except MemoryError as error:
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UserError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller")
-        try:
-            image.load()
-            _rotate_upright(image)
-            return np.array(_to_rgb(image))
-        except MemoryError as error:
-            raise UserError(f"{path} does not fit into memory at {width} x {height} pixels; make it smaller") from error
-        except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
-            raise UserError(f"{path} is truncated or damaged ({_reason(error)}); save or copy it again") from error
+        raise UserError(f"{name} does not fit into memory at {width} x {height} pixels; make it smaller") from error
+    except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
+        raise UserError(f"{name} is truncated or damaged ({_reason(error)}); save or copy it again") from error
 
 
 def list_images(path: str | Path) -> list[Path]:
@@ -108,19 +133,19 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path} is empty; save or copy it again")
 
 
-def _open(path: Path) -> Image.Image:
+def _open(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
     """Read the header only."""
     Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF is missing from some builds of Pillow
+    formats = [known for known in FORMATS if known in Image.OPEN]  # AVIF is missing from some builds of Pillow
     with _pillow_limit:
         # Pillow refuses far fewer pixels than MAX_PIXELS, by a global that other code in the process may rely on.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path, formats=formats)
+            return Image.open(file, formats=formats)
         except Image.UnidentifiedImageError as error:
-            raise UserError(f"{path} is no picture that can be read; convert it to PNG or JPEG") from error
+            raise UserError(f"{name} is no picture that can be read; convert it to PNG or JPEG") from error
         except Exception as error:  # header readers raise a dozen kinds of errors on damaged bytes
-            raise UserError(f"{path} is truncated or damaged ({_reason(error)}); save or copy it again") from error
+            raise UserError(f"{name} is truncated or damaged ({_reason(error)}); save or copy it again") from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

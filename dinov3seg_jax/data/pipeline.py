@@ -1,10 +1,11 @@
 """The stream of training batches: shuffled, augmented, shared out among processes, and resumable.
 
-Every example depends on (seed, its place in the stream) alone, so that threads, worker processes and the number of
-hosts do not change what is trained on.
+Every example depends on (seed, its place in the stream) alone, so that threads and worker processes do not change what
+is trained on. Its place is epoch * (length of the data set) + index in the epoch's order.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import grain
@@ -47,14 +48,81 @@ class Augment:
         return {"image": image, "label": label, "class_ids": class_ids}
 
 
+@dataclass(frozen=True)
+class StreamKind:
+    """What a position in a stream means anything for."""
+
+    processes: int  # that share the stream
+    batch_size: int  # of all processes together
+    workers: int
+    examples: int  # in the data set
+
+
+TITLES = {"processes": "hosts", "batch_size": "examples a step", "workers": "worker processes", "examples": "images"}
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """The batches of one process, and the position among them."""
+
+    def __init__(self, batches: grain.DatasetIterator, kind: StreamKind) -> None:
+        self._batches, self._kind = batches, asdict(kind)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last batch, in plain numbers and texts; it says what stream it is a position in."""
+        return {"stream": self._kind, "position": self._batches.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where another process, of the same stream, stopped.
+
+        Raises:
+            UserError: The stream is another one: the position would be that of other data.
+        """
+        if "stream" not in state:  # of a run from before streams were described
+            self._batches.set_state(state)
+            return
+        for part, before in state["stream"].items():
+            if self._kind[part] != before:
+                raise UserError(
+                    f"the run was saved with {before} {TITLES[part]} and cannot go on with {self._kind[part]}, which "
+                    "would be other data; keep them as they were, or start a new run with --config.init_from."
+                )
+        self._batches.set_state(state["position"])
+
+    def close(self) -> None:
+        """Stop what works ahead."""
+        self._batches.close()
+
+
+def examples(dataset: Dataset, data: DataConfig, seed: int) -> grain.MapDataset:
+    """The stream before it is shared out: example number `index`, for any index, shuffled and augmented.
+
+    Raises:
+        UserError: The data set is empty, or the range of sizes is. Files that cannot be read raise it when they are.
+    """
+    if not len(dataset.source):
+        raise UserError("the training data set holds no examples; check data.train.")
+    if data.short_side[0] > data.short_side[1]:
+        raise UserError(f"data.short_side is {data.short_side}, but its first number must not exceed its second.")
+    return (
+        grain.MapDataset.source(dataset.source)
+        .seed(seed)
+        .shuffle()
+        .repeat(STREAM_LENGTH // len(dataset.source))
+        .random_map(Augment(data, len(dataset.classes)))
+    )
+
+
 def train_iterator(
     dataset: Dataset, data: DataConfig, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
-) -> grain.DatasetIterator:
+) -> Batches:
     """Start the practically endless stream of batches of one process.
 
     `get_state()` after a batch and `set_state()` on an iterator made with the same arguments continue with the next
-    batch. Worker processes import the main module: call this below `if __name__ == "__main__"` where there are any, and
-    `close()` the iterator in the end.
+    batch; made with others, it is refused. Worker processes import the main module: call this below
+    `if __name__ == "__main__"` where there are any, and `close()` the iterator in the end.
 
     Args:
         dataset: What to train on; all of its classes may be drawn as negatives.
@@ -69,24 +137,14 @@ def train_iterator(
         of "class_ids", -1 where ignored; "class_ids", int32 [B, K], indices into `dataset.classes`.
 
     Raises:
-        UserError: The data set is empty, or the range of sizes is. Files that cannot be read raise it from `next`.
+        UserError: as for `examples`. Files that cannot be read raise it from `next`.
     """
-    if not len(dataset.source):
-        raise UserError("the training data set holds no examples; check data.train.")
-    if data.short_side[0] > data.short_side[1]:
-        raise UserError(f"data.short_side is {data.short_side}, but its first number must not exceed its second.")
-    batches = (
-        grain.MapDataset.source(dataset.source)
-        .seed(seed)
-        .shuffle()
-        .repeat(STREAM_LENGTH // len(dataset.source))
-        .random_map(Augment(data, len(dataset.classes)))
-        .slice(slice(process_index, None, process_count))
-        .batch(batch_size)
-    )
+    batches = examples(dataset, data, seed).slice(slice(process_index, None, process_count)).batch(batch_size)
+    kind = StreamKind(process_count, process_count * batch_size, data.workers, len(dataset.source))
     if not data.workers:
-        return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)))
+        threads = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+        return Batches(iter(batches.to_iter_dataset(threads)), kind)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads its absl flags before it starts workers
     in_workers = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
-    return iter(in_workers.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers)))
+    return Batches(iter(in_workers.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))), kind)

@@ -44,7 +44,16 @@ TOWERS_FOLDER = "towers"
 RESUMABLE = {
     "train": {"steps", "log_every", "checkpoint_every", "keep_checkpoints"},
     "data": {"eval"},
-    "": {"inference", "zero_shot", "workdir", "init_from", "data_parallel", "model_parallel", "report_images"},
+    "": {
+        "inference",
+        "zero_shot",
+        "workdir",
+        "init_from",
+        "data_parallel",
+        "model_parallel",
+        "benchmarks",
+        "report_images",
+    },
 }
 
 

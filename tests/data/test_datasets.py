@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from dinov3seg_jax.config import DatasetConfig
-from dinov3seg_jax.data.datasets import DATASETS, open_dataset, prompt_names
+from dinov3seg_jax.data.benchmarks import BENCHMARKS
+from dinov3seg_jax.data.datasets import DATASETS, class_names, open_dataset, prompt_names
 from dinov3seg_jax.data.painted import CLASS_NAMES, UNSEEN_CLASSES
 from dinov3seg_jax.errors import UserError
 
@@ -103,7 +104,7 @@ def test_folder_without_a_readable_class_list(tmp_path):
     _sentence(config, "classes.json", "does not exist")
 
 
-@pytest.mark.parametrize("name", ["folder", "ade20k_150", "coco_stuff_171"])
+@pytest.mark.parametrize("name", ["folder", "coco_panoptic", *BENCHMARKS])
 def test_root_errors_name_the_folder_and_the_option(tmp_path, name):
     gone = str(tmp_path / "gone")
     _sentence(DatasetConfig(name=name, root=gone), gone, "--config.data.train.root=")
@@ -145,6 +146,76 @@ def test_coco_stuff_skips_the_gaps(tmp_path):
     np.testing.assert_array_equal(dataset.source[0]["label"], [[0, 10, -1, 11, 170, -1]])
 
 
+def _tree(root: Path, name: str, split: str, dtype: type | None = None) -> DatasetConfig:
+    """A benchmark of one picture as the field's tools lay it out: the first class, the last one, "no label"."""
+    benchmark = BENCHMARKS[name]
+    images, labels = (
+        root / benchmark.folder / part for part in (benchmark.splits[split].images, benchmark.splits[split].labels)
+    )
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (3, 1)).save(images / "a.jpg")
+    if benchmark.shared_images:
+        Image.new("RGB", (3, 1)).save(images / "of_another_split.jpg")
+    wide = benchmark.label_bits[-1] == 16
+    values = np.array([[0, benchmark.class_count - 1, benchmark.ignore]])
+    Image.fromarray(values.astype(dtype or (np.uint16 if wide else np.uint8))).save(
+        labels / f"a.{'tif' if wide else 'png'}"
+    )
+    return DatasetConfig(name=name, split=split, root=str(root))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [(name, split) for name, benchmark in BENCHMARKS.items() for split in benchmark.splits]
+)
+def test_a_tree_of_the_fields_tools_is_read_as_it_is(tmp_path, capsys, name, split):
+    config = _tree(tmp_path, name, split)
+    dataset = open_dataset(config)
+    assert len(dataset.source) == 1
+    np.testing.assert_array_equal(dataset.source[0]["label"], [[0, BENCHMARKS[name].class_count - 1, -1]])
+    assert dataset.classes == class_names(DatasetConfig(name=name)) == BENCHMARKS[name].names
+    assert dataset.merge_from == (20 if name == "voc_20b" else None)
+    assert "has 1 images where there are" in capsys.readouterr().err  # and not as many as the benchmark has
+    official = DatasetConfig(name=name, split=BENCHMARKS[name].splits[split].name, root=config.root)
+    assert len(open_dataset(official).source) == 1
+    top = DatasetConfig(name=name, split=split, root=str(tmp_path / BENCHMARKS[name].folder))
+    assert len(open_dataset(top).source) == 1
+
+
+def test_the_tools_labels_come_before_the_raw_ones(tmp_path):
+    config = _tree(tmp_path, "ade20k_150", "eval")
+    top = tmp_path / "ADEChallengeData2016"
+    _pair(top / "images" / "validation", top / "annotations" / "validation", [1, 1, 1])
+    np.testing.assert_array_equal(open_dataset(config).source[0]["label"], [[0, 149, -1]])
+
+
+def test_labels_of_847_classes_that_were_cut_to_8_bits_are_refused(tmp_path):
+    _sentence(_tree(tmp_path, "ade20k_847", "eval", np.uint8), "8 bits a pixel where 16 are due", "a.tif")
+
+
+def test_pascal_context_459_is_as_wide_as_its_own_files(tmp_path):
+    config = _tree(tmp_path, "pascal_context_459", "eval")
+    label = tmp_path / "VOCdevkit/VOC2010/annotations_detectron2/pc459_val/a.tif"
+    Image.fromarray(np.array([[0, 1, 255]], np.uint8)).save(label)
+    np.testing.assert_array_equal(open_dataset(config).source[0]["label"], [[0, 1, 255]])
+
+
+def test_a_benchmark_without_a_training_split(tmp_path):
+    _sentence(DatasetConfig(name="voc_20", root=str(tmp_path)), "no split 'train'", "use eval")
+
+
+def test_a_tree_without_labels_names_the_command_that_makes_them(tmp_path):
+    (tmp_path / "VOCdevkit/VOC2012/JPEGImages").mkdir(parents=True)
+    _sentence(DatasetConfig(name="voc_20", split="eval", root=str(tmp_path)), "data.prepare voc_20")
+
+
+def test_coco_panoptic_may_be_a_folder_with_its_own_list(tmp_path):
+    config = _folder(tmp_path, [5, 9, 0])
+    dataset = open_dataset(DatasetConfig(name="coco_panoptic", split="val", root=config.root))
+    np.testing.assert_array_equal(dataset.source[0]["label"], [[0, 1, -1]])
+    assert dataset.classes == ("sky", "window-blind")
+
+
 def test_suffixes_go_unless_names_would_meet():
     names = ["sky-other-merged", "door-stuff", "wall-brick", "wall-other", "fence-merged", "fence", "water-other"]
     assert prompt_names(names) == ("sky", "door", "wall-brick", "wall", "fence-merged", "fence", "water")
@@ -161,3 +232,12 @@ def test_real_samples(samples):
             assert example["image"].shape[:2] == example["label"].shape
             assert example["label"].min() >= -1
             assert 0 <= example["label"].max() < 133
+
+
+@pytest.mark.parametrize("below", ["", "ade20k_150"])
+def test_real_samples_of_ade20k(samples, below):
+    dataset = open_dataset(DatasetConfig(name="ade20k_150", split="eval", root=str(samples / below)))
+    assert len(dataset.source) == 2
+    labels = [dataset.source[index]["label"] for index in range(2)]
+    assert {int(label.min()) for label in labels} <= {-1, 0}
+    assert len({*np.unique(np.concatenate([label.ravel() for label in labels]))} - {-1}) == 8

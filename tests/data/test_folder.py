@@ -86,12 +86,36 @@ def test_hidden_and_other_files_are_passed_over(folders):
     assert len(ImageFolder(*folders, CLASSES)) == 1
 
 
-def _sentence(folders, *parts: str) -> None:
+def test_an_image_folder_of_several_splits_is_asked_for_one(folders):
+    _add(folders, "b", _grey())
+    Image.new("RGB", (3, 2)).save(folders[0] / "a.png")
+    source = ImageFolder(*folders, CLASSES, ignored_ids=(0,), shared_images=True)
+    assert [source[index]["name"] for index in range(len(source))] == ["b"]
+    _grey().save(folders[1] / "c.png")
+    with pytest.raises(UserError, match="c.png has no image"):
+        ImageFolder(*folders, CLASSES, ignored_ids=(0,), shared_images=True)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 16), (np.uint16, 8)])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_masks_of_another_width_are_refused(folders, dtype, bits, suffix):
+    _add(folders, "a", Image.fromarray(IDS.astype(dtype)), suffix)
+    _sentence(folders, f"{24 - bits} bits a pixel where {bits} are due", f"a{suffix}", bits=(bits,))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["image", "mask"])
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(folders, which):
+    _add(folders, "a", _grey())
+    _png(folders[which] / "a.png", 60_000, 60_000, bits=8, rows=b"")
+    _sentence(folders, str(folders[which] / "a.png"), "60000 x 60000 pixels, more than 400,000,000")
+
+
+def _sentence(folders, *parts: str, **options: object) -> None:
     with pytest.raises(UserError) as error:
-        _ = ImageFolder(*folders, CLASSES, ignored_ids=(0,))[0]
+        _ = ImageFolder(*folders, CLASSES, ignored_ids=(0,), **options)[0]
     message = str(error.value)
     assert "\n" not in message
-    assert message.endswith(".")
+    assert message.endswith((".", "make it smaller", "copy it again"))
     for part in parts:
         assert part in message, message
 
@@ -157,12 +181,17 @@ def test_four_bit_mask_is_refused_as_pillow_would_scale_it(folders):
 
 
 def _four_bit_png(path: Path) -> None:
+    _png(path, 3, 2, bits=4, rows=b"\x00\x01\x10" * 2)
+
+
+def _png(path: Path, width: int, height: int, bits: int, rows: bytes) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 3, 2, 4, 0, 0, 0, 0)
-    rows = zlib.compress(b"\x00\x01\x10" * 2)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
 
 
 def test_truncated_files(folders):

@@ -10,7 +10,7 @@ import pytest
 
 from dinov3seg_jax.config import DataConfig, DatasetConfig
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
-from dinov3seg_jax.data.pipeline import train_iterator
+from dinov3seg_jax.data.pipeline import examples, train_iterator
 from dinov3seg_jax.errors import UserError
 
 DATA = DataConfig(
@@ -108,6 +108,44 @@ def test_resuming_is_exact_and_its_state_is_plain():
     resumed = train_iterator(open_dataset(DATA.train), DATA, 2, seed=0)
     resumed.set_state(state)
     _assert_same(_take(resumed, 3), expected)
+
+
+def test_any_example_can_be_had_by_itself():
+    dataset = open_dataset(dataclasses.replace(DATA.train, size=3))
+    streamed = [batch["image"][0] for batch in _take(train_iterator(dataset, DATA, 1, seed=4), 8)]
+    for place in (7, 0, 4):  # of the third, first and second epoch
+        np.testing.assert_array_equal(examples(dataset, DATA, seed=4)[place]["image"], streamed[place])
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"process_count": 2, "batch_size": 2}, "1 hosts and cannot go on with 2"),
+        ({"batch_size": 2}, "4 examples a step and cannot go on with 2"),
+        ({"count": 11}, "12 images and cannot go on with 11"),
+        ({"workers": 1}, "0 worker processes and cannot go on with 1"),
+    ],
+)
+def test_a_position_in_another_stream_is_refused(changed, part):
+    def stream(count=12, batch_size=4, workers=0, **sharing):
+        dataset = Dataset(Numbered(count), tuple(map(str, range(count))), None)
+        return train_iterator(dataset, dataclasses.replace(PLAIN, workers=workers), batch_size, 0, **sharing)
+
+    state = stream().get_state()
+    stream().set_state(state)
+    other = stream(**changed)
+    with pytest.raises(UserError, match=part):
+        other.set_state(state)
+    other.close()
+
+
+def test_a_position_that_was_saved_without_its_stream_is_still_read():
+    stream = train_iterator(open_dataset(DATA.train), DATA, 2, seed=0)
+    _take(stream, 2)
+    state = stream.get_state()["position"]
+    resumed = train_iterator(open_dataset(DATA.train), DATA, 2, seed=0)
+    resumed.set_state(state)
+    _assert_same(_take(resumed, 1), _take(stream, 1))
 
 
 def test_processes_share_the_stream():

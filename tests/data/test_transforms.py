@@ -66,6 +66,29 @@ def test_nearest_label_takes_the_pixel_under_the_centre(label):
     np.testing.assert_array_equal(resized, label[1::2, 1::2])
 
 
+@pytest.mark.parametrize("size", [(60, 80), (97, 64), (40, 127)])
+@pytest.mark.parametrize("short_side", [31, 50, 200])
+def test_image_and_label_do_not_drift_apart(size, short_side):
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    image = 2 * np.stack([columns, rows, 0 * rows], axis=-1).astype(np.uint8)  # two levels a pixel
+    label = (rows * width + columns).astype(np.int32)  # each pixel's place, which the nearest keeps
+    border = 2 * max(1, min(size) / short_side)  # where the weights of the image are cut off
+    compared = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        pair = transforms.resize_short_side(image, label, short_side)
+        pair = transforms.random_flip(*transforms.random_crop(*pair, 64, rng), rng)
+        shown, place = transforms.pad(*pair, 64)
+        assert shown.shape[:2] == place.shape == (64, 64)
+        x, y = place % width, place // width
+        inside = (place != -1) & (np.minimum(x, width - 1 - x) > border) & (np.minimum(y, height - 1 - y) > border)
+        away = shown[..., :2] - 2.0 * np.stack([x, y], axis=-1)
+        assert np.abs(away[inside]).max() <= 1.5  # half a pixel to the nearest, half a level of rounding
+        compared += inside.sum()
+    assert compared > 2000
+
+
 def test_crop_moves_image_and_label_together_and_reaches_every_place(rng):
     label = np.arange(5 * 6, dtype=np.int32).reshape(5, 6)
     image = np.repeat(label[..., None], 3, axis=-1).astype(np.uint8)
