@@ -27,13 +27,18 @@ def main() -> None:
     options = parser.parse_args(rest)
     config = load_config(options.config, overrides)
     # Imported late, so that a mistake in the config is reported before a device starts.
-    from dinov3seg_jax.evaluation.evaluate import evaluate, report_folder
+    from dinov3seg_jax.evaluation.evaluate import evaluate, evaluate_benchmarks, report_folder
 
+    folder = report_folder(options.checkpoint, options.zero_shot)
+    if config.benchmarks:
+        print(f"\n{evaluate_benchmarks(config, options.checkpoint, options.zero_shot)}")
+        print(f"{folder / 'benchmarks.md'} and benchmarks.json are written")
+        return
     result = evaluate(config, options.checkpoint, options.zero_shot)
     for key in ("miou", "seen_miou", "unseen_miou", "pixel_accuracy"):
         if key in result:
             print(f"{key:15s} {result[key]:6.2f} %")
-    print(f"{report_folder(options.checkpoint, options.zero_shot) / 'report.md'} and metrics.json are written")
+    print(f"{folder / 'report.md'} and metrics.json are written")
 
 
 if __name__ == "__main__":

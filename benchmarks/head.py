@@ -252,10 +252,10 @@ class _Head:
         """Labels and confidence of every pixel."""
         from dinov3seg_jax.inference.labels import BestClass
 
-        best = BestClass(*self.size)
+        best = BestClass([self.size])
         for chunk in self.chunks.score_scenes(self.parameters, self.scenes, self.size, text, length, keep):
-            best.update(chunk.scores[0], chunk.class_mask, chunk.first)
-        return best.result()
+            best.update(chunk.scores, chunk.class_mask, chunk.first)
+        return best.results()[0]
 
     def flops(self, classes: int) -> int:
         """Of the head alone, each class once."""

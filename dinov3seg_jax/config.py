@@ -214,6 +214,7 @@ class InferenceConfig:
     window: Positive = 384
     stride: Positive = 128
     global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
+    best_classes: NonNegative = 0  # only so many of a list, the likeliest of each picture, pass the head; 0: all
     class_chunk: NonNegative = 0  # classes that pass the head together; 0: as many as suit the device
     kept_megabytes: NonNegative = 256  # all classes' maps are kept between the blocks if they fit, else computed anew
     templates: tuple[str, ...] = ("A photo of a {} in the scene",)

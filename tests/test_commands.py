@@ -89,7 +89,7 @@ def test_eval_leaves_scores_and_a_report_with_pictures(folder):
     scored = [row["iou"] for row in rows if row["iou"] is not None]
     assert metrics["miou"] == pytest.approx(np.mean(scored))
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (run / "report.md").read_text())
-    assert len(links) == 2
+    assert len(links) == 5  # two first ones, the worst, the best, and the confusion matrix
     for link in links:
         with Image.open(run / link) as picture:
             assert picture.width > 3 * 48

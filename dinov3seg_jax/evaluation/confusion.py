@@ -44,6 +44,19 @@ class ConfusionMatrix:
         self.counts += np.bincount(pairs.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
 
 
+def image_miou(prediction: Int[np.ndarray, "h w"], truth: Int[np.ndarray, "h w"], classes: int) -> float:
+    """Mean IoU in percent over the classes that the truth of one picture shows; NaN where it shows none.
+
+    For ranking pictures: the score of a data set is not the mean of these.
+    """
+    labelled = truth != IGNORED
+    prediction, truth = prediction[labelled], truth[labelled]
+    true_pixels, predicted_pixels, correct = (
+        np.bincount(values, minlength=classes) for values in (truth, prediction, truth[truth == prediction])
+    )
+    return _mean(_percent(correct, true_pixels + predicted_pixels - correct, where=true_pixels > 0))
+
+
 def scores(counts: Int[np.ndarray, "c c+1"], seen: Sequence[bool] | None = None) -> dict[str, Any]:
     """Scores of the field, in percent, as detectron2's `SemSegEvaluator` defines them.
 

@@ -1,30 +1,57 @@
-"""Score a model on a data set."""
+"""Score a model on one data set, or on several benchmarks."""
 
 import dataclasses
 import sys
-import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
-from tqdm import tqdm
+from jaxtyping import UInt8
 
 from dinov3seg_jax import weights
-from dinov3seg_jax.config import Config
+from dinov3seg_jax.config import Config, DatasetConfig
+from dinov3seg_jax.data.benchmarks import BENCHMARKS
 from dinov3seg_jax.data.datasets import Dataset, class_names, open_dataset
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.areas import area_scores
-from dinov3seg_jax.evaluation.confusion import ConfusionMatrix, scores
-from dinov3seg_jax.evaluation.report import picture_row, write_report
+from dinov3seg_jax.evaluation.benchmark_table import write_table
+from dinov3seg_jax.evaluation.confusion import scores
+from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
+from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
+from dinov3seg_jax.evaluation.report import describe_inference, picture_row, write_report
 from dinov3seg_jax.inference.linear import read_probe
-from dinov3seg_jax.inference.segmenter import of_run
+from dinov3seg_jax.inference.segmenter import Segmenter, of_run
 from dinov3seg_jax.inference.zero_shot import SECTION, ZeroShotSegmenter, describe_zero_shot, read_towers
-from dinov3seg_jax.training.checkpoint import load_parameters, read_progress
+from dinov3seg_jax.training.checkpoint import CONFIG_FILE, STEPS_FOLDER, load_parameters, read_progress
 
-BATCH_SIZE = 8
+Way = Literal["run", "zero_shot", "linear"]
+
+
+class Model(NamedTuple):
+    """A model ready to be scored."""
+
+    segmenter: Segmenter
+    config: Config  # of the evaluation, with the model's own `model`
+    trained: Config  # what the run was trained with
+    checkpoint: Path
+    way: Way
+    linear: bool  # a linear head, converted or of a run: it is scored as the DINOv3 repository does
+
+    @property
+    def recipe(self) -> str:
+        """How images are segmented, in words."""
+        zero_shot = self.way == "zero_shot"
+        return describe_zero_shot(self.config.zero_shot) if zero_shot else describe_inference(self.config.inference)
 
 
 def evaluate(config: Config, checkpoint: Path, zero_shot: bool = False) -> dict[str, Any]:
-    """Segment every image of `config.data.eval`, write `metrics.json` and `report.md` to `report_folder`.
+    """Segment every image of `config.data.eval`, and write the scores and what goes with them to `report_folder`.
+
+    A call that was interrupted is continued by the next one. The devices of a process share its batches out, and
+    processes share the images out; the first process writes.
 
     Args:
         config: says what to score on and how; the model is the checkpoint's.
@@ -39,51 +66,71 @@ def evaluate(config: Config, checkpoint: Path, zero_shot: bool = False) -> dict[
         UserError: the checkpoint or an image cannot be read. No image is skipped: that would change the score.
     """
     dataset = open_dataset(config.data.eval)
-    way = way_to_score(checkpoint, zero_shot)
+    model = open_model(config, checkpoint, zero_shot)
+    folder = report_folder(checkpoint, zero_shot)
+    summary = _score(model, config.data.eval, dataset, folder)
+    _remove(folder)
+    return summary
+
+
+def evaluate_benchmarks(config: Config, checkpoint: Path, zero_shot: bool = False) -> str:
+    """Score a model on each of `config.benchmarks`, and compare it with what is published.
+
+    Each benchmark has its own folder in `report_folder`, which gets `benchmarks.md` and `benchmarks.json`. All data
+    sets are opened before the first is scored. A call that was interrupted is continued by the next one, which does
+    not repeat the benchmarks that were complete.
+
+    Args:
+        config, checkpoint, zero_shot: as for `evaluate`; `config.data.eval.root` holds the data sets.
+
+    Returns:
+        The table.
+
+    Raises:
+        UserError: as for `evaluate`; or a name is no benchmark's.
+    """
+    if unknown := [name for name in config.benchmarks if name not in BENCHMARKS]:
+        raise UserError(f"there is no benchmark '{unknown[0]}'; there are {', '.join(BENCHMARKS)}.")
+    wanted = {
+        name: dataclasses.replace(config.data.eval, name=name, split="eval")
+        for name in dict.fromkeys(config.benchmarks)
+    }
+    datasets = {name: open_dataset(of_data) for name, of_data in wanted.items()}
+    model = open_model(config, checkpoint, zero_shot)
+    for dataset in datasets.values():
+        model.segmenter.check_names(dataset.classes)
+    folder = report_folder(checkpoint, zero_shot)
+    results = {}
+    for name, dataset in datasets.items():
+        if hosts.is_first():
+            print(f"{BENCHMARKS[name].title}: {len(dataset.source)} images, {len(dataset.classes)} names", flush=True)
+        results[name] = _score(model, wanted[name], dataset, folder / name) | {"images": len(dataset.source)}
+    table = write_table(folder if hosts.is_first() else None, results, str(checkpoint), model.recipe)
+    for name in results:
+        _remove(folder / name)
+    return table
+
+
+def open_model(config: Config, checkpoint: Path, zero_shot: bool) -> Model:
+    """Load what `evaluate` scores, on all devices of this process.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or does not fit the config.
+    """
+    way, devices = way_to_score(checkpoint, zero_shot), jax.local_devices()
     if way == "linear":
         trained, parameters = config, read_probe(config.model, config.init_from, checkpoint)
     else:
         trained, parameters = read_towers(checkpoint) if way == "zero_shot" else load_parameters(checkpoint)
     config = dataclasses.replace(config, model=trained.model)
     linear = way != "zero_shot" and config.model.linear.classes > 0
-    segmenter = ZeroShotSegmenter(config, parameters) if way == "zero_shot" else of_run(config, parameters)
-    names = segmenter.check_names(dataset.classes)
-    seen = seen_classes(dataset, trained) if way == "run" and not linear else None
     if way == "zero_shot":
         print(describe_zero_shot(config.zero_shot))
-    marked = names if seen is None else [name if known else f"{name}*" for name, known in zip(names, seen, strict=True)]
-    started = time.perf_counter()
-    confusion = ConfusionMatrix(len(names))
-    pictures: list[np.ndarray] = []
-    count = len(dataset.source)
-    with tqdm(total=count, unit="image", dynamic_ncols=True) as bar:
-        for start in range(0, count, BATCH_SIZE):
-            examples = [dataset.source[index] for index in range(start, min(start + BATCH_SIZE, count))]
-            results = segmenter.segment_arrays([example["image"] for example in examples], names, BATCH_SIZE)
-            for example, result in zip(examples, results, strict=True):
-                confusion.add(result.labels, example["label"])
-                if len(pictures) < config.report_images:
-                    pictures.append(picture_row(example["image"], example["label"], result.labels, marked))
-            bar.update(len(examples))
-    summary = area_scores(confusion.counts) if linear else scores(confusion.counts, seen)
-    extra: dict[str, Any] = {
-        "images": count,
-        "eval_seconds": time.perf_counter() - started,
-        "setup_seconds": _setup_seconds(),
-    }
-    if way == "zero_shot":
-        # The notebook's own score: a class that is predicted but absent from the whole truth counts 0.
-        extra["notebook_miou"] = area_scores(confusion.counts)["miou"]
-        extra |= {"inference": describe_zero_shot(config.zero_shot), SECTION: config.zero_shot}
-    else:
-        extra["inference"] = config.inference
-    if way == "run":
-        extra["train_seconds"] = read_progress(checkpoint)["train_seconds"]
-    write_report(report_folder(checkpoint, zero_shot), summary, names, seen, pictures, extra)
-    return summary
+        return Model(ZeroShotSegmenter(config, parameters), config, trained, checkpoint, way, linear)
+    return Model(of_run(config, parameters, devices), config, trained, checkpoint, way, linear)
 
 
-def way_to_score(checkpoint: Path, zero_shot: bool) -> Literal["run", "zero_shot", "linear"]:
+def way_to_score(checkpoint: Path, zero_shot: bool) -> Way:
     """What a folder is scored as."""
     if zero_shot or not weights.is_converted(checkpoint):
         return "zero_shot" if zero_shot else "run"
@@ -103,6 +150,87 @@ def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:
         trained_on = set(class_names(trained.data.train))
         seen = tuple(name in trained_on for name in dataset.classes)
     return None if all(seen) else seen
+
+
+def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    """Score one data set and write its report."""
+    config, merged = model.config, dataset.merge_from
+    names = model.segmenter.check_names(dataset.classes)
+    seen = seen_classes(dataset, model.trained) if model.way == "run" and not model.linear else None
+    classes = names if merged is None else (*names[:merged], "background")
+    if merged is not None and seen is not None:
+        seen = (*seen[:merged], all(seen[merged:]))
+    progress = count_pixels(
+        model.segmenter, dataset, names, len(classes), folder, identify(*_decisive(model), of_data, dataset)
+    )
+    present, areas = scores(progress.counts, seen), area_scores(progress.counts)
+    summary = areas if model.linear else present
+    # Of all processes: orbax wants them to read a checkpoint together.
+    seconds = {"train_seconds": read_progress(model.checkpoint)["train_seconds"]} if model.way == "run" else {}
+    if not hosts.is_first():
+        return summary
+    extra: dict[str, Any] = {
+        "torchmetrics_miou": areas["miou"],
+        "images": len(dataset.source),
+        "eval_seconds": progress.seconds,
+        "setup_seconds": _setup_seconds(),
+    } | seconds
+    if model.linear:
+        extra["detectron2_miou"] = present["miou"]
+    if model.way == "zero_shot":
+        # The notebook's own score: a class that is predicted but absent from the whole truth counts 0.
+        extra["notebook_miou"] = areas["miou"]
+        extra |= {"inference": describe_zero_shot(config.zero_shot), SECTION: config.zero_shot}
+    else:
+        extra["inference"] = config.inference
+    marked = (
+        classes if seen is None else [name if known else f"{name}*" for name, known in zip(classes, seen, strict=True)]
+    )
+    pictures = _pictures(model, dataset, names, marked, progress)
+    write_report(folder, summary, classes, seen, pictures, extra, progress.counts)
+    return summary
+
+
+def _pictures(
+    model: Model, dataset: Dataset, names: Sequence[str], marked: Sequence[str], progress: Progress
+) -> dict[str, Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]]:
+    """The first images of a data set, and those that are segmented worst and best, by the title of their section.
+
+    They are segmented again, so that no picture has to be kept for as long as it may turn out to be one of them.
+    """
+    amount = model.config.report_images
+    ranked = np.flatnonzero(~np.isnan(progress.image_miou))
+    ranked = ranked[np.argsort(progress.image_miou[ranked], kind="stable")]
+    sections = {
+        "Pictures": range(min(amount, len(dataset.source))),
+        "Worst pictures": ranked[: amount // 2].tolist(),
+        "Best pictures": ranked[::-1][: amount // 2].tolist(),
+    }
+
+    def show(indices: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
+        for batch in segment_examples(model.segmenter, dataset, names, indices):
+            for index, example, result in batch:
+                score = progress.image_miou[index]
+                said = f"{example.get('name', index)}: {'–' if np.isnan(score) else f'{score:.1f} %'}"
+                yield said, picture_row(example["image"], example["label"], result.labels, marked)
+
+    return {title: show(indices) for title, indices in sections.items() if len(indices)}
+
+
+def _decisive(model: Model) -> tuple[Any, list[Path]]:
+    """What scores depend on besides the data: the recipe, and the files of the weights."""
+    config = model.config
+    recipe = [model.way, config.model, config.zero_shot if model.way == "zero_shot" else config.inference]
+    if weights.is_converted(model.checkpoint):
+        folders = [model.checkpoint, *([Path(config.init_from)] if model.way == "linear" else [])]
+        return recipe, [folder / name for folder in folders for name in (weights.MANIFEST_FILE, weights.WEIGHTS_FILE)]
+    steps = (path for path in (model.checkpoint / STEPS_FOLDER).rglob("*") if path.is_file())
+    return recipe, [model.checkpoint / CONFIG_FILE, *sorted(steps)]
+
+
+def _remove(folder: Path) -> None:
+    hosts.stop_together(None)  # not before the report is written
+    remove_progress(folder)
 
 
 def _setup_seconds() -> float | None:

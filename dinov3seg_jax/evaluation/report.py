@@ -1,11 +1,11 @@
-"""What an evaluation leaves behind: `metrics.json` for programs, `report.md` with pictures for people."""
+"""What an evaluation leaves behind: `metrics.json` and `classes.csv` for programs, `report.md` for people."""
 
+import csv
 import dataclasses
 import io
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from dinov3seg_jax import visualize
 from dinov3seg_jax.config import InferenceConfig
+from dinov3seg_jax.evaluation.confusion_picture import confusion_picture
 from dinov3seg_jax.files import write_whole
 
 PER_CLASS = ("iou", "accuracy", "pixels")
@@ -25,6 +26,8 @@ HEADLINES = {
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean class accuracy",
     "fwiou": "frequency-weighted IoU",
+    "torchmetrics_miou": "mIoU as torchmetrics counts it",
+    "detectron2_miou": "mIoU as detectron2 counts it",
     "notebook_miou": "mIoU as DINOv3's notebook counts it",
     "dice": "mean Dice",
     "fscore": "mean F-score",
@@ -43,19 +46,21 @@ def write_report(
     scores: Mapping[str, Any],
     classes: Sequence[str],
     seen: Sequence[bool] | None = None,
-    pictures: Sequence[Path | UInt8[np.ndarray, "h w 3"]] = (),
+    pictures: Mapping[str, Iterable[tuple[str, UInt8[np.ndarray, "h w 3"]]]] | None = None,
     extra: Mapping[str, Any] | None = None,
+    counts: Int[np.ndarray, "c c+1"] | None = None,
 ) -> None:
-    """Write `metrics.json`, `report.md` and the pictures; each file appears whole or not at all.
+    """Write `metrics.json`, `classes.csv`, `report.md` and the pictures; each file appears whole or not at all.
 
     Args:
         folder: created where it does not exist.
         scores: what `confusion.scores` returns.
         classes: the C names that were scored, in the order of `scores["iou"]`.
         seen: for each class whether it was trained on, where that is known.
-        pictures: PNG files below or beside `folder`, or arrays, which are written to `folder/pictures`.
+        pictures: by the title of their section, with a caption each; they are written to `folder/pictures`.
         extra: further flat entries of `metrics.json`, such as `images`, `train_seconds`, `setup_seconds` and
             `eval_seconds`. `inference` is the recipe: an `InferenceConfig`, its fields as a mapping, or a sentence.
+        counts: `ConfusionMatrix.counts`, for `confusion.png` and two columns of `classes.csv`.
 
     Raises:
         ValueError: the lengths of `classes`, `seen` and the scores differ, or `extra` would overwrite a score.
@@ -71,11 +76,15 @@ def write_report(
         for index, name in enumerate(classes)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    links = [_picture_link(folder, index, picture) for index, picture in enumerate(pictures)]
+    sections = _write_pictures(folder, pictures or {})
+    if counts is not None:
+        _write_picture(folder / "confusion.png", confusion_picture(counts, classes))
+        sections["Confusion"] = [("of the classes that are confused most", "confusion.png")]
     summary = {key: value for key, value in scores.items() if key not in PER_CLASS} | extra
     metrics = json.dumps(_plain(summary | {"classes": rows}), indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / "classes.csv", _table(rows, counts).encode("utf-8", "replace"))
     write_whole(folder / "metrics.json", f"{metrics}\n".encode())
-    write_whole(folder / "report.md", _markdown(summary, rows, links).encode())
+    write_whole(folder / "report.md", _markdown(summary, rows, sections).encode())
 
 
 def picture_row(
@@ -128,7 +137,9 @@ def describe_inference(recipe: InferenceConfig | Mapping[str, Any] | str) -> str
     return f"{resized}{view} Prompts: {prompts}."
 
 
-def _markdown(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], links: Sequence[str]) -> str:
+def _markdown(
+    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sections: Mapping[str, Sequence[tuple[str, str]]]
+) -> str:
     lines = ["# Evaluation", "", "| score | percent |", "| --- | ---: |"]
     lines += [f"| {title} | {_number(summary[key])} |" for key, title in HEADLINES.items() if key in summary]
     facts = [f"| {title} | {_number(summary[key])} |" for key, title in FACTS.items() if summary.get(key) is not None]
@@ -136,10 +147,10 @@ def _markdown(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], lin
         lines += ["", "| run | |", "| --- | ---: |", *facts]
     if summary.get("inference"):
         lines += ["", "## Inference", "", describe_inference(summary["inference"])]
-    if links:
-        lines += ["", "## Pictures"]
-        for number, link in enumerate(links, start=1):
-            lines += ["", f"![image, truth and prediction {number}]({link})"]
+    for title, links in sections.items():
+        lines += ["", f"## {title}"]
+        for caption, link in links:
+            lines += ["", f"{_cell(caption)}", "", f"![{_alternative(title)}]({link})"]
     lines += ["", "## Classes", "", "Classes that do not occur in the truth have no score and count in no mean.", ""]
     lines += ["| class | training | IoU | accuracy | pixels |", "| --- | --- | ---: | ---: | ---: |"]
     lines += [
@@ -168,16 +179,42 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _picture_link(folder: Path, index: int, picture: Path | np.ndarray) -> str:
-    if isinstance(picture, np.ndarray):
-        target = folder / "pictures" / f"{index:03d}.png"
-        target.parent.mkdir(exist_ok=True)
-        encoded = io.BytesIO()
-        Image.fromarray(picture).save(encoded, format="PNG")
-        write_whole(target, encoded.getvalue())
-        picture = target
-    link = os.path.relpath(picture, folder).replace(os.sep, "/")
-    return f"<{link}>" if " " in link else link
+def _alternative(title: str) -> str:
+    return "rows: truth, columns: prediction" if title == "Confusion" else "image, truth and prediction"
+
+
+def _write_pictures(
+    folder: Path, pictures: Mapping[str, Iterable[tuple[str, np.ndarray]]]
+) -> dict[str, list[tuple[str, str]]]:
+    """Write one picture after the other; captions and links by section."""
+    sections: dict[str, list[tuple[str, str]]] = {title: [] for title in pictures}
+    number = 0
+    for title, captioned in pictures.items():
+        for caption, picture in captioned:
+            link = f"pictures/{number:03d}.png"
+            (folder / "pictures").mkdir(exist_ok=True)
+            _write_picture(folder / link, picture)
+            sections[title].append((caption, link))
+            number += 1
+    return sections
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format="PNG")
+    write_whole(path, encoded.getvalue())
+
+
+def _table(rows: Sequence[Mapping[str, Any]], counts: np.ndarray | None) -> str:
+    """A line for each class, in the order of their indices; what does not exist is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "name", "training", "iou", "accuracy", "pixels", "predicted_pixels", "correct_pixels"])
+    for index, row in enumerate(rows):
+        values = [row[key] if math.isfinite(row[key]) else "" for key in PER_CLASS]
+        counted = ["", ""] if counts is None else [counts[index, :-1].sum(), counts[index, index]]
+        writer.writerow([index, row["name"], _SEEN[row["seen"]].strip("–"), *values, *counted])
+    return text.getvalue()
 
 
 def _plain(value: Any) -> Any:

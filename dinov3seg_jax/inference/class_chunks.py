@@ -8,18 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.inference.class_embeddings import bucket
+from dinov3seg_jax.inference.devices import on_own_pictures
 from dinov3seg_jax.inference.local_global import prepare_scenes, score_logits
 from dinov3seg_jax.models.chunked import Chunk, Scene, Sums, collect, decode, decode_chunks, kept_bytes, no_sums
+from dinov3seg_jax.models.correlation import correlate
 from dinov3seg_jax.models.late_refinement import ClassSums
 from dinov3seg_jax.models.parameters import Parameters, bind
 
-# Numbers in the maps of one chunk. On a CPU 8 classes of 24 x 24 cells and 128 channels: few enough for its caches.
-CHUNK_NUMBERS = {"cpu": 8 * 24 * 24 * 128}
+# Numbers in the maps of one chunk. On a CPU 4 classes of 40 x 40 cells and 128 channels: few enough for its caches.
+CHUNK_NUMBERS = {"cpu": 4 * 40 * 40 * 128}
 OTHER_CHUNK_NUMBERS = 256 * 24 * 24 * 128
+RANKED_TOGETHER = 128  # classes whose likeness to the pictures is found at once
 
 
 class ScoredChunk(NamedTuple):
@@ -28,6 +32,7 @@ class ScoredChunk(NamedTuple):
     first: int  # index of the first of them
     scores: Float[Array, "b t h w"]  # in [0, 1]; see `local_global.score_classes`
     class_mask: Bool[Array, " t"]  # False for entries that fill the last chunk up
+    lists: Int[np.ndarray, "b k"] | None = None  # what indices mean for each picture, if most classes were rejected
 
 
 class ClassChunks:
@@ -36,16 +41,21 @@ class ClassChunks:
     Programs are compiled for each size and number of pictures, whatever the list: its chunks are all equally long.
     """
 
-    def __init__(self, config: Config, graph: nnx.GraphDef):
-        """`config.model` is one that `models.chunked.can_chunk`."""
+    def __init__(self, config: Config, graph: nnx.GraphDef, mesh: Mesh | None = None):
+        """`config.model` is one that `models.chunked.can_chunk`; the devices of `mesh` share the pictures out."""
         self.config = config
+        self._devices = 1 if mesh is None else mesh.size
         self._layers = config.model.late.layers if config.model.late.enabled else 0
+        # Where classes are rejected, every picture has a list of its own.
+        of_chunk = (0,) if config.inference.best_classes else (0, 2)
 
         @jax.jit
+        @on_own_pictures(mesh, common=(0,))
         def start(parameters: Parameters, images: UInt8[Array, "b h w 3"]) -> tuple[Scene, ...]:
             return prepare_scenes(bind(graph, parameters), images.astype(jnp.float32) / 255, config.inference)
 
         @partial(jax.jit, static_argnames="keep")
+        @on_own_pictures(mesh, common=of_chunk)
         def gather(
             parameters: Parameters,
             scene: Scene,
@@ -60,19 +70,27 @@ class ClassChunks:
             return maps if keep else None, total
 
         @jax.jit
+        @on_own_pictures(mesh, common=of_chunk)
         def finish(
             parameters: Parameters, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None
         ) -> Float[Array, "b t h w"]:
             return decode(bind(graph, parameters), scene, chunk, sums, kept)
 
         @partial(jax.jit, static_argnames="size")
-        def score(logits: tuple[Array, ...], size: tuple[int, int]) -> Float[Array, "b t h w"]:
+        @on_own_pictures(mesh, common=())
+        def score(logits: tuple[Array, ...], *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
             return score_logits(logits, size, config.inference, config.model.vision.patch_size)
 
+        @jax.jit
+        @on_own_pictures(mesh, common=(1,))
+        def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
+            return correlate(scene.refined, text, config.model.correlation).max(axis=(2, 3, 4))
+
         self._start, self._collect, self._decode, self._score = start, gather, finish, score
+        self._resemble = resemble
 
     def __call__(
-        self, parameters: Parameters, images: UInt8[np.ndarray, "b h w 3"], text: Float[np.ndarray, "t d2"]
+        self, parameters: Parameters, images: UInt8[np.ndarray | Array, "b h w 3"], text: Float[np.ndarray, "t d2"]
     ) -> Iterator[ScoredChunk]:
         """Score the classes everywhere.
 
@@ -83,7 +101,9 @@ class ClassChunks:
         """
         scenes = self._start(parameters, images)
         height, width = images.shape[1:3]
-        yield from self.score_scenes(parameters, scenes, (height, width), text, *self.plan(scenes, len(text)))
+        lists = self._rank(scenes, text, len(images))
+        classes = len(text) if lists is None else lists.shape[1]
+        yield from self.score_scenes(parameters, scenes, (height, width), text, *self.plan(scenes, classes), lists)
 
     def score_scenes(
         self,
@@ -93,31 +113,62 @@ class ClassChunks:
         text: Float[np.ndarray, "t d2"],
         length: int,
         keep: bool,
+        lists: Int[np.ndarray, "b k"] | None = None,
     ) -> Iterator[ScoredChunk]:
-        """The same from `prepare_scenes` of images of that size on; `length` and `keep` are those of `plan`."""
-        filled = np.pad(text, ((0, -len(text) % length), (0, 0)))
-        real = np.arange(len(filled)) < len(text)
-        firsts = range(0, len(filled), length)
-        parts = [slice(first, first + length) for first in firsts]
-        chunks = [Chunk(jnp.asarray(filled[None, part]), jnp.asarray(real[None, part])) for part in parts]
+        """The same from `prepare_scenes` of images of that size on.
+
+        `length` and `keep` are those of `plan`; `lists` are the classes that each image keeps, if not all do.
+        """
+        rows = text[None] if lists is None else text[lists]
+        classes = rows.shape[1]
+        filled = np.pad(rows, ((0, 0), (0, -classes % length), (0, 0)))
+        real = np.arange(filled.shape[1]) < classes
+        firsts = range(0, filled.shape[1], length)
+
+        def chunks_of(scene: Scene) -> list[Chunk]:
+            views = 1 if lists is None else len(scene.refined) // len(rows)
+            parts = [np.repeat(filled[:, first : first + length], views, axis=0) for first in firsts]
+            masks = [np.broadcast_to(real[first : first + length], (views * len(rows), length)) for first in firsts]
+            return [Chunk(*map(jnp.asarray, pair)) for pair in zip(parts, masks, strict=True)]
+
         runs = [
             decode_chunks(
                 partial(self._collect, parameters, scene),
                 partial(self._decode, parameters, scene),
-                chunks,
+                chunks_of(scene),
                 no_sums(self.config.model.late, scene),
                 self._layers,
                 keep=keep,
             )
             for scene in scenes
         ]
-        for first, chunk, *logits in zip(firsts, chunks, *runs, strict=True):
-            yield ScoredChunk(first, self._score(tuple(logits), size), chunk.class_mask[0])
+        for first, *logits in zip(firsts, *runs, strict=True):
+            mask = jnp.asarray(real[first : first + length])
+            yield ScoredChunk(first, self._score(tuple(logits), size=size), mask, lists)
+
+    def _rank(
+        self, scenes: tuple[Scene, ...], text: Float[np.ndarray, "t d2"], pictures: int
+    ) -> Int[np.ndarray, "b k"] | None:
+        """The `best_classes` whose greatest correlation anywhere in a picture is highest, in the order of the list."""
+        kept = self.config.inference.best_classes
+        if not kept or kept >= len(text):
+            return None
+        filled = np.pad(text, ((0, -len(text) % RANKED_TOGETHER), (0, 0)))
+        parts = [jnp.asarray(part[None]) for part in np.split(filled, len(filled) // RANKED_TOGETHER)]
+        of_scenes = [
+            np.concatenate([self._resemble(scene, part) for part in parts], axis=1).reshape(pictures, -1, len(filled))
+            for scene in scenes
+        ]
+        greatest = np.concatenate(of_scenes, axis=1).max(axis=1)[:, : len(text)]
+        return np.sort(np.argsort(-greatest, axis=1, kind="stable")[:, :kept], axis=1)
 
     def plan(self, scenes: tuple[Scene, ...], classes: int) -> tuple[int, bool]:
-        """How many classes one chunk holds, and whether the maps of all of them are kept between the passes."""
+        """How many classes one chunk holds, and whether the maps of all of them are kept between the passes.
+
+        Both are decided by what one device has to hold.
+        """
         options = self.config.inference
-        cells = sum(int(np.prod(scene.refined.shape[:3])) for scene in scenes)
+        cells = sum(int(np.prod(scene.refined.shape[:3])) for scene in scenes) // self._devices
         numbers = CHUNK_NUMBERS.get(jax.default_backend(), OTHER_CHUNK_NUMBERS)
         suiting = options.class_chunk or max(numbers // (cells * self.config.model.late.dim), 1)
         length = min(suiting, bucket(classes))

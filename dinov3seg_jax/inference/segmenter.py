@@ -1,12 +1,14 @@
 """The public door: load a checkpoint, then segment any picture into any classes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image, ImageOps
 
@@ -16,8 +18,9 @@ from dinov3seg_jax.data.images import read_image
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.class_chunks import ClassChunks, ScoredChunk
 from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, bucket
+from dinov3seg_jax.inference.devices import make_mesh, on_every_device, on_own_pictures, shared_out
 from dinov3seg_jax.inference.embedding_cache import open_cache
-from dinov3seg_jax.inference.labels import BestClass
+from dinov3seg_jax.inference.labels import BestClass, Labelled
 from dinov3seg_jax.inference.local_global import check_inference, resize_image, score_classes
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.models.chunked import can_chunk
@@ -48,14 +51,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> "Segmenter":
     return of_run(override_inference(config, overrides), parameters)
 
 
-def of_run(config: Config, parameters: Parameters) -> "Segmenter":
+def of_run(config: Config, parameters: Parameters, devices: Sequence[jax.Device] = ()) -> "Segmenter":
     """The segmenter that fits a run's model.
+
+    Args:
+        config, parameters: of the run.
+        devices: that share batches of pictures out, as far as the model can; default the first.
 
     Raises:
         UserError: the options of `config.inference` do not fit together.
     """
     if not config.model.linear.classes:
-        return Segmenter(config, parameters)
+        return Segmenter(config, parameters, devices)
     from dinov3seg_jax.inference.linear import LinearSegmenter
 
     return LinearSegmenter(config, parameters)
@@ -82,17 +89,24 @@ class Segmenter:
     `inference.resize = "square"` every picture has the same size.
     """
 
-    def __init__(self, config: Config, parameters: Parameters):
-        """Take a config and the model's parameters.
+    def __init__(self, config: Config, parameters: Parameters, devices: Sequence[jax.Device] = ()):
+        """Take a config, the model's parameters, and the devices of this process that share batches out.
 
         Raises:
             UserError: the options of `config.inference` do not fit together, or a template has no slot.
         """
         check_inference(config.inference, config.model.vision.patch_size)
+        if config.inference.best_classes and not can_chunk(config.model):
+            raise UserError(
+                "inference.best_classes needs linear class attention without CAT-Seg's padding; set it to 0, or "
+                "model.late.max_classes for CAT-Seg's own truncation."
+            )
         graph, _ = build(config.model)
-        self._take(config, parameters, graph, config.inference.templates)
+        self._take(config, parameters, graph, config.inference.templates, devices=devices)
+        mesh = self._mesh
 
         @jax.jit
+        @on_own_pictures(mesh, common=(0, 2, 3))
         def score(
             parameters: Parameters,
             images: UInt8[Array, "b h w 3"],
@@ -103,7 +117,7 @@ class Segmenter:
             return score_classes(bind(graph, parameters), pixels, text, class_mask, config.inference)
 
         self._score = score
-        self._chunks = ClassChunks(config, graph) if can_chunk(config.model) else None
+        self._chunks = ClassChunks(config, graph, mesh) if can_chunk(config.model) else None
 
     def _take(
         self,
@@ -112,6 +126,7 @@ class Segmenter:
         graph: nnx.GraphDef,
         templates: Sequence[str],
         checksums: Mapping[str, str] | None = None,  # of the parameters, where they are known (see `embedding_cache`)
+        devices: Sequence[jax.Device] = (),
     ) -> None:
         self.config = config
         self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
@@ -122,6 +137,9 @@ class Segmenter:
             config.model.text.context_length,
             lambda: open_cache(config.model, self._parameters, checksums),
         )
+        self._mesh = make_mesh(devices)
+        if self._mesh is not None:
+            self._parameters = jax.device_put(self._parameters, on_every_device(self._mesh))
         self._accepted: dict[tuple[str, ...], tuple[str, ...]] = {}  # checking a thousand names takes a while
 
     def segment(self, image: Picture, names: Sequence[str] | str) -> Segmentation:
@@ -149,8 +167,8 @@ class Segmenter:
         Args:
             images: RGB.
             names: as in `segment`.
-            batch_size: pictures that run together. A batch that is not full is filled up, so that it needs no program
-                of its own.
+            batch_size: pictures that run together, rounded up to a multiple of the devices. A batch that is not full
+                is filled up, so that it needs no program of its own.
 
         Returns:
             One result for each picture, in their order.
@@ -164,19 +182,45 @@ class Segmenter:
         same_size: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(resized):
             same_size.setdefault(picture.shape, []).append(index)
+        devices = 1 if self._mesh is None else self._mesh.size
+        batch_size = -(-batch_size // devices) * devices
         results: dict[int, Segmentation] = {}
         for group in same_size.values():
             for start in range(0, len(group), batch_size):
                 batch = group[start : start + batch_size]
                 filled = batch + batch[-1:] * (batch_size - len(batch))
-                pixels = np.stack([resized[index] for index in filled])
-                best = [BestClass(*images[index].shape[:2]) for index in batch]
-                for first, scores, class_mask in self._score_list(pixels, names):
-                    for place, so_far in enumerate(best):
-                        so_far.update(scores[place], class_mask, first)
-                for index, so_far in zip(batch, best, strict=True):
-                    results[index] = Segmentation(*so_far.result(), names, images[index])
+                sizes = [images[index].shape[:2] for index in filled]
+                found = self._label_batch(np.stack([resized[index] for index in filled]), sizes, len(batch), names)
+                for index, labelled in zip(batch, found, strict=True):
+                    results[index] = Segmentation(*labelled, names, images[index])
         return [results[index] for index in range(len(images))]
+
+    def _label_batch(
+        self,
+        pixels: UInt8[np.ndarray, "b h w 3"],
+        sizes: Sequence[tuple[int, int]],
+        wanted: int,
+        names: Sequence[str],
+    ) -> list[Labelled]:
+        """Labels and confidence of the first `wanted` pictures, resized to `sizes`."""
+        mesh = self._mesh
+        each = len(pixels) // (1 if mesh is None else mesh.size)
+        # Labelled together: the first picture of every device, then the second of every device, ...
+        together = [range(place, len(pixels), each) for place in range(min(each, wanted))]
+        best = [BestClass([sizes[place] for place in places], mesh) for places in together]
+        on_devices = pixels if mesh is None else jax.device_put(pixels, shared_out(mesh))
+        lists = None
+        for first, scores, class_mask, lists in self._score_list(on_devices, names):
+            for place, so_far in enumerate(best):
+                so_far.update(_pick(scores, place, mesh=mesh), class_mask, first)
+        found = {
+            place: labelled
+            for places, so_far in zip(together, best, strict=True)
+            for place, labelled in zip(places, so_far.results(), strict=True)
+        }
+        if lists is not None:
+            found = {place: (lists[place][labels], confidence) for place, (labels, confidence) in found.items()}
+        return [found[place] for place in range(wanted)]
 
     def check_names(self, names: Sequence[str] | str) -> tuple[str, ...]:
         """The class names, parsed if they are text.
@@ -190,7 +234,7 @@ class Segmenter:
             self._accepted[listed] = check_names(listed, embed.tokenizer, embed.templates, embed.context_length)
         return self._accepted[listed]
 
-    def _score_list(self, pixels: UInt8[np.ndarray, "b h w 3"], names: Sequence[str]) -> Iterator[ScoredChunk]:
+    def _score_list(self, pixels: UInt8[np.ndarray | Array, "b h w 3"], names: Sequence[str]) -> Iterator[ScoredChunk]:
         """Scores of all names, a few at a time where the model allows it."""
         if self._chunks is not None:
             yield from self._chunks(self._parameters, pixels, self._embed(names))
@@ -204,6 +248,17 @@ class Segmenter:
         embeddings = self._embed(names)
         missing = bucket(len(names)) - len(names)
         return np.pad(embeddings, ((0, missing), (0, 0))), np.arange(len(names) + missing) < len(names)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _pick(scores: Float[Array, "b t h w"], place: int, *, mesh: Mesh | None) -> Float[Array, "n t h w"]:
+    """The scores of one picture of each device."""
+
+    @on_own_pictures(mesh, common=(1,))
+    def pick(scores: Array, place: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(scores, place, 1)
+
+    return pick(scores, place)
 
 
 def as_array(image: Picture) -> UInt8[np.ndarray, "h w 3"]:

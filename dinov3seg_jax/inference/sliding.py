@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from dinov3seg_jax.inference.labels import SIZE_STEP, bilinear_weights
+from dinov3seg_jax.inference.labels import bilinear_weights, padded
 
 WINDOWS_AT_ONCE = 12  # more run one batch after the other, the last one filled up
 STRIP_BYTES = 2**27  # of every class on the rows that one strip is made of
@@ -31,8 +31,8 @@ class Views(NamedTuple):
 
 
 def cut(
-    pixels: Float[np.ndarray, "h w 3"], corners: Int[np.ndarray, "n 2"], window: tuple[int, int]
-) -> Float[np.ndarray, "n wh ww 3"]:
+    pixels: Shaped[np.ndarray, "h w 3"], corners: Int[np.ndarray, "n 2"], window: tuple[int, int]
+) -> Shaped[np.ndarray, "n wh ww 3"]:
     """Windows on the host, where every size of picture is cut without a program of its own."""
     return np.stack([pixels[row : row + window[0], column : column + window[1]] for row, column in corners])
 
@@ -61,10 +61,10 @@ def label_views(
     Returns:
         The classes' indices, int32, the first of equal ones; and their probabilities, float32 in [0, 1].
     """
-    padded = _padded(views.size[1])
-    strip, most = strip_rows(views.maps.shape[1], padded, views.size[0], height)
+    columns_seen = padded(views.size[1])
+    strip, most = strip_rows(views.maps.shape[1], columns_seen, views.size[0], height)
     above, below, down = _taps(views.size[0], height)
-    columns = [np.pad(taps, (0, _padded(width) - width)) for taps in _taps(views.size[1], width)]
+    columns = [np.pad(taps, (0, padded(width) - width)) for taps in _taps(views.size[1], width)]
     labels, confidence = np.empty((height, width), np.int32), np.empty((height, width), np.float32)
     for top in range(0, height, strip):
         wanted = slice(top, min(top + strip, height))
@@ -75,7 +75,7 @@ def label_views(
         np.add.at(weights, (np.arange(count), np.searchsorted(needed, below[wanted])), down[wanted])
         rows = np.pad(needed, (0, most - len(needed)), mode="edge")
         strip_of = _label_strip(
-            views.maps, class_mask, views.corners, rows, weights, columns, views.window, padded, softmax
+            views.maps, class_mask, views.corners, rows, weights, columns, views.window, columns_seen, softmax
         )
         best, probability = jax.device_get(strip_of)
         labels[wanted], confidence[wanted] = best[:count, :width], probability[:count, :width]
@@ -86,8 +86,7 @@ def strip_rows(classes: int, width: int, inputs: int, outputs: int) -> tuple[int
     """Rows of a strip of the result, a power of two; and a bound on the rows of the picture it is made of."""
     fitting = max(STRIP_BYTES // (classes * width * 4 * 2), 1)
     strip = min(max(2 ** (fitting.bit_length() - 1), SHORTEST_STRIP), LONGEST_STRIP)
-    spanned = -(-(strip * inputs // outputs + 3) // 8) * 8
-    return strip, min(2 * strip, spanned)
+    return strip, min(2 * strip, padded(strip * inputs // outputs + 3))
 
 
 def average_rows(
@@ -168,7 +167,3 @@ def _taps(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     centres = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
     first = centres.astype(np.int64)
     return first, np.minimum(first + 1, inputs - 1), (centres - first).astype(np.float32)
-
-
-def _padded(length: int) -> int:
-    return -(-length // SIZE_STEP) * SIZE_STEP

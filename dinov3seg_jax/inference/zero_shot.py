@@ -140,23 +140,23 @@ class ZeroShotSegmenter(Segmenter):
         results = []
         for image in images:
             resized = resize_short_side(image, recipe.short_side, LONGEST_FOR_SIDE)
-            pixels = np.asarray(normalize_pixels(jnp.asarray(resized, jnp.float32) / 255))
             size = resized.shape[0], resized.shape[1]
             if recipe.mode == "whole":
-                (cosines,) = self._compare(pixels[None], local)
+                (cosines,) = self._compare(resized[None], local)
                 labels, confidence = label_pixels((1 + cosines) / 2, mask, *image.shape[:2])
             else:
                 corners = plan_windows(*size, recipe.window, recipe.stride)
                 window = window_size(*size, recipe.window)
-                views = Views(self._compare(cut(pixels, corners, window), local), corners, window, size)
+                views = Views(self._compare(cut(resized, corners, window), local), corners, window, size)
                 labels, confidence = label_views(views, mask, *image.shape[:2], softmax="windows")
             results.append(Segmentation(labels, confidence, names, image, self.recipe))
         return results
 
     def _compare(
-        self, windows: Float[np.ndarray, "n height width 3"], local: Float[np.ndarray, "t d"]
+        self, windows: UInt8[np.ndarray, "n height width 3"], local: Float[np.ndarray, "t d"]
     ) -> Float[Array, "n t h w"]:
-        stretched = stretch(windows, self.config.model.vision.patch_size)
+        pixels = normalize_pixels(jnp.asarray(windows.astype(np.float32)) / 255)
+        stretched = stretch(pixels, self.config.model.vision.patch_size)
         parts = [_cosines(self._encode(self._parameters, part), local) for part in batches(stretched)]
         return jnp.concatenate(parts)[: len(windows)]
 
@@ -205,7 +205,7 @@ def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int, longest: flo
     return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC))
 
 
-def stretch(windows: Float[np.ndarray, "n h w 3"], patch_size: int) -> Float[Array, "n h2 w2 3"]:
+def stretch(windows: Float[np.ndarray | Array, "n h w 3"], patch_size: int) -> Float[Array, "n h2 w2 3"]:
     """Bring both sides to the next multiple of the patch size; bicubic, see `layers.resize_cubic`."""
     height, width = (-(-side // patch_size) * patch_size for side in windows.shape[1:3])
     return resize_cubic(jnp.asarray(windows), height, width)

@@ -1,5 +1,6 @@
 """What a report holds: valid JSON, the right rows in the right order, pictures that exist, whole files only."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinov3seg_jax import files
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.evaluation import report
 from dinov3seg_jax.evaluation.confusion import ConfusionMatrix, scores
@@ -17,10 +19,14 @@ CLASSES = ["sky", "tree | bush", "sea", "boat"]
 SEEN = [True, True, False, True]
 
 
-def some_scores(seen=SEEN):
+def some_counts():
     matrix = ConfusionMatrix(len(CLASSES))
     matrix.add(np.array([[0, 0, 2, 2, 1]]), np.array([[0, 1, 2, 2, -1]]))  # boat is absent, tree is missed
-    return scores(matrix.counts, seen)
+    return matrix.counts
+
+
+def some_scores(seen=SEEN):
+    return scores(some_counts(), seen)
 
 
 def table_of_classes(folder):
@@ -56,15 +62,31 @@ def test_without_seen_nothing_is_called_unseen(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["classes"][0]["seen"] is None
 
 
-def test_pictures_are_embedded_by_relative_path(tmp_path):
-    beside = tmp_path / "with blank" / "one.png"
-    beside.parent.mkdir()
-    Image.new("RGB", (4, 4)).save(beside)
-    folder = tmp_path / "run"
-    write_report(folder, some_scores(), CLASSES, SEEN, pictures=[np.full((6, 8, 3), 7, np.uint8), beside])
-    links = re.findall(r"!\[[^]]*\]\(<?([^)>]+)>?\)", (folder / "report.md").read_text())
-    assert links == ["pictures/000.png", "../with blank/one.png"]
-    assert np.asarray(Image.open(folder / links[0])).tolist() == np.full((6, 8, 3), 7).tolist()
+def test_pictures_are_embedded_by_section_with_their_captions(tmp_path):
+    grey, white = np.full((6, 8, 3), 7, np.uint8), np.full((5, 4, 3), 255, np.uint8)
+    write_report(
+        tmp_path, some_scores(), CLASSES, SEEN, {"First": [("one | a", grey)], "Worst": iter([("b: 3.0 %", white)])}
+    )
+    text = (tmp_path / "report.md").read_text()
+    found = re.findall(r"## (\w+)\n\n(.*)\n\n!\[[^]]*\]\(([^)]+)\)", text)
+    assert found == [("First", "one \\| a", "pictures/000.png"), ("Worst", "b: 3.0 %", "pictures/001.png")]
+    for (*_, link), picture in zip(found, (grey, white), strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / link)), picture)
+
+
+def test_the_table_of_classes_for_programs(tmp_path):
+    write_report(tmp_path, some_scores(), CLASSES, SEEN, counts=some_counts())
+    with (tmp_path / "classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == CLASSES
+    assert [row["training"] for row in rows] == ["seen", "seen", "unseen", "seen"]
+    assert [row["iou"] for row in rows] == ["50.0", "0.0", "100.0", ""]
+    assert [row["pixels"] for row in rows] == ["1", "1", "2", "0"]
+    assert [row["predicted_pixels"] for row in rows] == ["2", "0", "2", "0"]
+    assert [row["correct_pixels"] for row in rows] == ["1", "0", "2", "0"]
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.width > 100
+    assert "(confusion.png)" in (tmp_path / "report.md").read_text()
 
 
 def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch):
@@ -74,11 +96,11 @@ def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch):
     def interrupted(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report.os, "replace", interrupted)
+    monkeypatch.setattr(files.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_report(tmp_path, some_scores(), CLASSES, SEEN, extra={"images": 2})
     assert (tmp_path / "metrics.json").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.csv", "metrics.json", "report.md"]
 
 
 def test_names_and_extras_that_do_not_fit_are_refused(tmp_path):

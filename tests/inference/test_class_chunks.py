@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.class_chunks import ClassChunks
 from dinov3seg_jax.inference.local_global import score_classes
 from dinov3seg_jax.inference.segmenter import Segmenter
@@ -52,18 +53,54 @@ def test_lists_of_any_length_share_their_programs(config, parameters):
     assert programs[0] == programs[1] == programs[2]
 
 
+@pytest.mark.parametrize("options", [{}, pytest.param({"fusion": "logits"}, marks=pytest.mark.slow)])
+def test_rejected_classes_are_as_good_as_never_named(config, parameters, options):
+    names = [f"thing {number}" for number in range(9)]
+    both = Segmenter(with_options(config, best_classes=3, **options), parameters).segment_arrays(PICTURES, names, 2)
+    lists = [np.unique(result.labels) for result in both]
+    assert lists[0].tolist() != lists[1].tolist()  # each picture has a list of its own
+    for picture, result in zip(PICTURES, both, strict=True):
+        every = Segmenter(with_options(config, **options), parameters)
+        graph, _ = build(config.model)
+        chunks = ClassChunks(with_options(config, best_classes=3, **options), graph)
+        kept = next(iter(chunks(parameters, picture[None], every._embed(names)))).lists[0]
+        alone = every.segment(picture, [names[index] for index in kept])
+        np.testing.assert_array_equal(result.labels, kept[alone.labels])
+        np.testing.assert_allclose(result.confidence, alone.confidence, atol=1e-5)
+
+
+def test_the_classes_kept_are_those_of_the_highest_correlation(config, parameters):
+    chunks = ClassChunks(with_options(config, best_classes=2, mode="whole"), build(config.model)[0])
+    (scene,) = chunks._start(parameters, PICTURES)
+    text = np.random.default_rng(1).standard_normal((300, 64)).astype(np.float32)
+    patches = np.asarray(scene.refined).reshape(2, -1, 1, 32)
+    patches = patches / np.linalg.norm(patches, axis=-1, keepdims=True)
+    halves = text.reshape(300, 2, 32)
+    greatest = (patches[:, :, None] * halves / np.linalg.norm(halves, axis=-1, keepdims=True)).sum(-1).max(axis=(1, 3))
+    expected = np.sort(np.argsort(-greatest, axis=1)[:, :2], axis=1)
+    np.testing.assert_array_equal(chunks._rank((scene,), text, 2), expected)
+    assert chunks._rank((scene,), text[:2], 2) is None
+
+
+def test_rejection_needs_a_head_that_takes_any_list(config, parameters):
+    late = dataclasses.replace(config.model.late, class_attention="full")
+    full = with_options(dataclasses.replace(config, model=dataclasses.replace(config.model, late=late)), best_classes=2)
+    with pytest.raises(UserError, match=r"inference.best_classes needs linear class attention"):
+        Segmenter(full, parameters)
+
+
 @pytest.mark.parametrize(
     ("classes", "options", "expected"),
     [
         (3, {}, (8, True)),
-        (5000, {}, (4096, True)),
+        (5000, {}, (5120, True)),
         (5000, {"class_chunk": 16}, (16, True)),
         (5000, {"class_chunk": 16, "kept_megabytes": 2}, (16, False)),
-        (5000, {"kept_megabytes": 0}, (4096, False)),
+        (5000, {"kept_megabytes": 0}, (5120, False)),
     ],
 )
 def test_plan(monkeypatch, config, parameters, classes, options, expected):
-    """9 cells of 16 channels, 576 bytes a class: 4096 classes are one chunk on a CPU."""
+    """9 cells of 16 channels: 5688 classes would be one chunk on a CPU; a list of 5000 is filled up to 5120."""
     config = with_options(config, **options)
     graph, _ = build(MODEL)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")

@@ -46,10 +46,11 @@ def test_classes_a_few_at_a_time(monkeypatch):
     scores = np.random.default_rng(0).random((7, 5, 6), np.float32)
     scores[5] = scores[1]  # of equal ones the first counts
     allowed = np.array([True, True, False, True, True, True, True])
-    best = BestClass(100, 70)
+    best = BestClass([(100, 70)])
     for first in range(0, 7, 3):
         part = slice(first, first + 3)
         filled = np.pad(scores[part], ((0, 3 - len(scores[part])), (0, 0), (0, 0)), constant_values=9)
-        best.update(filled, np.pad(allowed[part], (0, 3 - len(scores[part]))), first)
-    for ours, expected in zip(best.result(), label_pixels(scores, allowed, 100, 70), strict=True):
+        best.update(filled[None], np.pad(allowed[part], (0, 3 - len(scores[part]))), first)
+    (found,) = best.results()
+    for ours, expected in zip(found, label_pixels(scores, allowed, 100, 70), strict=True):
         np.testing.assert_array_equal(ours, expected)

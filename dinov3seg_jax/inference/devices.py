@@ -1,0 +1,55 @@
+"""Several devices share a batch of pictures out: each runs the same program on its own ones, and none waits for others.
+
+So a picture's result depends neither on the number of devices nor on the pictures that others work on.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+PICTURES = "pictures"
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh | None:
+    """The devices that share batches out; None where there is nothing to share."""
+    return Mesh(np.asarray(devices), (PICTURES,)) if len(devices) > 1 else None
+
+
+def shared_out(mesh: Mesh) -> NamedSharding:
+    """Arrays whose first axis is pictures: each device holds its own ones."""
+    return NamedSharding(mesh, P(PICTURES))
+
+
+def on_every_device(mesh: Mesh) -> NamedSharding:
+    """Arrays that every device holds as a whole."""
+    return NamedSharding(mesh, P())
+
+
+def on_own_pictures(mesh: Mesh | None, common: tuple[int, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let each device run a function on its own pictures; for use below `jax.jit`.
+
+    Args:
+        mesh: of `make_mesh`; None leaves the function as it is.
+        common: places of the arguments that are the same for all pictures. The first axis of the arrays in all other
+            arguments, and in the result, is pictures, or a number of things for each picture. Keywords are static.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        if mesh is None:
+            return function
+
+        @functools.wraps(function)
+        def run(*arguments: Any, **static: Any) -> Any:
+            specs = tuple(P() if place in common else P(PICTURES) for place in range(len(arguments)))
+            own = functools.partial(function, **static)
+            shared = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=P(PICTURES), check_vma=False)
+            return shared(*arguments)
+
+        return run
+
+    return decorate
