@@ -210,7 +210,8 @@ class Segmenter:
         best = [BestClass([sizes[place] for place in places], mesh) for places in together]
         on_devices = pixels if mesh is None else jax.device_put(pixels, shared_out(mesh))
         lists = None
-        for first, scores, class_mask, lists in self._score_list(on_devices, names):
+        for first, scores, class_mask, kept in self._score_list(on_devices, names):
+            lists = kept
             for place, so_far in enumerate(best):
                 so_far.update(_pick(scores, place, mesh=mesh), class_mask, first)
         found = {
