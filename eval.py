@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from dinov3seg_jax.config import load_config, split_overrides
+from dinov3seg_jax.config import Config, load_config, split_overrides
 from dinov3seg_jax.errors import run_command
+from dinov3seg_jax.processes import add_arguments, joined, say
 
 
 def main() -> None:
@@ -23,22 +24,29 @@ def main() -> None:
     parser.add_argument(
         "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for its converted weights in any case"
     )
+    add_arguments(parser)
     overrides, rest = split_overrides(sys.argv[1:])
     options = parser.parse_args(rest)
     config = load_config(options.config, overrides)
+    with joined(options):
+        score(config, options.checkpoint, options.zero_shot)
+
+
+def score(config: Config, checkpoint: Path, zero_shot: bool) -> None:
+    """Evaluate and print the scores."""
     # Imported late, so that a mistake in the config is reported before a device starts.
     from dinov3seg_jax.evaluation.evaluate import evaluate, evaluate_benchmarks, report_folder
 
-    folder = report_folder(options.checkpoint, options.zero_shot)
+    folder = report_folder(checkpoint, zero_shot)
     if config.benchmarks:
-        print(f"\n{evaluate_benchmarks(config, options.checkpoint, options.zero_shot)}")
-        print(f"{folder / 'benchmarks.md'} and benchmarks.json are written")
+        say(f"\n{evaluate_benchmarks(config, checkpoint, zero_shot)}")
+        say(f"{folder / 'benchmarks.md'} and benchmarks.json are written")
         return
-    result = evaluate(config, options.checkpoint, options.zero_shot)
+    result = evaluate(config, checkpoint, zero_shot)
     for key in ("miou", "seen_miou", "unseen_miou", "pixel_accuracy"):
         if key in result:
-            print(f"{key:15s} {result[key]:6.2f} %")
-    print(f"{folder / 'report.md'} and metrics.json are written")
+            say(f"{key:15s} {result[key]:6.2f} %")
+    say(f"{folder / 'report.md'} and metrics.json are written")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 
 from dinov3seg_jax.config import load_config, split_overrides
 from dinov3seg_jax.errors import run_command
+from dinov3seg_jax.processes import add_arguments, joined
 
 
 def main() -> None:
@@ -12,6 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="a file in configs/")
     parser.add_argument("--dry_run", action="store_true", help="trace the step and print what it costs; no data needed")
+    add_arguments(parser)
     overrides, rest = split_overrides(sys.argv[1:])
     options = parser.parse_args(rest)
     config = load_config(options.config, overrides)
@@ -23,7 +25,8 @@ def main() -> None:
     else:
         from dinov3seg_jax.training.loop import train
 
-        train(config)
+        with joined(options):
+            train(config)
 
 
 if __name__ == "__main__":

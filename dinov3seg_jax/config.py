@@ -145,7 +145,8 @@ class ModelConfig:
     late: LateRefinementConfig = LateRefinementConfig()
     decoder: DecoderConfig = DecoderConfig()
     linear: LinearConfig = LinearConfig()
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
+    attention: Literal["auto", "xla", "cudnn"] = "auto"  # the towers' kernel: see models/layers.py, `attend`
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
 
 
@@ -183,6 +184,7 @@ class TrainConfig:
 
     steps: Positive = 80_000
     batch_size: Positive = 4
+    accumulate: Positive = 1  # a batch passes in so many parts, whose gradients are averaged before the step
     learning_rate: Number = 2e-4
     warmup_steps: NonNegative = 0
     schedule: Literal["cosine", "one_cycle"] = "cosine"  # "one_cycle": DINOv3's, of its linear evaluation
@@ -193,6 +195,8 @@ class TrainConfig:
     finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
     finetune_blocks: NonNegative = 4  # for "last_blocks"
     encoder_lr_scale: Number = 0.01
+    ema_decay: Probability = 0.0  # 0: off; else the weights' moving average, which checkpoints then hold for all users
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
     objective: Literal["masks", "alignment"] = "masks"  # "alignment", ours: a contrastive loss for the towers alone
     alignment_temperature: Number = 0.1  # of that loss: cosines are divided by it
@@ -201,6 +205,10 @@ class TrainConfig:
     log_every: Positive = 20
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2
+    profile_steps: tuple[NonNegative, NonNegative] = (
+        0,
+        0,
+    )  # first and number of those recorded in workdir/profile
 
 
 @dataclass(frozen=True, config=closed)
@@ -246,6 +254,7 @@ class Config:
     init_from: str = ""  # folders whose weights a new run starts from: runs or converted parts, separated by commas
     data_parallel: Integer = -1  # devices along the data axis; -1: all
     model_parallel: Positive = 1
+    fsdp_bytes: NonNegative = 4 * 2**20  # larger parameters are spread over the data axis too
     benchmarks: Names = ()  # data sets to score on one after the other, in place of data.eval.name
     report_images: NonNegative = 8  # pictures in the evaluation report
 

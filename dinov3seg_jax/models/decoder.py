@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import DecoderConfig
-from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample, recomputed
+from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample, over_batch, recomputed
 
 
 class ConvNormRelu(nnx.Module):
@@ -87,7 +87,7 @@ class Decoder(nnx.Module):
     def decode(self, x: Float[Array, "b t h w c"], guided: tuple[Array, Array] | None) -> Float[Array, "b t h4 w4"]:
         """The decoder, its guidance already convolved."""
         middle, fine = guided or (None, None)
-        x = recomputed(self.stage1.refine, self.remat)(x, middle)
-        x = recomputed(self.stage2.refine, self.remat)(x, fine)
+        x = over_batch(recomputed(self.stage1.refine, self.remat)(over_batch(x), middle))
+        x = over_batch(recomputed(self.stage2.refine, self.remat)(x, fine))
         b, t, h, w, c = x.shape
         return self.head(x.reshape(b * t, h, w, c)).reshape(b, t, h, w).astype(jnp.float32)

@@ -1,7 +1,7 @@
 """dinov3.txt: the vision head and the text tower that share one embedding space (§1; its specification, section 8)."""
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.config import ModelConfig, TextConfig, VisionConfig
-from dinov3seg_jax.models.layers import Block, LayerNorm, Linear, l2_normalize, normal, run_stack, stack
+from dinov3seg_jax.models.layers import Block, Kernel, LayerNorm, Linear, l2_normalize, normal, run_stack, stack
 from dinov3seg_jax.models.vit import Tokens, VisionTransformer
 
 HEAD_FFN_ALIGN = 64
@@ -20,7 +20,15 @@ INITIAL_LOGIT_SCALE = 2.659260  # ln(1 / 0.07)
 class VisionHead(nnx.Module):
     """Blocks without positions over the normalised backbone tokens, storage tokens included."""
 
-    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        dtype: DTypeLike,
+        remat: bool = False,
+        kernel: Kernel = "auto",
+        rngs: nnx.Rngs,
+    ):
         self.depth = config.head_blocks
         self.remat = remat
         self.blocks = stack(
@@ -31,6 +39,7 @@ class VisionHead(nnx.Module):
                 ffn_align=HEAD_FFN_ALIGN,
                 qkv_bias=False,
                 layerscale_init=config.layerscale_init,
+                kernel=kernel,
                 dtype=dtype,
                 rngs=rngs,
             ),
@@ -61,11 +70,19 @@ class VisionFeatures(NamedTuple):
 class VisionTower(nnx.Module):
     """The backbone with dinov3.txt's head on top; without head blocks, the backbone alone."""
 
-    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
-        self.backbone = VisionTransformer(config, dtype=dtype, remat=remat, rngs=rngs)
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        dtype: DTypeLike,
+        remat: bool = False,
+        kernel: Kernel = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.backbone = VisionTransformer(config, dtype=dtype, remat=remat, kernel=kernel, rngs=rngs)
         self.has_head = config.head_blocks > 0
         if self.has_head:
-            self.head = VisionHead(config, dtype=dtype, remat=remat, rngs=rngs)
+            self.head = VisionHead(config, dtype=dtype, remat=remat, kernel=kernel, rngs=rngs)
 
     def __call__(self, images: Float[Array, "b height width 3"], *, frozen_blocks: int = 0) -> VisionFeatures:
         """Encode normalised pixels."""
@@ -89,7 +106,16 @@ class VisionTower(nnx.Module):
 class TextTower(nnx.Module):
     """Causal transformer over CLIP tokens; its output has one half for CLS and one half for patches."""
 
-    def __init__(self, config: TextConfig, outputs: int, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: TextConfig,
+        outputs: int,
+        *,
+        dtype: DTypeLike,
+        remat: bool = False,
+        kernel: Kernel = "auto",
+        rngs: nnx.Rngs,
+    ):
         """`outputs` is twice the vision tower's width."""
         self.config = config
         self.remat = remat
@@ -101,6 +127,7 @@ class TextTower(nnx.Module):
                 config.heads,
                 ffn_ratio=config.ffn_ratio,
                 qkv_bias=False,
+                kernel=kernel,
                 dtype=dtype,
                 rngs=rngs,
             ),
@@ -141,9 +168,9 @@ class DinoTxt(nnx.Module):
     """Both towers, under the names that they have in the whole model."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
-        self.vision = VisionTower(config.vision, dtype=dtype, rngs=rngs)
-        self.text = TextTower(config.text, 2 * config.vision.dim, dtype=dtype, rngs=rngs)
+        options: Any = {"dtype": jnp.dtype(config.dtype), "kernel": config.attention, "rngs": rngs}
+        self.vision = VisionTower(config.vision, **options)
+        self.text = TextTower(config.text, 2 * config.vision.dim, **options)
 
     def encode_text(self, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
         """Text embeddings [global half | local half], each half of unit length (§1)."""

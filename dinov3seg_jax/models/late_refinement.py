@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.config import LateRefinementConfig
-from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, masked_attention, recomputed
+from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, masked_attention, over_batch, recomputed
 
 LINEAR_ATTENTION_EPSILON = 1e-6
 FULL_ATTENTION_SCORES = 2**26  # of full class attention at once; more positions run one batch after the other
@@ -380,5 +380,6 @@ class LateRefinement(nnx.Module):
             class_mask: False for entries that only fill the class list up.
         """
         for spatial, classes in zip(self.spatial, self.classes, strict=True):
-            x = recomputed(classes, classes.config.remat)(spatial(x, appearance), text, class_mask)
+            x = over_batch(spatial(over_batch(x), appearance))
+            x = recomputed(classes, classes.config.remat)(x, text, class_mask)
         return x

@@ -8,12 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from dinov3seg_jax.errors import UserError
+
+Kernel = Literal["auto", "xla", "cudnn"]
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
 Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
 
+DATA = "data"  # the axis of a mesh over which examples are shared out
 LONG = 256  # tokens
 NORM_EPSILON = 1e-5  # DINOv3, dinov3.txt and CAT-Seg; SAM uses 1e-6. Flax's own default is 1e-6.
 
@@ -123,12 +128,49 @@ class GroupNorm(nnx.GroupNorm):
         )
 
 
+def over_batch(x: Float[Array, "b *n"], axis: int = 0) -> Float[Array, "b *n"]:
+    """x, each device keeping its own examples and all else of them; x as it is where no mesh with `DATA` is in view.
+
+    Said at the borders of blocks, so that the compiler moves parameters (FSDP) or sums (tensor parallelism) between
+    devices and never turns to cutting activations in other ways. A batch that does not divide is filled up.
+
+    Args:
+        x: activations.
+        axis: which of its axes is the batch.
+    """
+    if DATA not in jax.sharding.get_abstract_mesh().auto_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*[None] * axis, DATA))
+
+
 def attend(
-    query: Float[Array, "b n heads d"], key: Float[Array, "b m heads d"], value: Float[Array, "b m heads d"]
+    query: Float[Array, "b n heads d"],
+    key: Float[Array, "b m heads d"],
+    value: Float[Array, "b m heads d"],
+    *,
+    causal: bool = False,
+    kernel: Kernel = "auto",
 ) -> Float[Array, "b n heads d"]:
-    """softmax(q k / sqrt(d)) v. On a CPU, long sequences go head by head (see `_attend_by_head`)."""
-    if key.shape[1] < LONG:
-        return jax.nn.dot_product_attention(query, key, value)
+    """softmax(q k / sqrt(d)) v.
+
+    Args:
+        query, key, value: of any float type; "cudnn" takes bfloat16 alone.
+        causal: token i sees the tokens up to i.
+        kernel: "xla", plain matrix products; "cudnn", the flash attention of NVIDIA's library; "auto", plain products
+            too, except that long sequences go head by head on a CPU (see `_attend_by_head`).
+
+    Raises:
+        UserError: "cudnn" without a GPU or with another type.
+    """
+    if kernel == "cudnn":
+        if jax.default_backend() != "gpu" or query.dtype != jnp.bfloat16:
+            raise UserError(
+                f"model.attention 'cudnn' needs a GPU and bfloat16, and this is {query.dtype} on "
+                f"{jax.default_backend()}; set --config.model.attention=auto, or on a GPU model.dtype=bfloat16."
+            )
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
+    if kernel == "xla" or causal or key.shape[1] < LONG:
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal)
     return jax.lax.platform_dependent(
         query, key, value, cpu=_attend_by_head, default=lambda q, k, v: jax.nn.dot_product_attention(q, k, v)
     )
@@ -155,8 +197,10 @@ def _attend_by_head(query: Array, key: Array, value: Array) -> Array:
 class Attention(nnx.Module):
     """Multi-head self-attention; query, key and value are separate so that each can train by itself (§1)."""
 
-    def __init__(self, dim: int, heads: int, *, qkv_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.heads = heads
+    def __init__(
+        self, dim: int, heads: int, *, qkv_bias: bool, kernel: Kernel = "auto", dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.heads, self.kernel = heads, kernel
         self.query = Linear(dim, dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.key = Linear(dim, dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.value = Linear(dim, dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
@@ -174,9 +218,7 @@ class Attention(nnx.Module):
         query, key, value = self.project(x)
         if rotate is not None:
             query, key = rotate(query), rotate(key)
-        attended = (
-            jax.nn.dot_product_attention(query, key, value, is_causal=True) if causal else attend(query, key, value)
-        )
+        attended = attend(query, key, value, causal=causal, kernel=self.kernel)
         return self.out(attended.reshape(x.shape))
 
 
@@ -217,13 +259,14 @@ class Block(nnx.Module):
         ffn_align: int = 8,
         qkv_bias: bool = True,
         layerscale_init: float | None = None,
+        kernel: Kernel = "auto",
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """`layerscale_init` None leaves LayerScale out, as the text tower does."""
+        """`layerscale_init` None leaves LayerScale out, as the text tower does; `kernel` is that of `attend`."""
         hidden = int(dim * ffn_ratio)
         self.norm1 = LayerNorm(dim, dtype=dtype, rngs=rngs)
-        self.attention = Attention(dim, heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.attention = Attention(dim, heads, qkv_bias=qkv_bias, kernel=kernel, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.ffn = (
             Mlp(dim, hidden, dtype=dtype, rngs=rngs)
@@ -267,7 +310,7 @@ def run_stack(
 
     Args:
         blocks: from `stack`.
-        x: what the first block takes.
+        x: what the first block takes, its first axis the batch (see `over_batch`).
         apply: (block, x) -> x.
         start, stop: which of the blocks.
         frozen: cut these blocks off from the backward pass; nothing is computed for them there.
@@ -279,9 +322,9 @@ def run_stack(
         x, layers = jax.lax.stop_gradient((x, layers))
 
     def step(x: Array, layer: nnx.State) -> tuple[Array, None]:
-        return apply(nnx.merge(graph, layer), x), None
+        return over_batch(apply(nnx.merge(graph, layer), x)), None
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, layers)[0]
+    return jax.lax.scan(jax.checkpoint(step) if remat else step, over_batch(x), layers)[0]
 
 
 def recomputed(call: Callable[..., Array], remat: bool) -> Callable[..., Array]:

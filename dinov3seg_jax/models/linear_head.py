@@ -62,7 +62,7 @@ class LinearProbe(nnx.Module):
         self.frozen_vision_blocks = self.frozen_text_blocks = 0
         dtype = jnp.dtype(config.dtype)
         backbone = dataclasses.replace(config.vision, head_blocks=0)
-        self.vision = VisionTower(backbone, dtype=dtype, remat=config.remat, rngs=rngs)
+        self.vision = VisionTower(backbone, dtype=dtype, remat=config.remat, kernel=config.attention, rngs=rngs)
         seen = max(len(config.linear.layers), 1)
         self.linear = LinearHead(seen * config.vision.dim, config.linear.classes, dtype=dtype, rngs=rngs)
 

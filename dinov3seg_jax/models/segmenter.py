@@ -1,7 +1,7 @@
 """The paper's figure as code: encoders, early refinement, correlation, late refinement, decoder."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +46,9 @@ class SegmentationModel(nnx.Module):
         self.frozen_vision_blocks = self.frozen_text_blocks = 0
         dtype = jnp.dtype(config.dtype)
         late = config.late.dim
-        self.vision = VisionTower(config.vision, dtype=dtype, remat=config.remat, rngs=rngs)
-        self.text = TextTower(config.text, 2 * config.vision.dim, dtype=dtype, remat=config.remat, rngs=rngs)
+        tower: Any = {"dtype": dtype, "remat": config.remat, "kernel": config.attention, "rngs": rngs}
+        self.vision = VisionTower(config.vision, **tower)
+        self.text = TextTower(config.text, 2 * config.vision.dim, **tower)
         if config.early.enabled:
             self.early = EarlyRefinement(config.early, dtype=dtype, rngs=rngs)
         channels = 2 if config.correlation == "local+global" else 1

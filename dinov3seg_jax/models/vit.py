@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import VisionConfig
-from dinov3seg_jax.models.layers import Block, LayerNorm, Linear, normal, run_stack, stack
+from dinov3seg_jax.models.layers import Block, Kernel, LayerNorm, Linear, normal, run_stack, stack
 from dinov3seg_jax.models.rope import patch_centres, rope_periods, rope_tables, rotate_patches
 
 
@@ -45,7 +45,15 @@ class PatchEmbed(nnx.Module):
 class VisionTransformer(nnx.Module):
     """DINOv3 ViT: [CLS, storage tokens, patches] through pre-norm blocks with rotary positions on the patches."""
 
-    def __init__(self, config: VisionConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        kernel: Kernel = "auto",
+        rngs: nnx.Rngs,
+    ):
         self.config = config
         self.remat = remat
         d = config.dim
@@ -64,6 +72,7 @@ class VisionTransformer(nnx.Module):
                 ffn_align=config.ffn_align,
                 qkv_bias=config.qkv_bias,
                 layerscale_init=config.layerscale_init,
+                kernel=kernel,
                 dtype=dtype,
                 rngs=rngs,
             ),

@@ -1,26 +1,41 @@
 """Checkpoints: `<workdir>/config.json` and `<workdir>/checkpoints/<step>`. Only this module imports orbax.
 
-A step holds "parameters" (all of them, as nested dicts of arrays), "optimizer" and "progress" (where the data stream
-is, and the seconds trained). Orbax writes a step to a temporary folder and renames it, so a step is whole or absent.
+A step holds "parameters" (all of them, as nested dicts of arrays), "optimizer", "progress" (where the data stream is,
+and the seconds trained) and a manifest. It is written under another name, and gets its own when its files were read
+back and the manifest is there: so a folder whose name is a number was whole once, and one that no longer matches its
+manifest is damaged. docs/checkpoints.md says what happens then.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from orbax.checkpoint import v1 as ocp
+from tqdm import tqdm
 
 from dinov3seg_jax.config import Config, from_dict
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters, build
+from dinov3seg_jax.training.manifest import damage, settle, write_manifest
 from dinov3seg_jax.weights import is_converted, model_config, read_arrays, read_manifest
 
 CONFIG_FILE = "config.json"
 STEPS_FOLDER = "checkpoints"
+UNFINISHED = ".unfinished"  # ends, or goes on, in the names of what is being written or deleted
+DAMAGED = ".damaged"  # ends the names of steps that were passed over
 
 
 class Restored(NamedTuple):
@@ -33,41 +48,70 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run. All of its processes make one and call its methods in the same order."""
 
     def __init__(self, workdir: Path, keep: int):
-        """`keep`: how many of the newest steps stay on disk."""
-        self._steps = ocp.training.Checkpointer(
-            (workdir / STEPS_FOLDER).absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
-        )
+        """Clear away what an earlier process did not finish.
 
-    def save(self, step: int, parameters: Parameters, optimizer: Any, progress: dict[str, Any]) -> None:
-        """Write a step in the background, after the one before; `close` waits for it."""
-        self._steps.wait()  # while one step is being written, orbax silently skips the next
-        self._steps.save_checkpointables_async(
-            step,
-            {
-                "parameters": unflatten_dict(parameters, sep="/"),
-                "optimizer": jax.tree.leaves(optimizer),
-                "progress": progress,
-            },
-            force=True,
-        )
-
-    def restore(self, parameters: AbstractParameters, optimizer: Any) -> Restored | None:
-        """Load the newest step onto the given shapes and shardings; None where there is none.
+        Args:
+            workdir: on a disk that all processes share.
+            keep: how many of the newest steps stay.
 
         Raises:
-            UserError: the step is damaged or of another model.
+            UserError: processes on other hosts do not see the same folder.
         """
-        latest = self._steps.latest
-        if latest is None:
+        self._named = workdir / STEPS_FOLDER  # as the user says it
+        self._folder = self._named.absolute()
+        self._keep = keep
+        self._background = ThreadPoolExecutor(1, "checkpoints")
+        self._saving: Future[None] | None = None
+        self._saving_step = 0
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if _is_first():
+            _remove(self._folder.glob(f"*{UNFINISHED}*"))
+        if jax.process_count() > 1:
+            _refuse_folders_of_their_own(self._folder)
+
+    def save(self, step: int, parameters: Parameters, optimizer: Any, progress: dict[str, Any]) -> None:
+        """Write a step in the background, after the one before; `close` waits for it.
+
+        Raises:
+            UserError: this step or the one before cannot be written.
+        """
+        self._wait()
+        content = {"parameters": unflatten_dict(parameters, sep="/"), "optimizer": jax.tree.leaves(optimizer)}
+        if jax.default_backend() == "cpu":
+            # What is saved shares memory with its arrays there, and the next step writes over them.
+            content = jax.tree.map(jnp.copy, content)
+        self._saving_step = step
+        try:
+            response = ocp.save_checkpointables_async(self._unfinished(step), content | {"progress": progress})
+        except Exception as error:
+            raise self._not_written(error) from error
+        self._saving = self._background.submit(self._finish, step, response)
+
+    def check(self) -> None:
+        """Notice early that a step could not be written, without waiting for one that is being written.
+
+        Raises:
+            UserError: it could not.
+        """
+        if self._saving is not None and self._saving.done():
+            self._wait()
+
+    def restore(self, parameters: AbstractParameters, optimizer: Any) -> Restored | None:
+        """Load the newest step that is whole onto the given shapes and shardings; None where there is no step at all.
+
+        Steps that are newer and damaged are put aside, under names that end in ".damaged".
+
+        Raises:
+            UserError: no step is whole, or the newest that is belongs to another model.
+        """
+        step = _newest_whole(self._folder, put_aside=True)
+        if step is None:
             return None
-        loaded = _load_step(
-            self._steps,
-            latest.step,
+        loaded = _load(
+            self._folder / str(step),
             {
                 "parameters": unflatten_dict(parameters, sep="/"),
                 "optimizer": jax.tree.leaves(optimizer),
@@ -75,11 +119,55 @@ class Checkpoints:
             },
         )
         optimizer = jax.tree.unflatten(jax.tree.structure(optimizer), loaded["optimizer"])
-        return Restored(latest.step, flatten_dict(loaded["parameters"], sep="/"), optimizer, loaded["progress"])
+        return Restored(step, flatten_dict(loaded["parameters"], sep="/"), optimizer, loaded["progress"])
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
-        self._steps.close()
+        """Wait until everything is on disk.
+
+        Raises:
+            UserError: the last step could not be written.
+        """
+        try:
+            self._wait()
+        finally:
+            self._background.shutdown()
+
+    def _unfinished(self, step: int) -> Path:
+        return self._folder / f"{step}{UNFINISHED}"
+
+    def _wait(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        try:
+            saving.result()
+        except Exception as error:  # orbax's, of many types
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: Exception) -> UserError:
+        step, before = self._saving_step, max(_steps(self._folder), default=None)
+        if _is_first():
+            _remove(self._folder.glob(f"{step}{UNFINISHED}*"))  # a full disk needs the room
+        goes_on = "from the beginning" if before is None else f"from step {before}"
+        return UserError(
+            f"checkpoint '{self._folder / str(step)}' could not be written ({_reason(error)}); "
+            f"mend that, such as a full disk, and start again: the run goes on {goes_on}."
+        )
+
+    def _finish(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+        """In the background: when all processes have written their parts, the first one checks and names the step."""
+        response.result()
+        if not _is_first():
+            return
+        write_manifest(self._unfinished(step))
+        final = self._folder / str(step)
+        os.rename(self._unfinished(step), final)
+        settle(self._folder)
+        tqdm.write(f"saved {self._named / str(step)}")
+        for old in _steps(self._folder)[: -self._keep]:
+            doomed = self._unfinished(old)
+            os.rename(self._folder / str(old), doomed)  # so that nobody takes a half for the whole
+            _remove([doomed])
 
 
 def write_config(workdir: Path, config: Config) -> None:
@@ -138,25 +226,101 @@ def read_progress(workdir: str | Path) -> dict[str, Any]:
 
 
 def _load_newest(workdir: Path, what: dict[str, Any]) -> dict[str, Any]:
-    folder = workdir / STEPS_FOLDER
-    nothing = UserError(f"'{workdir}' holds no complete checkpoint; let train.py reach train.checkpoint_every steps.")
-    if not folder.is_dir():
-        raise nothing
-    steps = ocp.training.Checkpointer(folder.absolute())
-    try:
-        if steps.latest is None:
-            raise nothing
-        return _load_step(steps, steps.latest.step, what)
-    finally:
-        steps.close()
+    folder = (workdir / STEPS_FOLDER).absolute()
+    step = _newest_whole(folder)
+    if step is None:
+        raise UserError(f"'{workdir}' holds no complete checkpoint; let train.py reach train.checkpoint_every steps.")
+    return _load(folder / str(step), what)
 
 
-def _load_step(steps: ocp.training.Checkpointer, step: int, what: dict[str, Any]) -> dict[str, Any]:
+def _newest_whole(folder: Path, put_aside: bool = False) -> int | None:
+    """The newest step that matches its manifest, as the first process finds it, which has all of them go by it.
+
+    Raises:
+        UserError: there are steps, but none is whole.
+    """
+    nothing, failed = -1, -2
+    found, error = failed, UserError(f"no checkpoint in '{folder}' is whole; process 0 says which, and what to do.")
+    if _is_first():
+        try:
+            step = _choose(folder, put_aside)
+            found = nothing if step is None else step
+        except UserError as its_own:
+            error = its_own
+    found = int(broadcast_one_to_all(np.int32(found)))
+    if found == failed:
+        raise error
+    return None if found == nothing else found
+
+
+def _choose(folder: Path, put_aside: bool) -> int | None:
+    reasons: dict[int, str] = {}
+    for step in reversed(_steps(folder)):
+        reason = damage(folder / str(step))
+        if reason is None:
+            _warn(folder, reasons, step, put_aside)
+            return step
+        reasons[step] = reason
+    if not reasons:
+        return None
+    listed = ", ".join(f"step {step}: {reason}" for step, reason in reasons.items())
+    raise UserError(
+        f"no checkpoint in '{folder}' is whole ({listed}); put one back from a copy, or delete it all to begin again."
+    )
+
+
+def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> None:
+    for damaged, reason in reasons.items():
+        kept = ""
+        if put_aside:
+            aside = folder / f"{damaged}{DAMAGED}"
+            _remove([aside])
+            os.rename(folder / str(damaged), aside)
+            kept = f"; it is now '{aside}'"
+        message = (
+            f"WARNING: checkpoint '{folder / str(damaged)}' is damaged: {reason}{kept}; step {step} is used instead"
+        )
+        print(message, file=sys.stderr, flush=True)
+
+
+def _load(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
     try:
-        return steps.load_checkpointables(step, what)
+        return ocp.load_checkpointables(folder, what)
     except (ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(
-            f"checkpoint '{steps.directory / str(step)}' cannot be loaded ({reason}); "
-            "delete it to fall back on the one before, or train again."
+            f"checkpoint '{folder}' is undamaged but cannot be loaded ({_reason(error)}); its model or optimizer is "
+            "another one: set the options that config.json names."
         ) from error
+
+
+def _refuse_folders_of_their_own(folder: Path) -> None:
+    number = int(broadcast_one_to_all(np.int32(int.from_bytes(os.urandom(4)) >> 1)))
+    token = folder / f"{number}{UNFINISHED}"
+    if _is_first():
+        token.touch()
+    process_allgather(np.int32(0))  # wait for it
+    seen = process_allgather(np.int32(token.exists()))
+    if _is_first():
+        token.unlink()
+    if not seen.all():
+        raise UserError(f"'{folder}' is not the same folder for all processes; set --config.workdir to a shared disk.")
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps that were finished, oldest first."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error.__cause__ or error).split())
+    return text if len(text) < 250 else f"{text[:50]} ... {text[-200:]}"  # long ones say at the end what it was
+
+
+def _is_first() -> bool:
+    return jax.process_index() == 0

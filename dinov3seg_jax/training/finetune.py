@@ -40,7 +40,11 @@ def is_trainable(name: str, train: TrainConfig) -> bool:
 
 
 def partition(parameters: Parameters, model: ModelConfig, train: TrainConfig) -> tuple[Parameters, Parameters]:
-    """Split into (trainable, frozen). A stack of blocks that trains in its last ones is cut and appears in both."""
+    """Split into (trainable, frozen). A stack of blocks that trains in its last ones is cut and appears in both.
+
+    Frozen kernels take `train.frozen_dtype`: with bfloat16 arithmetic they would be rounded to it anyway, so half the
+    memory costs nothing. All else is float32: what trains would lose its small steps, and vectors their precision.
+    """
     trainable, frozen = {}, {}
     cuts = dict(zip(("vision/backbone/blocks/", "text/blocks/"), frozen_blocks(model, train), strict=True))
     for name, value in parameters.items():
@@ -51,7 +55,11 @@ def partition(parameters: Parameters, model: ModelConfig, train: TrainConfig) ->
             frozen[name], trainable[name] = value[:cut], value[cut:]
         else:
             trainable[name] = value
-    return {name: value for name, value in trainable.items() if value.size}, frozen
+    kept = {
+        name: value.astype(jnp.dtype(train.frozen_dtype)) if name.endswith("/kernel") else value
+        for name, value in frozen.items()
+    }
+    return {name: value for name, value in trainable.items() if value.size}, kept
 
 
 def join(trainable: Parameters, frozen: Parameters) -> Parameters:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import signal
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.multihost_utils import sync_global_devices
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.parameters import Parameters, build
+from dinov3seg_jax.processes import say
 from dinov3seg_jax.text.prompts import prompt_tokens
+from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import (
     CONFIG_FILE,
     Checkpoints,
@@ -24,14 +28,21 @@ from dinov3seg_jax.training.checkpoint import (
     read_progress,
     write_config,
 )
+from dinov3seg_jax.training.compiled import CompiledStep
 from dinov3seg_jax.training.finetune import frozen_blocks, join, partition
+from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced, peak_flops
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.optimizer import make_optimizer
+from dinov3seg_jax.training.preemption import Stopped, StopSignals
+from dinov3seg_jax.training.profiling import Profiler
 from dinov3seg_jax.training.sharding import (
+    DATA,
     batch_sharding,
+    data_share,
     like_parameters,
     make_mesh,
+    on_mesh,
     parameter_shardings,
     replicated,
 )
@@ -42,7 +53,7 @@ TOWERS_FOLDER = "towers"
 
 # Options that a run may change when it is resumed; any other would make it another run.
 RESUMABLE = {
-    "train": {"steps", "log_every", "checkpoint_every", "keep_checkpoints"},
+    "train": {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "profile_steps"},
     "data": {"eval"},
     "": {
         "inference",
@@ -51,6 +62,7 @@ RESUMABLE = {
         "init_from",
         "data_parallel",
         "model_parallel",
+        "fsdp_bytes",
         "benchmarks",
         "report_images",
     },
@@ -72,17 +84,32 @@ def prepare(config: Config, mesh: jax.sharding.Mesh) -> Run:
     trainable, frozen = jax.eval_shape(lambda p: partition(p, config.model, config.train), described)
     optimizer = make_optimizer(config.train)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable))
-    by_name = parameter_shardings(trainable, mesh)
+    by_name = parameter_shardings(trainable, mesh, config.fsdp_bytes)
     state_shardings = TrainState(replicated(mesh), by_name, like_parameters(state.optimizer, by_name, mesh))
-    shardings = (state_shardings, parameter_shardings(frozen, mesh), replicated(mesh), batch_sharding(mesh))
+    frozen_shardings = parameter_shardings(frozen, mesh, config.fsdp_bytes)
+    shardings = (state_shardings, frozen_shardings, replicated(mesh), batch_sharding(mesh))
 
     step = jax.jit(
-        make_train_step(config, graph, optimizer),
+        on_mesh(make_train_step(config, graph, optimizer, by_name), mesh),
         in_shardings=shardings,
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
     return Run(step, shardings, graph, (state, frozen))
+
+
+def model_flops(config: Config, run: Run, traced: Any, arguments: tuple[Any, ...]) -> int:
+    """Floating-point operations of a step of the model, those counted once that are done again to save memory.
+
+    Args:
+        config, run: of the step; `run` is of `prepare`.
+        traced: the step's jaxpr, which says it where nothing is recomputed.
+        arguments: of the step, as they are or described.
+    """
+    plain = dataclasses.replace(config, model=as_counted(config.model))
+    if plain == config:
+        return count_traced(traced)
+    return count_flops(prepare(plain, run.shardings[2].mesh).step, *arguments)
 
 
 def train(config: Config) -> Path:
@@ -92,7 +119,9 @@ def train(config: Config) -> Path:
     that `init_from` names, then towers trained for `train.alignment_steps` in `workdir`/towers, then random weights.
 
     Raises:
-        UserError: the data cannot be read, `workdir` belongs to another run, or a loss is not finite.
+        UserError: the data cannot be read, `workdir` belongs to another run, a loss is not finite, or a checkpoint
+            cannot be written or none is whole.
+        Stopped: a signal came; what was done is saved.
     """
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
@@ -123,30 +152,41 @@ def _run(config: Config, seconds_before: float) -> Path:
     if config.model.linear.classes:
         check_linear(config, len(dataset.classes))
     mesh = make_mesh(config.data_parallel, config.model_parallel)
-    if config.train.batch_size % mesh.shape["data"]:
+    if config.train.batch_size % (mesh.shape[DATA] * config.train.accumulate):
+        parts = f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""
         raise UserError(
-            f"train.batch_size {config.train.batch_size} cannot be shared out over {mesh.shape['data']} devices; "
+            f"train.batch_size {config.train.batch_size} cannot be shared out over {mesh.shape[DATA]} devices{parts}; "
             "make it a multiple."
         )
     names = prompt_tokens(dataset.classes, config.inference.templates[:1], config.model.text.context_length)[:, 0]
     run = prepare(config, mesh)
-    write_config(workdir, config)
+    if jax.process_index() == 0:
+        write_config(workdir, config)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     state, frozen, progress = _first_state(config, run, checkpoints, seconds_before)
     start = int(state.step)
     if start >= config.train.steps:
         checkpoints.close()
-        print(f"{workdir} is trained already ({start} steps); raise train.steps to go on")
+        say(f"{workdir} is trained already ({start} steps); raise train.steps to go on")
         return workdir
-    batches = _batches(config, dataset, progress)
-    print(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
+    batches = _batches(config, dataset, mesh, progress)
+    say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
     logs = Logs(workdir, start, config.train.steps, config.train.batch_size)
+    profiler = Profiler(workdir, *config.train.profile_steps)
+    signals = StopSignals()
     try:
-        _loop(config, run, checkpoints, logs, batches, state, frozen, names, progress)
+        stopped = _loop(config, run, checkpoints, logs, profiler, signals, batches, state, frozen, names, progress)
     finally:
+        profiler.close()
         batches.close()
         logs.close()
         checkpoints.close()
+        signals.close()  # not before: the last step is being written until here
+    sync_global_devices("saved")  # the first process names the last step when the others are done with it
+    stopped = stopped or signals.noted
+    if stopped is not None:
+        say(f"stopped by {stopped.name} and saved; the same command goes on from there")
+        raise Stopped(stopped)
     return workdir
 
 
@@ -155,12 +195,14 @@ def _loop(
     run: Run,
     checkpoints: Checkpoints,
     logs: Logs,
+    profiler: Profiler,
+    signals: StopSignals,
     batches: Any,
     state: TrainState,
     frozen: Parameters,
     names: np.ndarray,
     progress: dict[str, Any],
-) -> None:
+) -> signal.Signals | None:
     options = config.train
     started, seconds_before = time.perf_counter(), progress["train_seconds"]
     pending: list[dict[str, jax.Array]] = []
@@ -172,10 +214,15 @@ def _loop(
         batch = _place(next(batches), run.shardings[3])
         waited += time.perf_counter() - wait_start
         if compiled is None:
-            # Ahead of time: a step of another shape would be an error, not a silent recompile.
-            compiled = run.step.lower(state, frozen, names_on_device, batch).compile()
+            compiled = CompiledStep(run.step, state, frozen, names_on_device, batch)
+            flops = model_flops(config, run, compiled.traced, (state, frozen, names_on_device, batch))
+            device = jax.local_devices()[0]
+            logs.know_cost(flops / jax.device_count(), peak_flops(device.device_kind))
             interval_start, waited = time.perf_counter(), 0.0
+            signals.listen()
+        profiler.before(step)
         state, metrics = compiled(state, frozen, names_on_device, batch)
+        profiler.after(step, metrics)
         pending.append(metrics)
         logs.advance()
         last = step == options.steps
@@ -190,14 +237,16 @@ def _loop(
                 )
             logs.write(step, means, elapsed / len(pending), waited / elapsed)
             pending, interval_start, waited = [], time.perf_counter(), 0.0
-        if last or step % options.checkpoint_every == 0:
+        stopped = signals.received(step)
+        if last or stopped is not None or step % options.checkpoint_every == 0:
             seconds = seconds_before + time.perf_counter() - started
             position = {"data": batches.get_state(), "train_seconds": seconds}
-            # A copy, because the next step overwrites the buffers that are still being written to disk.
-            parameters, optimizer = jax.tree.map(jnp.copy, (join(state.trainable, frozen), state.optimizer))
-            checkpoints.save(step, parameters, optimizer, position)
-        if last:
-            return
+            trainable, optimizer = exchange(state.trainable, state.optimizer)
+            checkpoints.save(step, join(trainable, frozen), optimizer, position)
+        checkpoints.check()
+        if last or stopped is not None:
+            return stopped
+    return None  # not reached: steps are counted for ever
 
 
 def _first_state(
@@ -206,7 +255,7 @@ def _first_state(
     abstract_state, _ = run.abstract
     _, described = build(config.model)
     mesh = run.shardings[2].mesh
-    whole = parameter_shardings(described, mesh)
+    whole = parameter_shardings(described, mesh, config.fsdp_bytes)
     state_shardings, frozen_shardings = run.shardings[:2]
 
     def split(parameters: Parameters) -> tuple[Parameters, Parameters]:
@@ -225,18 +274,16 @@ def _first_state(
     if restored is not None:
         trainable, frozen = split(restored.parameters)
         step = jax.device_put(np.int32(restored.step), state_shardings.step)
-        return TrainState(step, trainable, restored.optimizer), frozen, restored.progress
+        return TrainState(step, *exchange(trainable, restored.optimizer)), frozen, restored.progress
     trainable, frozen = split(first_parameters(config, whole))
     optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=state_shardings.optimizer)(trainable)
     step = jax.device_put(np.int32(0), state_shardings.step)
     return TrainState(step, trainable, optimizer), frozen, {"data": None, "train_seconds": seconds_before}
 
 
-def _batches(config: Config, dataset: Dataset, progress: dict[str, Any]) -> Any:
-    processes = jax.process_count()
-    iterator = train_iterator(
-        dataset, config.data, config.train.batch_size // processes, config.seed, jax.process_index(), processes
-    )
+def _batches(config: Config, dataset: Dataset, mesh: jax.sharding.Mesh, progress: dict[str, Any]) -> Any:
+    part, parts = data_share(mesh)
+    iterator = train_iterator(dataset, config.data, config.train.batch_size // parts, config.seed, part, parts)
     if progress["data"] is not None:
         iterator.set_state(progress["data"])
     return iterator

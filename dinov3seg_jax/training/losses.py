@@ -46,14 +46,18 @@ def alignment_loss(
         label: index into the t classes, or -1; its sides are multiples of the grid's.
         temperature: what cosines are divided by.
     """
-    b, t, h, w, _ = correlation.shape
-    rows, columns = label.shape[1] // h, label.shape[2] // w
-    cells = label.reshape(b, h, rows, w, columns)[:, :, _sample_points(rows)][..., _sample_points(columns)]
-    share = jax.nn.one_hot(cells, t, axis=1).mean(axis=(3, 5))
+    _, t, h, w, _ = correlation.shape
+    share = jax.nn.one_hot(sample_patches(label, h, w), t, axis=1).mean(axis=(3, 5))
     labelled = share.sum(axis=1)
     log_probability = jax.nn.log_softmax(correlation / temperature, axis=1).mean(axis=-1)
     losses = -(share * log_probability).sum(axis=1) / jnp.maximum(labelled, 1e-6)
     return masked_mean(losses, labelled > 0)
+
+
+def sample_patches(label: Int[Array, "b height width"], h: int, w: int) -> Int[Array, "b h rows w columns"]:
+    """The labels that `alignment_loss` sees of each of the h x w patches."""
+    rows, columns = label.shape[1] // h, label.shape[2] // w
+    return label.reshape(-1, h, rows, w, columns)[:, :, _sample_points(rows)][..., _sample_points(columns)]
 
 
 def _sample_points(size: int) -> np.ndarray:

@@ -1,18 +1,24 @@
 """Where arrays live: a mesh of (data, model) axes and a table from parameter names to partitions."""
 
+import functools
 import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.layers import DATA
 from dinov3seg_jax.models.parameters import AbstractParameters
 
-DATA, MODEL = "data", "model"
-FSDP_BYTES = 4 * 2**20  # parameters larger than this are spread over the data axis too
+MODEL = "model"
+FSDP_BYTES = Config.fsdp_bytes  # parameters larger than this are spread over the data axis too
 
 # Tensor parallelism, by the last two axes of a kernel: the first dense layer of a pair is cut by its outputs, the
 # second by its inputs, so that only the pair's result is summed over devices. What no row matches is replicated.
@@ -23,25 +29,81 @@ RULES = (
     (r".*/ffn/down/kernel", (MODEL, None)),
     (r"text/token_embedding", (MODEL, None)),
 )
+STACKED = r".*blocks/.*"  # parameters whose first axis is depth, which a scan walks along: it is never cut
 
 
-def make_mesh(data: int = -1, model: int = 1) -> Mesh:
-    """Arrange all devices as (data, model); data -1 takes what the model axis leaves.
+def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange devices as (data, model).
+
+    Where they are several slices, joined by a slower network, only the data axis spans slices: what crosses it is a
+    step's gradients and gathered parameters, not the sums within each block.
+
+    Args:
+        data: -1 takes what the model axis leaves.
+        model: devices that share one example's work.
+        devices: default all, of all processes.
 
     Raises:
-        UserError: the product is not the number of devices.
+        UserError: the product is not the number of devices, or the data axis cannot span the slices.
     """
-    devices = jax.device_count()
-    data = devices // model if data == -1 else data
-    if data * model != devices:
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    data = count // model if data == -1 else data
+    if data * model != count:
         raise UserError(
-            f"{data} x {model} devices were asked for and there are {devices}; "
+            f"{data} x {model} devices were asked for and there are {count}; "
             "set --config.data_parallel=-1 and a --config.model_parallel that divides them."
         )
-    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if data % slices:
+        raise UserError(
+            f"model_parallel {model} does not fit into one of the {slices} slices of {count // slices} devices; "
+            "set a --config.model_parallel that divides a slice."
+        )
+    types = (AxisType.Auto, AxisType.Auto)
+    if slices == 1:
+        return jax.make_mesh((data, model), (DATA, MODEL), axis_types=types, devices=devices)
+    return Mesh(create_hybrid_device_mesh((data // slices, model), (slices, 1), devices), (DATA, MODEL), types)
 
 
-def parameter_spec(name: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh) -> P:
+def data_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """Which part of every batch a process reads: (its number, how many parts there are).
+
+    Processes along the data axis read a part each; those that a wide model axis joins read the same one.
+
+    Args:
+        mesh: of all processes' devices.
+        process: default this one.
+
+    Raises:
+        UserError: the processes' devices lie across one another in the mesh.
+    """
+    rows: dict[int, set[int]] = defaultdict(set)
+    for (row, _), device in np.ndenumerate(mesh.devices):
+        rows[device.process_index].add(row)
+    parts = sorted({tuple(sorted(own)) for own in rows.values()})
+    if len({len(part) for part in parts}) > 1 or sum(map(len, parts)) != mesh.shape[DATA]:
+        raise UserError(
+            f"model_parallel {mesh.shape[MODEL]} shares hosts out unevenly; "
+            "set a --config.model_parallel that divides the devices of a host, or is a multiple of them."
+        )
+    return parts.index(tuple(sorted(rows[jax.process_index() if process is None else process]))), len(parts)
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`function`, traced with the mesh in view, so that `layers.over_batch` keeps activations where examples are."""
+    if mesh.size == 1:
+        return function
+
+    @functools.wraps(function)
+    def in_view(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return in_view
+
+
+def parameter_spec(name: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh, fsdp_bytes: int = FSDP_BYTES) -> P:
     """The partition of one parameter: its row of the table, then the largest free axis over data if it is large."""
     axes: list[str | None] = [None] * len(shape)
     for pattern, last_axes in RULES:
@@ -50,17 +112,20 @@ def parameter_spec(name: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh)
                 if mesh_axis and mesh.shape[mesh_axis] > 1 and shape[axis] % mesh.shape[mesh_axis] == 0:
                     axes[axis] = mesh_axis
             break
-    if mesh.shape[DATA] > 1 and np.prod(shape) * itemsize > FSDP_BYTES:
-        free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % mesh.shape[DATA] == 0]
+    if mesh.shape[DATA] > 1 and np.prod(shape) * itemsize > fsdp_bytes:
+        first = 1 if re.fullmatch(STACKED, name) else 0
+        free = [i for i in range(first, len(shape)) if axes[i] is None and shape[i] % mesh.shape[DATA] == 0]
         if free:
             axes[max(free, key=lambda i: shape[i])] = DATA
     return P(*axes)
 
 
-def parameter_shardings(parameters: AbstractParameters, mesh: Mesh) -> dict[str, NamedSharding]:
+def parameter_shardings(
+    parameters: AbstractParameters, mesh: Mesh, fsdp_bytes: int = FSDP_BYTES
+) -> dict[str, NamedSharding]:
     """One sharding per parameter."""
     return {
-        name: NamedSharding(mesh, parameter_spec(name, leaf.shape, np.dtype(leaf.dtype).itemsize, mesh))
+        name: NamedSharding(mesh, parameter_spec(name, leaf.shape, np.dtype(leaf.dtype).itemsize, mesh, fsdp_bytes))
         for name, leaf in parameters.items()
     }
 

@@ -10,6 +10,7 @@ import jax
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.parameters import Parameters, build, initialize
+from dinov3seg_jax.processes import say
 from dinov3seg_jax.training.checkpoint import load_parameters, read_config
 from dinov3seg_jax.weights import is_converted, parts, read_arrays, read_manifest, refuse_other_model
 
@@ -38,10 +39,10 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
         if doubles := parts(found.keys() & held.keys()):
             raise UserError(f"init_from '{folder}' holds {doubles[0]}, as a folder before it does; name one of them.")
         found |= held
-        print(f"from {folder}: {', '.join(parts(held))}")
+        say(f"from {folder}: {', '.join(parts(held))}")
     missing = described.keys() - found.keys()
     if found and missing:
-        print(f"drawn at random: {', '.join(parts(missing))}")
+        say(f"drawn at random: {', '.join(parts(missing))}")
     drawn = initialize(_without_towers(config.model, missing), jax.random.key(config.seed)) if missing else {}
     return {name: found[name] if name in found else drawn[name] for name in described}
 

@@ -1,6 +1,6 @@
 """One training step as a pure function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.models.correlation import correlate
+from dinov3seg_jax.models.layers import over_batch
 from dinov3seg_jax.models.parameters import Parameters, bind
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import make_linear_loss
-from dinov3seg_jax.training.losses import alignment_loss, named_labels, sigmoid_cross_entropy
+from dinov3seg_jax.training.losses import alignment_loss, named_labels, sample_patches, sigmoid_cross_entropy
 
 CHANCE = 0.5  # what chance can add to a class's cosine when the hardest classes are chosen
 
@@ -35,11 +36,16 @@ class TrainState(NamedTuple):
     optimizer: Any
 
 
+Gradient = tuple[Float[Array, ""], Parameters, Parameters]
+Shardings = Mapping[str, jax.sharding.NamedSharding] | None
 Step = Callable[[TrainState, Parameters, Int[Array, "n length"], Batch], tuple[TrainState, dict[str, Array]]]
 
 
-def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., Float[Array, ""]]:
-    """Return loss(trainable, frozen, step, names, batch) for `config.train.objective`; `names` are token ids."""
+def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Int[Array, ""]]]:
+    """Return loss(trainable, frozen, step, names, batch) for `config.train.objective`; `names` are token ids.
+
+    It gives a mean, and how many labelled pixels (patches, for "alignment") it is the mean of.
+    """
     options = config.train
 
     def loss(
@@ -48,15 +54,15 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., Float[Array,
         step: Int[Array, ""],
         names: Int[Array, "n length"],
         batch: Batch,
-    ) -> Float[Array, ""]:
+    ) -> tuple[Float[Array, ""], Int[Array, ""]]:
         model = bind(graph, join(trainable, frozen))
         text = model.encode_text(names)
         images = batch.image.astype(jnp.float32) / 255
         if options.objective == "alignment":
             correlation = correlate(model.encode_patches(images).patches, text[None], config.model.correlation)
-            return alignment_loss(
-                correlation, named_labels(batch.label, batch.class_ids), options.alignment_temperature
-            )
+            label = named_labels(batch.label, batch.class_ids)
+            labelled = (sample_patches(label, *correlation.shape[2:4]) >= 0).any(axis=(2, 4))
+            return alignment_loss(correlation, label, options.alignment_temperature), labelled.sum()
         features = model.encode_image(images)
         refined = model.refine_early(images, features.patches)
         # With every name, not only the image's own list: a correlation costs next to nothing.
@@ -67,7 +73,8 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., Float[Array,
             class_ids, label = choose_hardest(key, correlation, class_ids, label, options.hardest_classes)
         own = jnp.take_along_axis(correlation, class_ids[..., None, None, None], axis=1)
         guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
-        return sigmoid_cross_entropy(model.refine_late_and_decode(own, guidance, text[class_ids]), label)
+        logits = model.refine_late_and_decode(own, guidance, text[class_ids])
+        return sigmoid_cross_entropy(logits, label), (label >= 0).sum()
 
     return loss
 
@@ -103,22 +110,74 @@ def choose_hardest(
     return jnp.take_along_axis(class_ids, kept, axis=1), shortened.reshape(label.shape)
 
 
-def make_train_step(config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Step:
-    """Return step(state, frozen, names, batch) -> (next state, metrics)."""
+def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = None) -> Callable[..., Gradient]:
+    """Return gradient(trainable, frozen, step, names, batch) -> (loss, running statistics, gradients).
+
+    Args:
+        config: its `train.accumulate` cuts the batch into parts, one after the other. Each part's loss and gradients
+            count as much as it has labelled pixels (or patches), which makes them those of the whole batch; only
+            `train.hardest_classes` draws anew in each.
+        graph: of the model.
+        shardings: by name; gradients then lie as their parameters do, so that no device holds all of them.
+    """
     if config.model.linear.classes:
-        loss_and_statistics = make_linear_loss(config, graph)
+        linear_loss = make_linear_loss(config, graph)
+
+        def weighed_loss(*arguments: Any) -> tuple[Array, tuple[Array, Parameters]]:
+            loss, statistics = linear_loss(*arguments)
+            return loss, (jnp.ones(()), statistics)
     else:
-        plain = make_loss(config, graph)
+        plain_loss = make_loss(config, graph)
 
-        def loss_and_statistics(*arguments: Any) -> tuple[Array, Parameters]:
-            return plain(*arguments), {}
+        def weighed_loss(*arguments: Any) -> tuple[Array, tuple[Array, Parameters]]:
+            loss, weight = plain_loss(*arguments)
+            return loss, (weight, {})
 
-    value_and_gradient = jax.value_and_grad(loss_and_statistics, has_aux=True)
+    value_and_gradient = jax.value_and_grad(weighed_loss, has_aux=True)
+    parts = config.train.accumulate
+
+    def place(gradients: Parameters) -> Parameters:
+        return gradients if shardings is None else jax.lax.with_sharding_constraint(gradients, shardings)
+
+    def gradient(
+        trainable: Parameters, frozen: Parameters, step: Int[Array, ""], names: Int[Array, "n length"], batch: Batch
+    ) -> Gradient:
+        if parts == 1:
+            (loss, (_, statistics)), gradients = value_and_gradient(trainable, frozen, step, names, batch)
+            return loss, statistics, place(gradients)
+
+        def add(total: tuple, numbered: tuple[Array, Batch]) -> tuple[tuple, None]:
+            number, part = numbered
+            (loss, (weight, _)), gradients = value_and_gradient(trainable, frozen, step * parts + number, names, part)
+            weight = weight.astype(jnp.float32)
+            summed = jax.tree.map(lambda sum, new: sum + weight * new, total[:2], (loss, place(gradients)))
+            return (*summed, total[2] + weight), None
+
+        nothing = (jnp.zeros(()), place(jax.tree.map(jnp.zeros_like, trainable)), jnp.zeros(()))
+        (loss, gradients, weight), _ = jax.lax.scan(add, nothing, (jnp.arange(parts), _cut(batch, parts)))
+        loss, gradients = jax.tree.map(lambda sum: sum / jnp.maximum(weight, 1), (loss, gradients))
+        return loss, {}, gradients
+
+    return gradient
+
+
+def _cut(batch: Batch, parts: int) -> Batch:
+    """[b, ...] to [parts, b / parts, ...], every part with an equal share of each device's examples."""
+    return jax.tree.map(
+        lambda array: over_batch(array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1), axis=1), batch
+    )
+
+
+def make_train_step(
+    config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation, shardings: Shardings = None
+) -> Step:
+    """Return step(state, frozen, names, batch) -> (next state, metrics); `shardings` as for `make_gradient`."""
+    gradient = make_gradient(config, graph, shardings)
 
     def step(
         state: TrainState, frozen: Parameters, names: Int[Array, "n length"], batch: Batch
     ) -> tuple[TrainState, dict[str, Array]]:
-        (loss, statistics), gradients = value_and_gradient(state.trainable, frozen, state.step, names, batch)
+        loss, statistics, gradients = gradient(state.trainable, frozen, state.step, names, batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates) | statistics
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}

@@ -1,12 +1,17 @@
-"""The form of attention that is quick on a CPU computes what the plain one does."""
+"""Every kernel of attention computes what the plain one does, and the towers use the one that is chosen."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models import layers
 from dinov3seg_jax.models.layers import LONG, attend
+from dinov3seg_jax.models.parameters import bind, build
+from tests.models.tiny import TINY
 
 
 def drawn(dtype=jnp.float32, tokens=LONG + 3):
@@ -42,3 +47,62 @@ def test_gradients_of_long_sequences():
 def test_only_long_sequences_on_a_cpu_go_head_by_head(monkeypatch, tokens, by_head):
     monkeypatch.setattr(layers, "_attend_by_head", lambda query, key, value: jnp.zeros_like(value))
     assert (not attend(*drawn(tokens=tokens)).any()) == by_head
+
+
+@pytest.mark.parametrize("tokens", [LONG - 1, LONG + 3])
+def test_xla_is_the_plain_form_everywhere(monkeypatch, tokens):
+    monkeypatch.setattr(layers, "_attend_by_head", None)  # it would be called on a CPU
+    arrays = drawn(tokens=tokens)
+    np.testing.assert_array_equal(attend(*arrays, kernel="xla"), jax.nn.dot_product_attention(*arrays))
+
+
+@pytest.mark.parametrize("kernel", ["auto", "xla"])
+def test_a_causal_token_does_not_see_those_that_follow(kernel):
+    query, key, value = drawn(tokens=7)
+    changed = attend(query, key.at[:, 4:].add(1), value.at[:, 4:].add(1), causal=True, kernel=kernel)
+    expected = attend(query, key, value, causal=True, kernel=kernel)
+    np.testing.assert_array_equal(changed[:, :4], expected[:, :4])
+    assert (changed[:, 4:] != expected[:, 4:]).any()
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN is a GPU's")
+@pytest.mark.parametrize("causal", [False, True])
+def test_cudnn_agrees_with_plain_attention(causal):
+    keys = jax.random.split(jax.random.key(0), 3)
+    arrays = [jax.random.normal(key, (2, 581, 4, 64), jnp.bfloat16) for key in keys]
+
+    def total(kernel, arrays):
+        attended = attend(*arrays, causal=causal, kernel=kernel).astype(jnp.float32)
+        return (attended**2).sum(), attended
+
+    (found, ours), (expected, plain) = (
+        jax.jit(jax.grad(lambda arrays, kernel=kernel: total(kernel, arrays), has_aux=True))(arrays)
+        for kernel in ("cudnn", "xla")
+    )
+    for one, other in zip((ours, *found), (plain, *expected), strict=True):
+        scale = float(jnp.abs(other).max())
+        np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), atol=2e-2 * scale)
+
+
+def test_cudnn_says_what_it_needs():
+    with pytest.raises(UserError, match="^model.attention 'cudnn' needs a GPU and bfloat16, and this is float32 on "):
+        attend(*drawn(), kernel="cudnn")
+
+
+def test_the_towers_use_the_kernel_that_is_chosen(monkeypatch):
+    used = []
+
+    def recorded(query, key, value, *, causal=False, kernel="auto"):
+        used.append((causal, kernel))
+        return value
+
+    monkeypatch.setattr(layers, "attend", recorded)
+    graph, described = build(dataclasses.replace(TINY, attention="xla"))
+
+    def encode(parameters, images, names):
+        model = bind(graph, parameters)
+        return model.encode_text(names), model.encode_patches(images).patches
+
+    names = jax.ShapeDtypeStruct((2, TINY.text.context_length), jnp.int32)
+    jax.eval_shape(encode, described, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), names)
+    assert used == [(True, "xla"), *[(False, "xla")] * 3]  # text; the backbone, in two scans; its head

@@ -1,11 +1,14 @@
 """Counted operations against hand values and XLA's own analysis."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dinov3seg_jax.training.flops import count_flops
+from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced, peak_flops
+from tests.tiny import MODEL
 
 MATRIX = jax.ShapeDtypeStruct((8, 8), jnp.float32)
 PRODUCT = 2 * 8**3
@@ -100,3 +103,41 @@ def test_an_unrolled_network_agrees_with_xla():
     image = rng.standard_normal((2, 34, 34, 3)).astype(np.float32)
     analysis = jax.jit(jax.grad(loss)).lower(weights, image).compile().cost_analysis()
     assert count_flops(jax.grad(loss), weights, image) == pytest.approx(analysis["flops"], rel=0.1)
+
+
+def test_what_is_traced_already_counts_the_same():
+    assert count_traced(jax.jit(jnp.dot).trace(MATRIX, MATRIX).jaxpr) == PRODUCT
+
+
+def test_a_model_counts_as_one_that_recomputes_nothing():
+    saving = dataclasses.replace(
+        MODEL,
+        remat=True,
+        attention="cudnn",
+        late=dataclasses.replace(MODEL.late, remat=True),
+        decoder=dataclasses.replace(MODEL.decoder, remat=True),
+    )
+    assert as_counted(saving) == as_counted(MODEL) == MODEL
+
+
+@pytest.mark.parametrize(
+    ("kind", "tera"),
+    [
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5e", 197),
+        ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("TPU v6e", 918),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA GeForce RTX 4090", None),
+        ("cpu", None),
+    ],
+)
+def test_the_peak_of_known_devices(kind, tera):
+    assert peak_flops(kind) == (tera and tera * 1e12)

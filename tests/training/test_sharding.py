@@ -1,25 +1,53 @@
 """Where parameters live, on meshes that need no devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.config import TrainConfig
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.layers import over_batch
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.sharding import (
     FSDP_BYTES,
     batch_sharding,
+    data_share,
     like_parameters,
     make_mesh,
+    on_mesh,
     parameter_shardings,
     parameter_spec,
     replicated,
 )
 
 QUERY = "vision/backbone/blocks/attention/query/kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh needs to know of a device."""
+
+    id: int
+    process_index: int = 0
+    slice_index: int = 0
+    platform: str = "gpu"
+    device_kind: str = "stand-in"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a mesh is of devices that are not there."""
+
+    devices: np.ndarray
+
+    @property
+    def shape(self):
+        return dict(zip(("data", "model"), self.devices.shape, strict=True))
 
 
 def mesh(data, model):
@@ -65,6 +93,16 @@ def test_only_large_parameters_are_spread_over_the_data_axis():
     at_most = FSDP_BYTES // 4
     assert spec("late/big/kernel", (at_most // 512, 512), data=8) == P(None, None)
     assert spec("late/big/kernel", (at_most // 512 + 8, 512), data=8) == P("data", None)
+
+
+def test_how_large_is_an_option():
+    assert parameter_spec("late/norm/scale", (16,), 4, mesh(8, 1), fsdp_bytes=63) == P("data")
+    assert parameter_spec("late/norm/scale", (16,), 4, mesh(8, 1), fsdp_bytes=64) == P(None)
+
+
+def test_the_depth_of_a_stack_is_not_cut():
+    assert parameter_spec(QUERY, (1024, 16, 32), 4, mesh(8, 1), fsdp_bytes=0) == P(None, None, "data")
+    assert parameter_spec("sam/window_blocks/norm1/scale", (1024, 12), 4, mesh(8, 1), fsdp_bytes=0) == P(None, None)
 
 
 def test_the_largest_axis_that_divides_is_spread():
@@ -119,3 +157,53 @@ def test_make_mesh_takes_all_devices_or_says_what_is_wrong():
         UserError, match=f"^{devices} x 3 devices were asked for and there are {devices}; .*model_parallel"
     ):
         make_mesh(devices, 3)
+
+
+def test_only_the_data_axis_spans_slices():
+    devices = [Device(number, slice_index=number % 2) for number in range(8)]
+    arranged = make_mesh(-1, 2, devices)
+    assert dict(arranged.shape) == {"data": 4, "model": 2}
+    slices = np.vectorize(lambda device: device.slice_index)(arranged.devices)
+    np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
+    with pytest.raises(UserError, match="^model_parallel 8 does not fit into one of the 2 slices of 4 devices; set"):
+        make_mesh(1, 8, devices)
+
+
+def layout(processes, data, model):
+    """A mesh of (data, model) devices; `processes` says for each whose it is."""
+    devices = np.empty(data * model, object)
+    devices[:] = [Device(number, process) for number, process in enumerate(processes)]
+    return Layout(devices.reshape(data, model))
+
+
+@pytest.mark.parametrize(
+    ("processes", "data", "model", "expected"),
+    [
+        ([0] * 8, 8, 1, [(0, 1)]),
+        ([0, 0, 0, 0, 1, 1, 1, 1], 8, 1, [(0, 2), (1, 2)]),
+        ([0, 0, 0, 0, 1, 1, 1, 1], 4, 2, [(0, 2), (1, 2)]),
+        ([0, 0, 0, 0, 1, 1, 1, 1], 1, 8, [(0, 1), (0, 1)]),
+        ([0, 0, 1, 1, 2, 2, 3, 3], 2, 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ([1, 0, 1, 0, 1, 0, 1, 0], 8, 1, [(1, 2), (0, 2)]),
+    ],
+)
+def test_processes_read_a_part_of_each_batch_and_those_that_a_model_axis_joins_the_same(
+    processes, data, model, expected
+):
+    arranged = layout(processes, data, model)
+    assert [data_share(arranged, process) for process in range(len(expected))] == expected
+
+
+def test_processes_that_lie_across_one_another_are_refused():
+    with pytest.raises(UserError, match="^model_parallel 3 shares hosts out unevenly; set a --config.model_parallel"):
+        data_share(layout([0, 0, 0, 0, 1, 1], 2, 3), 0)
+
+
+def test_activations_are_kept_where_examples_are_only_where_a_mesh_is_in_view():
+    x = jnp.ones((3, 4))
+    assert "sharding_constraint" not in str(jax.make_jaxpr(lambda x: over_batch(x))(x))
+    assert "sharding_constraint" not in str(jax.make_jaxpr(on_mesh(lambda x: over_batch(x), mesh(1, 1)))(x))
+    in_view = jax.make_jaxpr(on_mesh(lambda x: over_batch(x, axis=1), mesh(2, 1)))(x)
+    (constraint,) = in_view.eqns
+    assert constraint.primitive.name == "sharding_constraint"
+    assert constraint.params["sharding"].spec == P(None, "data")

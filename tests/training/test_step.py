@@ -1,10 +1,20 @@
-"""Which classes of an image's list enter the head."""
+"""Which classes of an image's list enter the head; batches in parts; one compile."""
+
+import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dinov3seg_jax.training.step import choose_hardest
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.parameters import build, initialize
+from dinov3seg_jax.training.compiled import CompiledStep
+from dinov3seg_jax.training.finetune import partition
+from dinov3seg_jax.training.losses import masked_mean
+from dinov3seg_jax.training.step import Batch, choose_hardest, make_gradient
+from tests.training.several_devices import CONFIG as SMALL
+from tests.training.several_devices import VOCABULARY, batch_of
 
 NAMES, LISTED, SIDE = 12, 8, 4
 RNG = np.random.default_rng(0)
@@ -58,3 +68,68 @@ def test_pixels_of_classes_that_find_no_place_are_ignored():
 def test_a_list_that_is_short_enough_stays_whole():
     kept, _ = choose_hardest(jax.random.key(0), CORRELATION, CLASS_IDS, label_with(0), 99)
     np.testing.assert_array_equal(np.sort(kept, axis=1), np.sort(CLASS_IDS, axis=1))
+
+
+def in_parts(count):
+    return dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, accumulate=count))
+
+
+def uneven_batch():
+    """One whose parts do not count alike."""
+    batch = batch_of(0)
+    batch.label[::2, :20] = -1
+    batch.label[::4] = -1
+    return batch
+
+
+def test_parts_count_by_what_they_have_labelled_and_each_draws_anew(monkeypatch):
+    drawn = []
+
+    def make_pixel_loss(config, graph):
+        def loss(trainable, frozen, step, names, batch):
+            jax.debug.callback(lambda step: drawn.append(int(step)), step)
+            labelled = batch.label >= 0
+            squared = (trainable["scale"] * batch.image.mean(-1, dtype=jnp.float32) / 255 - batch.label) ** 2
+            return masked_mean(squared, labelled), labelled.sum()
+
+        return loss
+
+    monkeypatch.setattr("dinov3seg_jax.training.step.make_loss", make_pixel_loss)
+    arguments = ({"scale": jnp.float32(2)}, {}, jnp.int32(3), np.zeros((5, 8), np.int32), uneven_batch())
+    whole, parts = (jax.jit(make_gradient(in_parts(count), None))(*arguments) for count in (1, 4))
+    jax.effects_barrier()
+    assert sorted(drawn) == [3, 12, 13, 14, 15]
+    assert float(parts[0]) == pytest.approx(float(whole[0]), rel=1e-6)
+    assert float(parts[2]["scale"]) == pytest.approx(float(whole[2]["scale"]), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["alignment", "masks"])
+def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole(objective):
+    train = dataclasses.replace(SMALL.train, objective=objective)
+    graph, _ = build(SMALL.model)
+    split = partition(initialize(SMALL.model, jax.random.key(0)), SMALL.model, train)
+    names = np.random.default_rng(0).integers(1, VOCABULARY, (5, 8), np.int32)
+    batch = uneven_batch()
+    whole, parts = (
+        jax.jit(make_gradient(dataclasses.replace(SMALL, train=dataclasses.replace(train, accumulate=count)), graph))(
+            *split, jnp.int32(3), names, batch
+        )
+        for count in (1, 4)
+    )
+    assert float(parts[0]) == pytest.approx(float(whole[0]), rel=1e-6)
+    for name, value in whole[2].items():
+        scale = float(jnp.abs(value).max())
+        np.testing.assert_allclose(parts[2][name], value, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
+
+
+def test_a_step_is_compiled_once_and_says_so():
+    batch = batch_of(0)
+    step = CompiledStep(jax.jit(lambda *arguments: arguments[-1].label.sum()), 0, 0, 0, batch)
+    assert step(0, 0, 0, batch) == batch.label.sum()
+    with pytest.raises(
+        UserError,
+        match=r"^the step was compiled for batches of image uint8\[8,32,32,3\], label int32\[8,32,32\], "
+        r"class_ids int32\[8,3\] and met one of image uint8\[4,32,32,3\], .*; a run compiles once: make every batch",
+    ):
+        step(0, 0, 0, Batch(*(array[:4] for array in batch)))

@@ -1,0 +1,120 @@
+"""Runs as users start them: processes of train.py on a tiny config, which tests kill and start again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from dinov3seg_jax.training.manifest import damage
+
+CONFIG_FILE = """
+from dinov3seg_jax.config import to_config_dict
+from tests.training.test_loop import CONFIG
+
+
+def get_config():
+    return to_config_dict(CONFIG)
+"""
+READY = "training "  # what a process says before its first step
+
+
+class Run:
+    """One run: its folder, the command that starts it, and what its processes have said so far."""
+
+    def __init__(self, folder, name, processes=1, **options):
+        """`folder` is shared by runs, for their config and what JAX compiled; `options`: of "train"."""
+        self.workdir, self._folder, self._processes = folder / name, folder, processes
+        (folder / "config.py").write_text(CONFIG_FILE)
+        words = [f"--config.train.{option}={value}" for option, value in options.items()]
+        self._command = [sys.executable, "train.py", "--config", str(folder / "config.py"), *words]
+        self._environment = os.environ | {
+            "PYTHONPATH": os.getcwd(),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        self._lives = 0
+
+    def start(self, workdirs=None):
+        """Start all processes; by default of one folder."""
+        self._lives += 1
+        port = _free_port()
+        flags = [f"--coordinator=127.0.0.1:{port}", f"--processes={self._processes}"]
+        started = []
+        for index in range(self._processes):
+            together = [*flags, f"--process={index}"] if self._processes > 1 else []
+            workdir = self.workdir if workdirs is None else workdirs[index]
+            with self._output(index).open("w") as output:
+                started.append(
+                    subprocess.Popen(
+                        [*self._command, *together, f"--config.workdir={workdir}"],
+                        env=self._environment | {"PYTHONUNBUFFERED": "1"},
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        return started
+
+    def finish(self):
+        """Start all processes and see them through."""
+        for process in self.start():
+            assert process.wait(timeout=600) == 0, self.said()
+
+    def said(self, index=0):
+        """By a process in its last life."""
+        return self._output(index).read_text()
+
+    def says(self, text, index):
+        """Whether a process that has ended said something; its last words may come a little after its end."""
+        end = time.monotonic() + 20
+        while text not in self.said(index) and time.monotonic() < end:
+            time.sleep(0.1)
+        return text in self.said(index)
+
+    def reported(self):
+        """The steps that were reported saved in the last life."""
+        lines = [line for line in self.said().replace("\r", "\n").splitlines() if line.startswith("saved ")]
+        return [int(line.rsplit("/", 1)[1]) for line in lines]
+
+    def began_at(self):
+        """The step from which the last life went on; None where it did not come so far."""
+        lines = [line for line in self.said().splitlines() if line.startswith(READY)]
+        return int(lines[0].split(" from step ")[1].split(" ")[0]) if lines else None
+
+    def whole_steps(self):
+        """The checkpoints on disk that match their manifests."""
+        folder = self.workdir / "checkpoints"
+        steps = [path for path in folder.glob("*") if path.name.isdecimal()]
+        return sorted(int(path.name) for path in steps if damage(path) is None)
+
+    def is_saving(self):
+        """Whether a step is being written, or an old one deleted."""
+        return any((self.workdir / "checkpoints").glob("*.unfinished*"))
+
+    def _output(self, index):
+        return self._folder / f"{self.workdir.name}.{self._lives}.{index}.txt"
+
+
+def wait_until(condition, process, seconds=120.0):
+    """Wait for something to happen while a process lives; whether it did."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None or time.monotonic() > end:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def kill(process):
+    """As the machine would that has no memory left."""
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

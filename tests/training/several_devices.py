@@ -1,0 +1,110 @@
+"""What `test_several_devices.py` runs in processes of its own, since the number of devices is fixed when JAX starts.
+
+    python -m tests.training.several_devices '{"meshes": [[8, 1]], "steps": 3}'
+
+prints, one line of JSON for each mesh of (data, model), what came of it.
+"""
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from dinov3seg_jax.config import Config, DecoderConfig, LateRefinementConfig, TextConfig, TrainConfig, VisionConfig
+from dinov3seg_jax.models.parameters import build, initialize
+from dinov3seg_jax.training.finetune import partition
+from dinov3seg_jax.training.loop import prepare
+from dinov3seg_jax.training.optimizer import make_optimizer
+from dinov3seg_jax.training.sharding import make_mesh, on_mesh
+from dinov3seg_jax.training.step import Batch, TrainState, make_gradient
+from tests.tiny import MODEL
+
+BATCH, SIDE, NAMES, VOCABULARY = 8, 32, 5, 64  # five names over eight devices: the text tower's batch does not divide
+WHOLE = dataclasses.replace(
+    MODEL,
+    vision=dataclasses.replace(MODEL.vision, depth=2),
+    text=dataclasses.replace(MODEL.text, vocab_size=VOCABULARY),
+)
+SMALL = dataclasses.replace(
+    WHOLE,
+    vision=VisionConfig(dim=16, depth=2, heads=2, layerscale_init=1.0, head_blocks=0),
+    text=TextConfig(dim=16, depth=1, heads=2, vocab_size=VOCABULARY),
+    spe="none",
+    late=LateRefinementConfig(enabled=False, dim=16),
+    decoder=DecoderConfig(dims=(16, 16), guidance_dims=(8, 8)),
+)
+# The paper's rates, at which rounding stays as small as it is: Adam amplifies it where a gradient is nothing else.
+CONFIG = Config(model=SMALL, train=TrainConfig(batch_size=BATCH, finetune="full"), fsdp_bytes=0)
+
+
+def main(
+    meshes: list[tuple[int, int]],
+    steps: int,
+    objective: str = "masks",
+    model: str = "small",
+    processes: tuple[str, int, int] | None = None,
+) -> None:
+    """Run every mesh; `processes` are those that share them: where the first listens, how many, and which this is."""
+    if processes:
+        jax.distributed.initialize(*processes)
+    train = dataclasses.replace(CONFIG.train, objective=objective)
+    config = dataclasses.replace(CONFIG, model={"small": SMALL, "whole": WHOLE}[model], train=train)
+    for shape in meshes:
+        print(json.dumps(run(config, *shape, steps)), flush=True)
+
+
+def run(config: Config, data: int, model: int, steps: int) -> dict[str, Any]:
+    """Losses, and how the memories of several devices share arrays out."""
+    mesh = make_mesh(data, model, jax.devices()[: data * model])
+    run = prepare(config, mesh)
+    placed, frozen_at, everywhere, by_example = run.shardings
+    trainable, frozen = partition(initialize(config.model, jax.random.key(0)), config.model, config.train)
+    trainable, frozen = jax.device_put((trainable, frozen), (placed.trainable, frozen_at))
+    optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=placed.optimizer)(trainable)
+    state = TrainState(jax.device_put(np.int32(0), placed.step), trainable, optimizer)
+    names = jax.device_put(np.random.default_rng(0).integers(1, VOCABULARY, (NAMES, 8), np.int32), everywhere)
+    found: dict[str, Any] = {"losses": [], "cuts": {}, "shapes": {name: x.shape for name, x in trainable.items()}}
+    if mesh.size > 1:
+        gradient = on_mesh(make_gradient(config, build(config.model)[0], placed.trainable), mesh)
+        batch = jax.device_put(batch_of(0), by_example)
+        found["cuts"]["gradients"] = cuts(jax.jit(gradient)(trainable, frozen, state.step, names, batch)[2])
+    for step in range(steps):
+        state, metrics = run.step(state, frozen, names, jax.device_put(batch_of(step), by_example))
+        found["losses"].append(float(metrics["loss"]))
+    (adam,) = (part for part in jax.tree.leaves(state.optimizer, is_leaf=is_adam) if is_adam(part))
+    trees = {"parameters": state.trainable, "first moments": adam.mu, "second moments": adam.nu}
+    found["cuts"] |= {title: cuts(tree) for title, tree in trees.items()}
+    return found
+
+
+def batch_of(step: int) -> Batch:
+    """The same on every mesh; some pixels are ignored."""
+    rng = np.random.default_rng(step)
+    return Batch(
+        rng.integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8),
+        rng.integers(-1, 3, (BATCH, SIDE, SIDE), np.int32),
+        np.stack([rng.permutation(NAMES)[:3] for _ in range(BATCH)]).astype(np.int32),
+    )
+
+
+def is_adam(part: Any) -> bool:
+    """Whether this part of an optimiser's state holds Adam's moments."""
+    return hasattr(part, "mu")
+
+
+def cuts(arrays: dict[str, jax.Array]) -> dict[str, float]:
+    """An array's bytes divided by the most that any one device holds of it."""
+    found = {}
+    for name, array in arrays.items():
+        held = dict.fromkeys(array.sharding.addressable_devices, 0)
+        for shard in array.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+        found[name] = array.nbytes / max(held.values())
+    return found
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

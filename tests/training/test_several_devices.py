@@ -1,0 +1,82 @@
+"""One device, eight, and two processes of four train alike, and share the memory out."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+MODULE = "tests.training.several_devices"
+PAIRS = tuple(f"{layer}/kernel" for layer in ("/query", "/key", "/value", "attention/out", "/up", "/down"))
+
+
+def start(devices, **options):
+    """A process with so many virtual devices; see `several_devices.main` for its options."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", MODULE, json.dumps(options)],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def results(*processes):
+    """What the first of them printed for each mesh, once all have ended."""
+    with ThreadPoolExecutor() as readers:  # all at once: none waits until another has been read
+        outputs = list(readers.map(lambda process: process.communicate(), processes))
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [json.loads(line) for line in outputs[0][0].splitlines() if line.startswith("{")]
+
+
+def assert_equal_losses(found, expected):
+    assert len(set(expected["losses"])) == len(expected["losses"])  # it trains
+    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+
+
+def assert_shared_out(found, data, model):
+    """Data cuts every array of which an axis divides (depth aside), and model the pairs of dense layers as well."""
+    for title, cuts in found["cuts"].items():
+        for name, shape in found["shapes"].items():
+            free = shape[1:] if "blocks/" in name else shape
+            expected = data if any(n % data == 0 for n in free) else 1
+            if name.endswith(PAIRS):
+                expected *= model
+            assert cuts[name] == expected, (title, name)
+
+
+def test_eight_devices_train_like_one_and_each_holds_its_share():
+    one, eight = results(start(8, meshes=[(1, 1), (4, 2)], steps=3, objective="alignment"))
+    assert_equal_losses(eight, one)
+    assert eight["cuts"].keys() == {"gradients", "parameters", "first moments", "second moments"}
+    assert_shared_out(eight, 4, 2)
+    assert max(one["cuts"]["parameters"].values()) == 1
+
+
+@pytest.mark.slow
+def test_twenty_steps_of_the_whole_method_are_the_same_on_one_device_and_on_eight():
+    one, by_data, by_both = results(start(8, meshes=[(1, 1), (8, 1), (4, 2)], steps=20, model="whole"))
+    assert_equal_losses(by_data, one)
+    assert_equal_losses(by_both, one)
+    assert_shared_out(by_data, 8, 1)
+    assert_shared_out(by_both, 4, 2)
+
+
+@pytest.mark.slow
+def test_twenty_steps_are_the_same_in_one_process_and_in_two_of_four_devices():
+    (one,) = results(start(1, meshes=[(1, 1)], steps=20))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = {"meshes": [(8, 1), (4, 2)], "steps": 20}
+    by_data, by_both = results(*(start(4, processes=(address, 2, process), **shared) for process in range(2)))
+    assert_equal_losses(by_data, one)
+    assert_equal_losses(by_both, one)
+    assert_shared_out(by_data, 8, 1)
+    assert_shared_out(by_both, 4, 2)
