@@ -24,7 +24,7 @@ def with_options(config, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"fusion": "logits"}, *(pytest.param(other, marks=pytest.mark.slow) for other in ({}, {"mode": "whole"}))],
+    [{"mode": "whole"}, *(pytest.param(other, marks=pytest.mark.slow) for other in ({}, {"fusion": "logits"}))],
 )
 def test_scores_are_those_of_all_classes_at_once(config, parameters, options):
     config = with_options(config, class_chunk=2, kept_megabytes=0, **options)

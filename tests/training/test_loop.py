@@ -328,6 +328,7 @@ def test_a_signal_saves_the_step_at_hand_and_the_run_goes_on_from_there(straight
 
 
 def test_the_second_signal_stops_at_once():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     signals = StopSignals()
     signals.listen()
     try:
@@ -338,6 +339,7 @@ def test_the_second_signal_stops_at_once():
             signal.raise_signal(signal.SIGINT)
     finally:
         signals.close()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_in_the_towers_ends_the_whole_run(tmp_path, monkeypatch):
