@@ -16,12 +16,17 @@ PAIRS = tuple(f"{layer}/kernel" for layer in ("/query", "/key", "/value", "atten
 
 def start(devices, **options):
     """A process with so many virtual devices; see `several_devices.main` for its options."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        # So that processes that wait for one another never wait for ever: one program at a time, in the same order
+        # everywhere, and a thread for each device however few the cores.
+        "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0",
+        "NPROC": "16",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", MODULE, json.dumps(options)],
-        # XLA takes as many threads as there are cores, of which each device that waits for another process blocks one:
-        # with fewer cores than devices all come to wait.
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "16"},
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
