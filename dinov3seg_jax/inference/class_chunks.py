@@ -170,7 +170,9 @@ class ClassChunks:
         options = self.config.inference
         cells = sum(int(np.prod(scene.refined.shape[:3])) for scene in scenes) // self._devices
         numbers = CHUNK_NUMBERS.get(jax.default_backend(), OTHER_CHUNK_NUMBERS)
-        suiting = options.class_chunk or max(numbers // (cells * self.config.model.late.dim), 1)
-        length = min(suiting, bucket(classes))
+        suiting = max(numbers // (cells * self.config.model.late.dim), 1)
+        if classes <= 2 * suiting:  # rather one chunk than a second that is mostly filling
+            suiting = 2 * suiting
+        length = min(options.class_chunk or suiting, bucket(classes))
         filled = -(-classes // length) * length
         return length, kept_bytes(self.config.model, filled, cells) <= options.kept_megabytes * 2**20
