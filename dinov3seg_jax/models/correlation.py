@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -11,6 +12,8 @@ from jaxtyping import Array, Float
 from dinov3seg_jax.models.layers import Conv, l2_normalize, resize_linear
 
 CorrelationKind = Literal["local+global", "local", "global"]
+
+SIDE = 7  # of the kernel that embeds a correlation
 
 
 def correlate(
@@ -34,12 +37,21 @@ class CorrelationEmbedding(nnx.Module):
     """A 7 x 7 convolution over each class's own map."""
 
     def __init__(self, channels: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = Conv(channels, dim, 7, dtype=dtype, rngs=rngs)
+        self.conv = Conv(channels, dim, SIDE, dtype=dtype, rngs=rngs)
+        self.dtype = dtype
 
     def __call__(self, correlation: Float[Array, "b t h w c"]) -> Float[Array, "b t h w d"]:
-        b, t, *grid = correlation.shape
-        embedded = self.conv(correlation.reshape(b * t, *grid))
-        return embedded.reshape(b, t, *embedded.shape[1:])
+        b, t, h, w, c = correlation.shape
+        maps = correlation.reshape(b * t, h, w, c).astype(self.dtype)
+        # Columns as channels: with two channels alone, a TPU's compiler takes minutes and its matrix unit idles.
+        reach = SIDE // 2
+        wide = jnp.pad(maps, ((0, 0), (0, 0), (reach, reach), (0, 0)))
+        columns = jnp.concatenate([wide[:, :, place : place + w] for place in range(SIDE)], axis=-1)
+        kernel = self.conv.kernel[...].astype(self.dtype).reshape(SIDE, 1, SIDE * c, -1)
+        embedded = jax.lax.conv_general_dilated(
+            columns, kernel, (1, 1), ((reach, reach), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return (embedded + self.conv.bias[...].astype(self.dtype)).reshape(b, t, h, w, -1)
 
 
 class CorrelationSkip(nnx.Module):

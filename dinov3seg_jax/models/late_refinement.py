@@ -1,6 +1,7 @@
 """Late refinement (§4): (spatial block, class block), applied in succession, after CAT-Seg."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -86,8 +87,9 @@ class WindowAttention(nnx.Module):
             query, key = query + half.query, key + half.key
         mask = shifted_window_mask(h, w, window, shift)
         query, key, value = (self._cut(part, window, shift) for part in (query, key, value))
-        allowed = None if mask is None else jnp.tile(mask, (b * t, 1, 1))[:, None]
-        attended = masked_attention(query, key, value, allowed)
+        # Map by map, so that all share one mask.
+        attend = jax.vmap(partial(masked_attention, allowed=None if mask is None else mask[:, None]))
+        attended = attend(query, key, value)
         return self.out(self._stitch(attended, (b, t, h, w, d), window, shift))
 
     def _cut(self, x: Array, window: int, shift: int) -> Array:
@@ -98,7 +100,7 @@ class WindowAttention(nnx.Module):
         if shift:
             x = jnp.roll(x, (-shift, -shift), (1, 2))
         x = x.reshape(b * t, rows, window, columns, window, d).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(-1, window * window, self.heads, d // self.heads)
+        return x.reshape(b * t, rows * columns, window * window, self.heads, d // self.heads)
 
     def _stitch(self, x: Array, shape: tuple[int, ...], window: int, shift: int) -> Array:
         b, t, h, w, d = shape

@@ -15,6 +15,7 @@ from dinov3seg_jax.training.flops import count_flops
 from dinov3seg_jax.training.loop import prepare
 from dinov3seg_jax.training.sharding import make_mesh
 from dinov3seg_jax.training.step import Batch
+from dinov3seg_jax.training.topology import describe, estimate, topology_mesh
 
 PARTS = {
     "vision/backbone": "vision backbone (DINOv3)",
@@ -31,13 +32,17 @@ PARTS = {
 }
 
 
-def dry_run(config: Config) -> None:
+def dry_run(config: Config, topology: str = "") -> None:
     """Trace the training step at its real size and print parameters, operations and bytes.
 
+    Args:
+        config: of the run.
+        topology: compile it for a slice of TPUs too, as in "v5e:16x16"; see `topology.estimate`.
+
     Raises:
-        UserError: the config does not fit together.
+        UserError: the config does not fit together, or not the slice.
     """
-    mesh = make_mesh(config.data_parallel, config.model_parallel)
+    mesh = topology_mesh(config, topology) if topology else make_mesh(config.data_parallel, config.model_parallel)
     run = prepare(config, mesh)
     state, frozen = run.abstract
     names = class_names(config.data.train)
@@ -64,6 +69,8 @@ def dry_run(config: Config) -> None:
         totals = [totals[0] + everywhere, totals[1] + each]
         print(f"  {label:34s} {everywhere / 1e9:10.3f} GB a step, {each / 1e9:.3f} a device")
     print(f"  {'together, without activations':34s} {totals[0] / 1e9:10.3f} GB a step, {totals[1] / 1e9:.3f} a device")
+    if topology:
+        print(describe(estimate(config, topology, tokens, batch)), flush=True)
     print("nothing was allocated, read or written")
 
 

@@ -5,7 +5,6 @@ XLA's own analysis counts the body of a scan once, however often it runs; this c
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,16 +12,6 @@ import jax
 from jax.extend import core
 
 from dinov3seg_jax.config import ModelConfig
-
-# The first row whose pattern begins `jax.Device.device_kind`; the makers' figures, per device, bfloat16, dense.
-PEAKS = (
-    (r"TPU v4", 275e12),
-    (r"TPU v5 ?(lite|e)", 197e12),
-    (r"TPU v5", 459e12),  # v5p
-    (r"TPU v6 ?(lite|e)", 918e12),
-    (r"NVIDIA H(100|200)\b(?!.*(PCIe|NVL))", 989e12),
-    (r"NVIDIA A100", 312e12),
-)
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -47,11 +36,6 @@ def as_counted(model: ModelConfig) -> ModelConfig:
         decoder=dataclasses.replace(model.decoder, remat=False),
         attention="auto",
     )
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Operations per second that a device can do at best, in bfloat16 without sparsity; None for unknown devices."""
-    return next((peak for kind, peak in PEAKS if re.match(kind, device_kind)), None)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

@@ -28,9 +28,10 @@ from dinov3seg_jax.training.checkpoint import (
     read_progress,
     write_config,
 )
+from dinov3seg_jax.training.chips import peak_flops
 from dinov3seg_jax.training.compiled import CompiledStep
 from dinov3seg_jax.training.finetune import frozen_blocks, join, partition
-from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced, peak_flops
+from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.optimizer import make_optimizer

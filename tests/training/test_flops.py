@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced, peak_flops
+from dinov3seg_jax.training.chips import peak_flops
+from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from tests.tiny import MODEL
 
 MATRIX = jax.ShapeDtypeStruct((8, 8), jnp.float32)

@@ -1,0 +1,65 @@
+"""Estimates for slices of TPUs that are not there."""
+
+import importlib.util
+
+import pytest
+
+from dinov3seg_jax.config import load_config
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.training.chips import find_chip
+from dinov3seg_jax.training.dry_run import dry_run
+from dinov3seg_jax.training.hlo import Exchange, Traffic
+from dinov3seg_jax.training.topology import Estimate, describe
+
+CHIP = find_chip("TPU v5e")
+HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
+
+
+def make_estimate(flops=197e12, memory=81.9e9, sent=20e9):
+    """One second of arithmetic, and a tenth of one of each traffic."""
+    traffic = Traffic(memory, {"decoder": memory}, [(2, Exchange("all-gather", sent, 2))])
+    return Estimate("v5e:4x4", "TPU v5e", 16, CHIP, 1, 60, int(2e9), int(3e9), flops, flops / 2, traffic)
+
+
+@pytest.mark.parametrize(
+    ("costs", "bound", "utilisation"),
+    [
+        ({}, "arithmetic", 0.5),
+        ({"memory": 1638e9}, "memory", 0.25),
+        ({"sent": 400e9}, "interconnect", 0.25),
+    ],
+)
+def test_the_resource_that_needs_longest_bounds_the_step(costs, bound, utilisation):
+    found = make_estimate(**costs)
+    assert found.bound_by == bound
+    assert found.utilisation == pytest.approx(utilisation)
+
+
+def test_the_paragraph_says_what_is_held_and_what_bounds():
+    text = describe(make_estimate())
+    assert "16 chips" in text
+    assert "5.00 of 16 GB" in text
+    assert "all-gather" in text
+    assert "decoder 81.9 GB" in text
+    assert "bound by arithmetic: at best 1000.0 ms a step, 50% of the chips' peak" in text
+
+
+@pytest.mark.skipif(HAS_COMPILER, reason="libtpu is installed")
+def test_without_a_compiler_one_sentence_says_what_to_install():
+    with pytest.raises(UserError, match="pip install libtpu"):
+        dry_run(load_config("configs/pod.py", []), "v5e:4x4")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_COMPILER, reason="libtpu is not installed")
+def test_the_nano_step_compiles_for_a_slice(capsys):
+    dry_run(load_config("configs/quickstart.py", ["train.batch_size=16"]), "v5e:2x2")
+    printed = capsys.readouterr().out
+    assert "v5e:2x2: 4 chips (TPU v5 lite), 4 crops each" in printed
+    assert "all-reduce" in printed
+
+
+def test_the_config_for_pods_knows_its_backbones():
+    assert load_config("configs/pod.py:vit7b", []).model.vision.dim == 4096
+    with pytest.raises(UserError, match="vitl, vit7b"):
+        load_config("configs/pod.py:vits", [])
