@@ -105,12 +105,6 @@ class Instruction:
         """Bytes of its result in main memory."""
         return sum(size for size, in_memory in self.arrays if in_memory)
 
-    @property
-    def trips(self) -> int:
-        """How often a loop runs; 1 where the compiler does not know."""
-        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', self.attributes)
-        return int(known[1]) if known else 1
-
 
 def array_bytes(dtype: str, shape: str, order: str = "", layout: str = "") -> tuple[int, bool]:
     """Bytes of an array as it lies in memory, tiles filled up; and whether that is the main memory.
@@ -164,7 +158,7 @@ class Program:
             opcode = instruction.opcode
             if opcode == "while":
                 for body in instruction.called:
-                    self._run(body, times * instruction.trips, total)
+                    self._run(body, times * self._trips(instruction), total)
             elif opcode in ("call", "conditional"):
                 for body in instruction.called:
                     self._run(body, times, total)
@@ -173,6 +167,17 @@ class Program:
                 total.memory += moved
                 total.by_file[self._files.of(instruction)] += moved
                 total.exchanges += [(times, exchange) for exchange in self._exchanges(instruction, known)]
+
+    def _trips(self, loop: Instruction) -> int:
+        """How often a loop runs: as the compiler says, else the number that its counter is compared with, else 1."""
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(known[1])
+        named = re.search(r"condition=%([\w.\-]+)", loop.attributes)
+        condition = self._computations.get(named[1], {}) if named else {}
+        last = next((i for i in condition.values() if i.root and "direction=LT" in i.attributes), None)
+        limits = [condition[name] for name in last.operands if name in condition] if last else []
+        constants = [re.match(r"(\d+)\)", limit.rest) for limit in limits if limit.opcode == "constant"]
+        return next((int(found[1]) for found in constants if found), 1)
 
     def _moved(self, instruction: Instruction, known: dict[str, Instruction]) -> float:
         opcode = instruction.opcode

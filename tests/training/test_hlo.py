@@ -89,6 +89,20 @@ def test_a_loop_counts_as_often_as_it_runs_and_reads_slices():
     assert traffic.sent == 5 * 2 * MAP * 3 / 4
 
 
+def test_the_condition_says_how_often_a_loop_runs_where_nothing_else_does():
+    condition = """
+%c2 (r: (s32[], f32[8,128])) -> pred[] {
+  %r = (s32[], f32[8,128]{1,0}) parameter(0)
+  %n = s32[] constant(7)
+  %j = s32[] get-tuple-element(%r), index=0
+  ROOT %less = pred[] compare(%j, %n), direction=LT
+}
+
+ENTRY"""
+    unknown = LOOP.replace(', backend_config={"known_trip_count":{"n":"5"}}', "").replace("\nENTRY", condition)
+    assert Program(unknown).traffic().by_kind() == {"all-reduce": (7, 7 * MAP)}
+
+
 def test_what_stays_on_the_chip_costs_no_memory_traffic():
     on_chip = LOOP.replace("%y = f32[8,128]{1,0}", "%y = f32[8,128]{1,0:S(1)}")
     assert Program(on_chip).traffic().memory == 5 * ((2 * MAP + 4) + MAP)

@@ -80,6 +80,7 @@ def test_a_part_of_a_tower(weights, tmp_path):
     assert_from(start(SMALL, text), weights, ("text/blocks/",))
 
 
+@pytest.mark.slow
 def test_a_run_and_its_parts_hold_the_same(weights, tmp_path):
     run = tmp_path / "run"
     write_config(run, Config(model=SMALL))
