@@ -48,10 +48,12 @@ class CorrelationEmbedding(nnx.Module):
         wide = jnp.pad(maps, ((0, 0), (0, 0), (reach, reach), (0, 0)))
         columns = jnp.concatenate([wide[:, :, place : place + w] for place in range(SIDE)], axis=-1)
         kernel = self.conv.kernel[...].astype(self.dtype).reshape(SIDE, 1, SIDE * c, -1)
+        bias = self.conv.bias
+        assert bias is not None
         embedded = jax.lax.conv_general_dilated(
             columns, kernel, (1, 1), ((reach, reach), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return (embedded + self.conv.bias[...].astype(self.dtype)).reshape(b, t, h, w, -1)
+        return (embedded + bias[...].astype(self.dtype)).reshape(b, t, h, w, -1)
 
 
 class CorrelationSkip(nnx.Module):

@@ -88,7 +88,7 @@ class WindowAttention(nnx.Module):
         mask = shifted_window_mask(h, w, window, shift)
         query, key, value = (self._cut(part, window, shift) for part in (query, key, value))
         # Map by map, so that all share one mask.
-        attend = jax.vmap(partial(masked_attention, allowed=None if mask is None else mask[:, None]))
+        attend = jax.vmap(partial(masked_attention, allowed=None if mask is None else jnp.asarray(mask[:, None])))
         attended = attend(query, key, value)
         return self.out(self._stitch(attended, (b, t, h, w, d), window, shift))
 
