@@ -21,7 +21,7 @@ def get_config(backbone: str = "vitl") -> ConfigDict:
     if backbone not in BACKBONES:
         raise UserError(f"configs/pod.py knows {', '.join(BACKBONES)} and not '{backbone}'; name one of them")
     config = default_config()
-    config.workdir = f"runs/pod_{backbone}"
+    config.workdir = f"runs/pod/{backbone}"
     config.data.train.name = "coco_stuff_171"
     config.data.eval.name = "coco_stuff_171"
     config.model.vision = to_config_dict(VISION[BACKBONES[backbone]])
