@@ -35,8 +35,10 @@ def main() -> None:
 def score(config: Config, checkpoint: Path, zero_shot: bool) -> None:
     """Evaluate and print the scores."""
     # Imported late, so that a mistake in the config is reported before a device starts.
+    from dinov3seg_jax.compile_cache import keep_programs
     from dinov3seg_jax.evaluation.evaluate import evaluate, evaluate_benchmarks, report_folder
 
+    keep_programs()
     folder = report_folder(checkpoint, zero_shot)
     if config.benchmarks:
         say(f"\n{evaluate_benchmarks(config, checkpoint, zero_shot)}")

@@ -26,8 +26,10 @@ def main() -> None:
 
         dry_run(config, options.topology or "")
     else:
+        from dinov3seg_jax.compile_cache import keep_programs
         from dinov3seg_jax.training.loop import train
 
+        keep_programs()
         with joined(options):
             train(config)
 

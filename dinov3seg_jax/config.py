@@ -23,6 +23,7 @@ Positive = Annotated[int, Field(strict=True, gt=0)]
 NonNegative = Annotated[int, Field(strict=True, ge=0)]
 Integer = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
+Above0 = Annotated[float, Field(strict=True, gt=0)]
 Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
 Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda value: _names(value))]  # "a,b" on a command line
@@ -217,7 +218,8 @@ class InferenceConfig:
 
     mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": of a linear head only
     fusion: Literal["features", "logits"] = "features"
-    resize: Literal["square", "short_side", "native"] = "square"
+    resize: Literal["square", "short_side", "native", "tiled"] = "square"  # "tiled": cut into squares of image_size
+    tile_scale: Above0 = 1.0  # what is cut into tiles is first brought to so many times its height and width
     image_size: Positive = 640
     window: Positive = 384
     stride: Positive = 128
@@ -225,6 +227,8 @@ class InferenceConfig:
     best_classes: NonNegative = 0  # only so many of a list, the likeliest of each picture, pass the head; 0: all
     class_chunk: NonNegative = 0  # classes that pass the head together; 0: as many as suit the device
     kept_megabytes: NonNegative = 256  # all classes' maps are kept between the blocks if they fit, else computed anew
+    dtype: Literal["model", "float32", "bfloat16"] = "model"  # of the arithmetic; "model": what it was trained with
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"  # how matrices are held; see docs/inference.md
     templates: tuple[str, ...] = ("A photo of a {} in the scene",)
 
 
@@ -331,6 +335,20 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         apply_override(values, override)
     return from_dict(values, origin=path)
+
+
+def override_inference(config: Config, overrides: Sequence[str], section: str = "inference") -> Config:
+    """Change how a model is used: everything else in its config belongs to its parameters.
+
+    Raises:
+        UserError: an override is not of the form section.option=value, or its option or value does not fit.
+    """
+    values = to_config_dict(config).to_dict()
+    for text in overrides:
+        if not text.startswith(f"{section}."):
+            raise UserError(f"'{text}' cannot be changed for a trained model; only {section}.option=value can")
+        apply_override(values, text)
+    return from_dict(values, origin="the command line")
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

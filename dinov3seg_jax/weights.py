@@ -20,10 +20,10 @@ from pydantic.dataclasses import dataclass
 from dinov3seg_jax import tensor_file
 from dinov3seg_jax.config import ModelConfig, closed, from_dict
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.model_folder import MANIFEST_FILE, is_converted
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 
 WEIGHTS_FILE = "weights.safetensors"
-MANIFEST_FILE = "manifest.json"
 
 # Options that arrays do not depend on, or that their shapes say as well.
 INITIAL_OR_SHAPE = {"layerscale_init", "locality", "ffn_ratio", "ffn_align", "mlp_ratio"}
@@ -43,11 +43,6 @@ class Manifest:
     arrays: dict[str, dict[str, Any]]  # "shape" and "sha256" of each
 
 
-def is_converted(folder: str | Path) -> bool:
-    """Whether a folder is one that `python -m convert` wrote."""
-    return (Path(folder) / MANIFEST_FILE).is_file()
-
-
 def read_manifest(folder: str | Path) -> Manifest:
     """Read what a folder says of itself.
 
@@ -55,7 +50,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         UserError: it is no converted folder, or its manifest is damaged.
     """
     path = Path(folder) / MANIFEST_FILE
-    if not path.is_file():
+    if not is_converted(folder):
         raise UserError(f"'{folder}' holds no converted weights (it has no {MANIFEST_FILE}); run python -m convert.")
     try:
         return pydantic.TypeAdapter(Manifest).validate_json(path.read_bytes())

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +83,29 @@ def open_picture(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
     return image
 
 
-def _decode(image: Image.Image, name: str) -> np.ndarray:
-    try:
+def read_upright(image: Image.Image, name: str) -> Image.Image:
+    """The pixels of an opened picture as Pillow keeps them, for `to_rgb` to convert all of them or parts.
+
+    Raises:
+        UserError: They are truncated or damaged, or do not fit into memory.
+    """
+    with _decoding(image, name):
         image.load()
         _rotate_upright(image)
-        return np.array(_to_rgb(image))
+        return to_rgb(image) if image.mode in ("I", "F") else image  # whose range is that of the whole picture
+
+
+def _decode(image: Image.Image, name: str) -> np.ndarray:
+    with _decoding(image, name):
+        image.load()
+        _rotate_upright(image)
+        return np.array(to_rgb(image))
+
+
+@contextlib.contextmanager
+def _decoding(image: Image.Image, name: str) -> Iterator[None]:
+    try:
+        yield
     except MemoryError as error:
         width, height = image.size
         raise UserError(f"{name} does not fit into memory at {width} x {height} pixels; make it smaller") from error
@@ -159,7 +178,8 @@ def _rotate_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Three channels of 8 bits; see `read_image`."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_to_8_bit(image)).convert("RGB")
     if image.has_transparency_data:

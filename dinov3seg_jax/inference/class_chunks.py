@@ -46,6 +46,7 @@ class ClassChunks:
         self.config = config
         self._devices = 1 if mesh is None else mesh.size
         self._layers = config.model.late.layers if config.model.late.enabled else 0
+        blends = config.inference.fusion == "logits" and config.inference.mode != "whole"
         # Where classes are rejected, every picture has a list of its own.
         of_chunk = (0,) if config.inference.best_classes else (0, 2)
 
@@ -74,19 +75,20 @@ class ClassChunks:
         def finish(
             parameters: Parameters, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None
         ) -> Float[Array, "b t h w"]:
-            return decode(bind(graph, parameters), scene, chunk, sums, kept)
+            logits = decode(bind(graph, parameters), scene, chunk, sums, kept)
+            return logits if blends else jax.nn.sigmoid(logits)
 
         @partial(jax.jit, static_argnames="size")
         @on_own_pictures(mesh, common=())
-        def score(logits: tuple[Array, ...], *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
-            return score_logits(logits, size, config.inference, config.model.vision.patch_size)
+        def blend(local: Array, whole: Array, *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
+            return score_logits(local, whole, size, config.inference, config.model.vision.patch_size)
 
         @jax.jit
         @on_own_pictures(mesh, common=(1,))
         def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
             return correlate(scene.refined, text, config.model.correlation).max(axis=(2, 3, 4))
 
-        self._start, self._collect, self._decode, self._score = start, gather, finish, score
+        self._start, self._collect, self._decode, self._blend = start, gather, finish, blend
         self._resemble = resemble
 
     def __call__(
@@ -129,7 +131,7 @@ class ClassChunks:
             views = 1 if lists is None else len(scene.refined) // len(rows)
             parts = [np.repeat(filled[:, first : first + length], views, axis=0) for first in firsts]
             masks = [np.broadcast_to(real[first : first + length], (views * len(rows), length)) for first in firsts]
-            return [Chunk(*map(jnp.asarray, pair)) for pair in zip(parts, masks, strict=True)]
+            return [Chunk(*jax.device_put(pair)) for pair in zip(parts, masks, strict=True)]
 
         runs = [
             decode_chunks(
@@ -143,8 +145,9 @@ class ClassChunks:
             for scene in scenes
         ]
         for first, *logits in zip(firsts, *runs, strict=True):
-            mask = jnp.asarray(real[first : first + length])
-            yield ScoredChunk(first, self._score(tuple(logits), size=size), mask, lists)
+            mask = jax.device_put(real[first : first + length])  # which, unlike jnp.asarray, compiles nothing
+            scores = self._blend(*logits, size=size) if len(logits) > 1 else logits[0]
+            yield ScoredChunk(first, scores, mask, lists)
 
     def _rank(
         self, scenes: tuple[Scene, ...], text: Float[np.ndarray, "t d2"], pictures: int

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,28 +9,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from dinov3seg_jax.cache_folder import cache_folder
 from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.text.tokenizer import PAD_ID, TABLE_SHA256
 
 VERSION = 1  # raised whenever the same tokens and parameters give other embeddings
-VARIABLE = "DINOV3SEG_CACHE"
-OFF = "off"
 CHECKSUM_BYTES = 32
 TOWER = "text/"
-
-
-def cache_folder() -> Path | None:
-    """What `DINOV3SEG_CACHE` names, or the user's folder for caches; None where it says "off"."""
-    named = os.environ.get(VARIABLE, "")
-    if named:
-        return None if named == OFF else Path(named)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "dinov3seg_jax"
-    except RuntimeError:  # a user without a home
-        return None
 
 
 def checksums(parameters: Parameters) -> dict[str, str]:

@@ -12,6 +12,7 @@ from PIL import Image
 from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.precision import at_precision
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
@@ -44,6 +45,7 @@ class LinearSegmenter(Segmenter):
                 f"inference.stride {options.stride} is larger than inference.window {options.window} and leaves gaps; "
                 f"use {options.window} or less."
             )
+        config, parameters = at_precision(config, parameters)
         graph, _ = build(config.model)
         self.config = config
         self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}

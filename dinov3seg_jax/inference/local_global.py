@@ -51,8 +51,9 @@ def resize_image(image: UInt8[np.ndarray, "h w 3"], config: InferenceConfig, pat
     - "square": image_size x image_size; the aspect ratio is lost, as in the paper.
     - "short_side": the short side becomes image_size, the aspect ratio stays.
     - "native": the picture keeps its size.
+    - "tiled": as "square", of a part of the picture that is a square already (see `tiles`).
 
-    In the last two the long side is at most `LONGEST_FOR_SIDE` times image_size; where it would be longer, both sides
+    In the middle two the long side is at most `LONGEST_FOR_SIDE` times image_size; where it would be longer, both sides
     shrink. Each side is rounded to a multiple of the patch size, at least one patch.
 
     Args:
@@ -63,16 +64,19 @@ def resize_image(image: UInt8[np.ndarray, "h w 3"], config: InferenceConfig, pat
     Returns:
         uint8 [H, W, 3], sides multiples of the patch size.
     """
-    height, width = image.shape[:2]
-    if config.resize == "square":
-        size = config.image_size, config.image_size
-    else:
-        scale = config.image_size / min(height, width) if config.resize == "short_side" else 1.0
-        scale = min(scale, LONGEST_FOR_SIDE * config.image_size / max(height, width))
-        size = _round_to(height * scale, patch_size), _round_to(width * scale, patch_size)
-    if size == (height, width):
+    size = resized_size((image.shape[0], image.shape[1]), config, patch_size)
+    if size == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def resized_size(size: tuple[int, int], config: InferenceConfig, patch_size: int) -> tuple[int, int]:
+    """Height and width that `resize_image` brings a picture of height and width `size` to."""
+    if config.resize in ("square", "tiled"):
+        return config.image_size, config.image_size
+    scale = config.image_size / min(size) if config.resize == "short_side" else 1.0
+    scale = min(scale, LONGEST_FOR_SIDE * config.image_size / max(size))
+    return _round_to(size[0] * scale, patch_size), _round_to(size[1] * scale, patch_size)
 
 
 def score_classes(
@@ -138,12 +142,13 @@ def prepare_scenes(
 
 
 def score_logits(
-    logits: tuple[Float[Array, "m t h w"], ...], size: tuple[int, int], config: InferenceConfig, patch_size: int
+    local: Float[Array, "m t h w"],
+    whole: Float[Array, "b t gh gw"],
+    size: tuple[int, int],
+    config: InferenceConfig,
+    patch_size: int,
 ) -> Float[Array, "b t h2 w2"]:
-    """The scores that `score_classes` returns, from the logits of each of the `prepare_scenes`."""
-    if len(logits) == 1:
-        return jax.nn.sigmoid(logits[0])
-    local, whole = logits
+    """The scores that `score_classes` returns with `fusion = "logits"`, from the logits of both `prepare_scenes`."""
     corners = plan_windows(*size, config.window, config.stride)
     local = local.reshape(len(whole), len(corners), *local.shape[1:])
     overview = global_size(size, config, patch_size)

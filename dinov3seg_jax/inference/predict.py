@@ -1,33 +1,51 @@
-"""The command `predict.py`: pictures in, overlays, label images and a summary of each out."""
+"""The command `predict.py`: pictures in, overlays, label images and a summary of each out.
+
+JAX is loaded when everything that can be checked without it is checked, since that takes seconds.
+"""
 
 import argparse
 import collections
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from dinov3seg_jax import weights
-from dinov3seg_jax.config import Config
+import pydantic
+from tqdm import tqdm
+
+from dinov3seg_jax import __version__
+from dinov3seg_jax.config import Config, override_inference, split_overrides
 from dinov3seg_jax.data.images import list_images
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference import segmenter, zero_shot
-from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.inference.finished import Picture, begin, to_do
+from dinov3seg_jax.model_folder import fingerprint, is_converted, read_config
 from dinov3seg_jax.text.prompts import check_names, load_templates, parse_names
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
-OVERRIDE = "--config."
 CLASSES_SHOWN = 5
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+class Request(NamedTuple):
+    """What both commands ask of a model, checked as far as that goes without loading it."""
+
+    checkpoint: Path
+    untrained: bool  # dinov3.txt alone
+    overrides: list[str]
+    names: tuple[str, ...]
+    config: Config  # of the run, or the default one
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "predict.py") -> int:
     """Segment a picture, or every picture in a folder.
 
-    Whatever can be checked is checked before the weights are read. In a folder a picture that cannot be read is
-    reported, and the others are segmented.
+    In a folder a picture that cannot be read is reported, and the others are segmented; and what an earlier run with
+    the same question has done is passed over (see `finished`).
 
     Args:
         arguments: of the command line; those of this process if None.
+        prog: what the command is called.
 
     Returns:
         The exit status: 0, or 2 if a picture could not be segmented.
@@ -35,42 +53,117 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: no picture can be segmented with these arguments.
     """
-    options, overrides = _parse(arguments)
-    names = parse_names(options.classes)
-    untrained = options.zero_shot or weights.is_converted(options.checkpoint)
-    config = segmenter.override_inference(Config(), overrides, zero_shot.SECTION if untrained else "inference")
-    templates = load_templates(config.zero_shot.templates) if untrained else config.inference.templates
-    check_names(names, Tokenizer(), templates)
+    options, overrides = _parse(arguments, prog)
+    request = check_request(options, overrides)
+    memory = _memory(options.memory)
     paths = _list_pictures(options.image, options.out)
-    model = (zero_shot if untrained else segmenter).load(options.checkpoint, overrides)
-    names = model.check_names(names)
-    if untrained:
-        print(zero_shot.describe_zero_shot(model.config.zero_shot), flush=True)
+    request = with_own_config(request)
+    pictures = list(map(Picture, paths, output_places(options.image, paths, options.out)))
+    of_folder = options.image.is_dir()
+    question = _question(request, options.image)
+    wanted = to_do(options.out, question, pictures, options.overwrite)
+    skipped = len(pictures) - len(wanted)
+    if skipped:
+        print(f"{skipped} of {len(pictures)} pictures are done already", flush=True)
+    if not wanted:
+        return 0
 
-    failed = 0
-    for path, target in zip(paths, output_places(options.image, paths, options.out), strict=True):
-        started = time.perf_counter()
-        try:
-            result = model.segment(path, names)
-            overlay, *_ = result.save(target.parent, target.name, file=path.name)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        seconds = time.perf_counter() - started
-        print(f"{path}: {describe(result)} ({seconds:.1f} s) -> {overlay}", flush=True)
-    if failed and len(paths) > 1:
-        print(f"error: {failed} of {len(paths)} pictures could not be segmented; see above", file=sys.stderr)
+    from dinov3seg_jax.inference.huge import auto_memory
+    from dinov3seg_jax.inference.pictures import Outcome, segment_pictures
+
+    model, names = load_model(request)
+    begin(options.out, question if of_folder else None, wanted)
+
+    def report(outcome: Outcome) -> None:
+        with tqdm.external_write_mode():  # above the bar
+            if outcome.summary is None:
+                print(f"error: {outcome.error}", file=sys.stderr)
+            else:
+                overlay = outcome.picture.target.with_name(f"{outcome.picture.target.name}_overlay.png")
+                print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {overlay}", flush=True)
+
+    batch_size = min(options.batch, len(pictures))
+    outcomes = segment_pictures(model, names, pictures, set(wanted), batch_size, memory or auto_memory())
+    failed, started = 0, time.perf_counter()
+    hidden = None if of_folder else True  # None: where nobody watches
+    for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):
+        report(outcome)
+        failed += outcome.summary is None
+    seconds, done = time.perf_counter() - started, len(wanted) - failed
+    if of_folder:
+        print(f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s", flush=True)
+        if failed:
+            print(f"error: {failed} of {len(pictures)} pictures could not be segmented; see above", file=sys.stderr)
     return 2 if failed else 0
 
 
-def describe(result: Segmentation) -> str:
-    """Size and the largest classes, for one line of output."""
-    height, width = result.labels.shape
-    areas = result.areas()
-    shown = [f"{name} {share:.1%}" for name, share in list(areas.items())[:CLASSES_SHOWN]]
-    more = [f"{len(areas) - CLASSES_SHOWN} more"] if len(areas) > CLASSES_SHOWN else []
-    return f"{width} x {height}, {', '.join(shown + more)}"
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What both commands need to know of the model and the names."""
+    parser.add_argument(
+        "--checkpoint",
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="of a run, or of converted dinov3.txt weights",
+    )
+    parser.add_argument(
+        "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for converted weights in any case"
+    )
+    parser.add_argument(
+        "--batch", type=count, default=1, metavar="N", help="pictures that run together; default: %(default)s"
+    )
+
+
+def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Request:
+    """Check names and options.
+
+    Raises:
+        UserError: they cannot be used, whatever the model.
+    """
+    names = parse_names(options.classes)
+    untrained = options.zero_shot or is_converted(options.checkpoint)
+    config = override_inference(Config(), overrides, "zero_shot" if untrained else "inference")
+    templates = load_templates(config.zero_shot.templates) if untrained else config.inference.templates
+    check_names(names, Tokenizer(), templates)
+    return Request(options.checkpoint, untrained, list(overrides), names, config)
+
+
+def with_own_config(request: Request) -> Request:
+    """The request with the model's own config, where it has one.
+
+    Raises:
+        UserError: there is no model, or the options do not fit its others.
+    """
+    if is_converted(request.checkpoint):
+        return request
+    section = "zero_shot" if request.untrained else "inference"
+    return request._replace(config=override_inference(read_config(request.checkpoint), request.overrides, section))
+
+
+def load_model(request: Request) -> tuple[Any, tuple[str, ...]]:
+    """The model, and the names as it takes them; programs are kept on disk from here on.
+
+    Raises:
+        UserError: the model cannot be loaded, or does not take these names.
+    """
+    from dinov3seg_jax.compile_cache import keep_programs
+    from dinov3seg_jax.inference import segmenter, zero_shot
+
+    keep_programs()
+    model = (zero_shot if request.untrained else segmenter).load(request.checkpoint, request.overrides)
+    names = model.check_names(request.names)
+    if request.untrained:
+        print(zero_shot.describe_zero_shot(model.config.zero_shot), flush=True)
+    return model, names
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """Size and the largest classes, for one line of output; see `Segmentation.summary`."""
+    found = sorted((row for row in summary["classes"] if row["pixels"]), key=lambda row: -row["pixels"])
+    shown = [f"{row['name']} {row['fraction']:.1%}" for row in found[:CLASSES_SHOWN]]
+    more = [f"{len(found) - CLASSES_SHOWN} more"] if len(found) > CLASSES_SHOWN else []
+    return f"{summary['width']} x {summary['height']}, {', '.join(shown + more)}"
 
 
 def output_places(source: Path, paths: Sequence[Path], out: Path) -> list[Path]:
@@ -87,6 +180,17 @@ def _with_suffix(path: Path) -> str:
     return path.name.replace(".", "_")
 
 
+def _question(request: Request, source: Path) -> dict[str, Any]:
+    options = request.config.zero_shot if request.untrained else request.config.inference
+    return {
+        "pictures": str(source.resolve()),
+        "weights": fingerprint(request.checkpoint),
+        "names": list(request.names),
+        "options": {"zero_shot": request.untrained} | dataclasses.asdict(options),
+        "versions of this program": __version__,
+    }
+
+
 def _list_pictures(source: Path, out: Path) -> list[Path]:
     paths = list_images(source)
     if out.exists() and not out.is_dir():
@@ -96,31 +200,52 @@ def _list_pictures(source: Path, out: Path) -> list[Path]:
     return paths
 
 
-def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def _memory(text: str) -> int | None:
+    """Bytes; None for "auto".
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text == "auto":
+        return None
+    try:
+        size = int(pydantic.TypeAdapter(pydantic.ByteSize).validate_python(text))
+    except pydantic.ValidationError:
+        size = 0
+    if size <= 0:
+        raise UserError(f"--memory is '{text}', which is no amount of memory; write it as in 4GB or 512MB, or auto")
+    return size
+
+
+def count(text: str) -> int:
+    """A number of things on a command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _parse(arguments: Sequence[str] | None, prog: str) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="predict.py",
+        prog=prog,
         description="Segment pictures into the classes you name.",
-        epilog=f"{OVERRIDE}inference.OPTION=VALUE changes an option of the inference, "
-        f"as in {OVERRIDE}inference.image_size=320; with --zero_shot it is {OVERRIDE}zero_shot.OPTION=VALUE.",
+        epilog="--config.inference.OPTION=VALUE changes an option of the inference, as in "
+        "--config.inference.image_size=320; with --zero_shot it is --config.zero_shot.OPTION=VALUE.",
     )
     parser.add_argument("--image", type=Path, required=True, metavar="PATH", help="a picture, or a folder of pictures")
     parser.add_argument(
         "--classes", required=True, metavar="NAMES", help='"red circle, grass", or @FILE with one name per line'
     )
-    parser.add_argument(
-        "--checkpoint",
-        "--weights",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="of a run, or of converted dinov3.txt weights",
-    )
-    parser.add_argument(
-        "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for converted weights in any case"
-    )
+    add_model_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: %(default)s")
-    options, rest = parser.parse_known_args(arguments)
-    for argument in rest:
-        if not argument.startswith(OVERRIDE):
-            parser.error(f"unknown argument {argument}; see --help")
-    return options, [argument.removeprefix(OVERRIDE) for argument in rest]
+    parser.add_argument(
+        "--memory",
+        default="auto",
+        metavar="SIZE",
+        help="as in 4GB: pictures that need more are segmented tile by tile; auto: half of what is free",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="do every picture of a folder, whatever is in the folder of results"
+    )
+    overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    return parser.parse_args(rest), overrides

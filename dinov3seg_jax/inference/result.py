@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,9 @@ class Segmentation:
 
         The recipe is added where there is one.
         """
-        counts = self._areas()
         sums = np.bincount(self.labels.ravel(), weights=self.confidence.ravel(), minlength=len(self.names))
         height, width = self.labels.shape
-        return {
-            "height": height,
-            "width": width,
-            "names": list(self.names),
-            "classes": [
-                {
-                    "name": name,
-                    "pixels": int(count),
-                    "fraction": float(count / self.labels.size),
-                    "mean_confidence": float(total / count) if count else None,
-                }
-                for name, count, total in zip(self.names, counts, sums, strict=True)
-            ],
-        } | self.recipe
+        return summarize((height, width), self.names, self._areas(), sums) | self.recipe
 
     def save(self, folder: str | Path, stem: str, file: str = "") -> tuple[Path, Path, Path]:
         """Write `<stem>_overlay.png`, `<stem>_labels.png` and `<stem>.json`; each appears whole or not at all.
@@ -94,8 +81,8 @@ class Segmentation:
         text = json.dumps({"file": file} | self.summary(), indent=2, ensure_ascii=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(overlay, _png(Image.fromarray(self.overlay())))
-            write_whole(labels, _png(self._label_image()))
+            write_whole(overlay, encode_png(Image.fromarray(self.overlay())))
+            write_whole(labels, encode_png(self._label_image()))
             write_whole(summary, f"{text}\n".encode(errors="replace"))
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror or error}); choose another") from error
@@ -109,8 +96,7 @@ class Segmentation:
         return np.bincount(self.labels.ravel(), minlength=len(self.names))
 
     def _colors(self) -> UInt8[np.ndarray, "t 3"]:
-        colors = visualize.palette(min(len(self.names), visualize.MAX_COLORS))
-        return np.resize(colors, (len(self.names), 3))  # repeats itself beyond MAX_COLORS
+        return class_colors(self.names)
 
     def _label_image(self) -> Image.Image:
         if len(self.names) > PALETTE_NAMES:
@@ -120,7 +106,35 @@ class Segmentation:
         return image
 
 
-def _png(image: Image.Image) -> bytes:
+def summarize(
+    size: tuple[int, int], names: Sequence[str], counts: Int[np.ndarray, " t"], sums: Float[np.ndarray, " t"]
+) -> dict[str, Any]:
+    """What is told of a picture's labels; `counts` and `sums` are each class's pixels and their confidence in all."""
+    height, width = size
+    return {
+        "height": height,
+        "width": width,
+        "names": list(names),
+        "classes": [
+            {
+                "name": name,
+                "pixels": int(count),
+                "fraction": float(count / (height * width)),
+                "mean_confidence": float(total / count) if count else None,
+            }
+            for name, count, total in zip(names, counts, sums, strict=True)
+        ],
+    }
+
+
+def class_colors(names: Sequence[str]) -> UInt8[np.ndarray, "t 3"]:
+    """The colour of each class, in every picture of it; they come again beyond `visualize.MAX_COLORS`."""
+    colors = visualize.palette(min(len(names), visualize.MAX_COLORS))
+    return np.resize(colors, (len(names), 3))
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
     encoded = io.BytesIO()
     image.save(encoded, format="PNG")
     return encoded.getvalue()

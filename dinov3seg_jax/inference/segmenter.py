@@ -8,26 +8,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image, ImageOps
 
 from dinov3seg_jax import weights
-from dinov3seg_jax.config import Config, apply_override, from_dict, to_config_dict
+from dinov3seg_jax.config import Config, override_inference
 from dinov3seg_jax.data.images import read_image
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.blend import Shapes, label_tiles
 from dinov3seg_jax.inference.class_chunks import ClassChunks, ScoredChunk
 from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, bucket
 from dinov3seg_jax.inference.devices import make_mesh, on_every_device, on_own_pictures, shared_out
 from dinov3seg_jax.inference.embedding_cache import open_cache
 from dinov3seg_jax.inference.labels import BestClass, Labelled
 from dinov3seg_jax.inference.local_global import check_inference, resize_image, score_classes
+from dinov3seg_jax.inference.precision import at_precision
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.inference.tiles import ArraySource, Tiling, plan_tiles, tile_stride
+from dinov3seg_jax.inference.windows import plan_windows
 from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.parameters import Parameters, bind, build
 from dinov3seg_jax.text.prompts import check_names, parse_names
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
+
+BAND_BYTES = 2**30  # of the scores that are blended together
+DECODER_SCALE = 4  # of its grid to that of its input
+MAPS_PER_VIEW = 16  # of all channels that exist at once, roughly
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> "Segmenter":
@@ -68,25 +75,11 @@ def of_run(config: Config, parameters: Parameters, devices: Sequence[jax.Device]
     return LinearSegmenter(config, parameters)
 
 
-def override_inference(config: Config, overrides: Sequence[str], section: str = "inference") -> Config:
-    """Change how a model is used: everything else in its config belongs to its parameters.
-
-    Raises:
-        UserError: an override is not of the form section.option=value, or its option or value does not fit.
-    """
-    values = to_config_dict(config).to_dict()
-    for text in overrides:
-        if not text.startswith(f"{section}."):
-            raise UserError(f"'{text}' cannot be changed for a trained model; only {section}.option=value can")
-        apply_override(values, text)
-    return from_dict(values, origin="the command line")
-
-
 class Segmenter:
     """A model that is ready for pictures and class names.
 
     Programs are compiled on first use for each resized size, batch size and bucket of class counts; with
-    `inference.resize = "square"` every picture has the same size.
+    `inference.resize = "square"` every picture has the same size, and with "tiled" is cut into tiles that have.
     """
 
     def __init__(self, config: Config, parameters: Parameters, devices: Sequence[jax.Device] = ()):
@@ -101,6 +94,7 @@ class Segmenter:
                 "inference.best_classes needs linear class attention without CAT-Seg's padding; set it to 0, or "
                 "model.late.max_classes for CAT-Seg's own truncation."
             )
+        config, parameters = at_precision(config, parameters)
         graph, _ = build(config.model)
         self._take(config, parameters, graph, config.inference.templates, devices=devices)
         mesh = self._mesh
@@ -167,8 +161,8 @@ class Segmenter:
         Args:
             images: RGB.
             names: as in `segment`.
-            batch_size: pictures that run together, rounded up to a multiple of the devices. A batch that is not full
-                is filled up, so that it needs no program of its own.
+            batch_size: pictures, or tiles of them, that run together, rounded up to a multiple of the devices. A batch
+                that is not full is filled up, so that it needs no program of its own.
 
         Returns:
             One result for each picture, in their order.
@@ -177,13 +171,14 @@ class Segmenter:
             UserError: the names cannot be used.
         """
         names = self.check_names(names)
+        batch_size = self._whole_batch(batch_size)
+        if self.config.inference.resize == "tiled":
+            return self._segment_tiled(images, names, batch_size)
         options, patch_size = self.config.inference, self.config.model.vision.patch_size
         resized = [resize_image(image, options, patch_size) for image in images]
         same_size: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(resized):
             same_size.setdefault(picture.shape, []).append(index)
-        devices = 1 if self._mesh is None else self._mesh.size
-        batch_size = -(-batch_size // devices) * devices
         results: dict[int, Segmentation] = {}
         for group in same_size.values():
             for start in range(0, len(group), batch_size):
@@ -194,6 +189,70 @@ class Segmenter:
                 for index, labelled in zip(batch, found, strict=True):
                     results[index] = Segmentation(*labelled, names, images[index])
         return [results[index] for index in range(len(images))]
+
+    def _segment_tiled(
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: tuple[str, ...], batch_size: int
+    ) -> list[Segmentation]:
+        shapes = self.tile_shapes(len(names))
+        widest = max(BAND_BYTES // (4 * shapes.classes * (shapes.cells + 1)), shapes.cells)
+        work = ((ArraySource(image), self.plan_tiles(image.shape[0], image.shape[1])) for image in images)
+        labels = [np.empty(image.shape[:2], np.int32) for image in images]
+        confidence = [np.empty(image.shape[:2], np.float32) for image in images]
+        for piece in label_tiles(work, partial(self.score_tiles, names=names), shapes, batch_size, widest):
+            height, width = piece.labels.shape
+            place = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
+            labels[piece.picture][place] = piece.labels
+            confidence[piece.picture][place] = piece.confidence
+        found = zip(labels, confidence, images, strict=True)
+        return [Segmentation(chosen, score, names, image) for chosen, score, image in found]
+
+    def plan_tiles(self, height: int, width: int) -> Tiling:
+        """The tiles of a picture of any size; see `tiles`."""
+        return plan_tiles(height, width, self.config.inference, self.config.model.vision.patch_size)
+
+    def tile_shapes(self, classes: int) -> Shapes:
+        """What the tiles of all pictures have in common, for a list of so many classes."""
+        options, model = self.config.inference, self.config.model
+        side, patch_size = options.image_size, model.vision.patch_size
+        finer = 16 // model.early.output_stride if model.early.enabled else 1
+        pixels = options.fusion == "logits" and options.mode != "whole"
+        cells = side if pixels else side // patch_size * finer * DECODER_SCALE
+        return Shapes.of(side, cells, classes, tile_stride(options, patch_size), options.tile_scale)
+
+    def score_tiles(
+        self, pixels: UInt8[np.ndarray, "b side side 3"], names: Sequence[str]
+    ) -> Float[np.ndarray, "b t g g"]:
+        """Scores of all names on tiles, on the host; a class that `best_classes` rejects in a tile has 0 there."""
+        found = np.zeros(0, np.float32)
+        on_devices = pixels if self._mesh is None else jax.device_put(pixels, shared_out(self._mesh))
+        for first, scores, _, lists in self._score_list(on_devices, names):
+            part = np.asarray(scores, np.float32)
+            if lists is None and part.shape[1] >= len(names):
+                return part[:, : len(names)]
+            if not found.size:
+                found = np.zeros((len(pixels), len(names), *part.shape[2:]), np.float32)
+            meant = np.broadcast_to(np.arange(len(names)), (len(part), len(names))) if lists is None else lists
+            for place, own in enumerate(part):
+                classes = meant[place][first : first + len(own)]
+                found[place, classes] = own[: len(classes)]
+        return found
+
+    def held_bytes(self) -> int:
+        """Of the parameters, and of what is kept of all classes between the blocks."""
+        kept = self.config.inference.kept_megabytes * 2**20
+        return kept + sum(value.nbytes for value in self._parameters.values())
+
+    def tile_bytes(self) -> int:
+        """What running one tile takes beyond its scores, roughly: a few maps of all patches of all its views."""
+        options, vision = self.config.inference, self.config.model.vision
+        side, window = options.image_size, min(options.window, options.image_size)
+        windows = 0 if options.mode == "whole" else len(plan_windows(side, side, window, min(options.stride, window)))
+        patches = (side**2 + windows * window**2) // vision.patch_size**2
+        return 4 * MAPS_PER_VIEW * patches * vision.dim
+
+    def _whole_batch(self, batch_size: int) -> int:
+        devices = 1 if self._mesh is None else self._mesh.size
+        return -(-batch_size // devices) * devices
 
     def _label_batch(
         self,
@@ -213,7 +272,7 @@ class Segmenter:
         for first, scores, class_mask, kept in self._score_list(on_devices, names):
             lists = kept
             for place, so_far in enumerate(best):
-                so_far.update(_pick(scores, place, mesh=mesh), class_mask, first)
+                so_far.update(scores, class_mask, first, place)
         found = {
             place: labelled
             for places, so_far in zip(together, best, strict=True)
@@ -249,17 +308,6 @@ class Segmenter:
         embeddings = self._embed(names)
         missing = bucket(len(names)) - len(names)
         return np.pad(embeddings, ((0, missing), (0, 0))), np.arange(len(names) + missing) < len(names)
-
-
-@partial(jax.jit, static_argnames="mesh")
-def _pick(scores: Float[Array, "b t h w"], place: int, *, mesh: Mesh | None) -> Float[Array, "n t h w"]:
-    """The scores of one picture of each device."""
-
-    @on_own_pictures(mesh, common=(1,))
-    def pick(scores: Array, place: Array) -> Array:
-        return jax.lax.dynamic_slice_in_dim(scores, place, 1)
-
-    return pick(scores, place)
 
 
 def as_array(image: Picture) -> UInt8[np.ndarray, "h w 3"]:

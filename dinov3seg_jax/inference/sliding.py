@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from dinov3seg_jax.inference.labels import bilinear_weights, padded
+from dinov3seg_jax.inference.labels import bilinear_weights, padded, taps
 
 WINDOWS_AT_ONCE = 12  # more run one batch after the other, the last one filled up
 STRIP_BYTES = 2**27  # of every class on the rows that one strip is made of
@@ -63,8 +63,8 @@ def label_views(
     """
     columns_seen = padded(views.size[1])
     strip, most = strip_rows(views.maps.shape[1], columns_seen, views.size[0], height)
-    above, below, down = _taps(views.size[0], height)
-    columns = [np.pad(taps, (0, padded(width) - width)) for taps in _taps(views.size[1], width)]
+    above, below, down = taps(views.size[0], height)
+    columns = [np.pad(taps, (0, padded(width) - width)) for taps in taps(views.size[1], width)]
     labels, confidence = np.empty((height, width), np.int32), np.empty((height, width), np.float32)
     for top in range(0, height, strip):
         wanted = slice(top, min(top + strip, height))
@@ -160,10 +160,3 @@ def _label_strip(
     classes = jnp.arange(maps.shape[1], dtype=jnp.int32)
     (label, score, total), _ = jax.lax.scan(keep_best, nothing, (classes, averaged, class_mask))
     return label, jnp.exp(score - total) if softmax == "pixels" else score
-
-
-def _taps(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each output of a linear resize its two inputs, and the weight of the second."""
-    centres = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
-    first = centres.astype(np.int64)
-    return first, np.minimum(first + 1, inputs - 1), (centres - first).astype(np.float32)

@@ -11,21 +11,20 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from dinov3seg_jax import weights
-from dinov3seg_jax.config import Config, ZeroShotConfig
+from dinov3seg_jax.config import Config, ZeroShotConfig, override_inference
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.labels import label_pixels
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.segmenter import Segmenter, override_inference
+from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
 from dinov3seg_jax.inference.windows import plan_windows, window_size
 from dinov3seg_jax.models.dinotxt import DinoTxt
 from dinov3seg_jax.models.layers import l2_normalize, resize_cubic
-from dinov3seg_jax.models.parameters import Parameters, bind, describe
+from dinov3seg_jax.models.parameters import Parameters, any_values, bind, describe
 from dinov3seg_jax.models.segmenter import normalize_pixels
 from dinov3seg_jax.text.prompts import load_templates
 
@@ -95,7 +94,7 @@ class ZeroShotSegmenter(Segmenter):
                 f"zero_shot.stride {recipe.stride} is larger than zero_shot.window {recipe.window} and leaves gaps; "
                 f"use {recipe.window} or less."
             )
-        graph, described = describe(lambda: DinoTxt(config.model, rngs=nnx.Rngs(0)))
+        graph, described = describe(lambda: DinoTxt(config.model, rngs=any_values()))
         missing = sorted(described.keys() - parameters.keys())
         if missing:
             raise UserError(

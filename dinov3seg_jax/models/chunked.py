@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.config import LateRefinementConfig, ModelConfig
@@ -107,7 +108,7 @@ def no_sums(config: LateRefinementConfig, scene: Scene) -> ClassSums:
     """The sums over no class at all."""
     b, h, w, _ = scene.refined.shape
     shape = (b, h // config.pooling, w // config.pooling, config.heads, config.dim // config.heads)
-    return ClassSums(jnp.zeros((*shape, shape[-1]), jnp.float32), jnp.zeros(shape, jnp.float32))
+    return ClassSums(*jax.device_put((np.zeros((*shape, shape[-1]), np.float32), np.zeros(shape, np.float32))))
 
 
 def decode_chunks(

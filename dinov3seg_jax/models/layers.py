@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.quantized import widen
 
 Kernel = Literal["auto", "xla", "cudnn"]
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
@@ -322,7 +323,7 @@ def run_stack(
         x, layers = jax.lax.stop_gradient((x, layers))
 
     def step(x: Array, layer: nnx.State) -> tuple[Array, None]:
-        return over_batch(apply(nnx.merge(graph, layer), x)), None
+        return over_batch(apply(nnx.merge(graph, widen(layer)), x)), None
 
     return jax.lax.scan(jax.checkpoint(step) if remat else step, over_batch(x), layers)[0]
 

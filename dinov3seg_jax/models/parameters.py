@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.linear_head import LinearProbe
+from dinov3seg_jax.models.quantized import join_scales
 from dinov3seg_jax.models.segmenter import SegmentationModel
 
 Parameters = dict[str, Array]
@@ -29,11 +30,25 @@ def build(config: ModelConfig, frozen_blocks: tuple[int, int] = (0, 0)) -> tuple
     """
 
     def create() -> nnx.Module:
-        model = _module(config)(config, rngs=nnx.Rngs(0))
+        model = _module(config)(config, rngs=any_values())
         model.frozen_vision_blocks, model.frozen_text_blocks = frozen_blocks
         return model
 
     return describe(create)
+
+
+class _OneKey(nnx.RngStream):
+    """Always the same key, without a count: to trace the counting takes a time that grows with its square."""
+
+    def __call__(self) -> Array:
+        return self.key[...]
+
+
+def any_values() -> nnx.Rngs:
+    """For a model that is only described, whose values do not matter."""
+    rngs = nnx.Rngs(0)
+    setattr(rngs, "default", _OneKey(jax.random.key(0), tag="default"))  # noqa: B010
+    return rngs
 
 
 def describe(create: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, AbstractParameters]:
@@ -48,8 +63,8 @@ def initialize(config: ModelConfig, key: Array) -> Parameters:
 
 
 def bind(graph: nnx.GraphDef, parameters: Parameters) -> Any:
-    """Put parameters back into the model."""
-    flat: Any = {_path(name): value for name, value in parameters.items()}
+    """Put parameters back into the model; they may be narrowed (see `inference.precision`)."""
+    flat: Any = {_path(name): value for name, value in join_scales(parameters).items()}
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 

@@ -7,8 +7,6 @@ manifest is damaged. docs/checkpoints.md says what happens then.
 """
 
 import contextlib
-import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -25,15 +23,15 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
-from dinov3seg_jax.config import Config, from_dict
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.model_folder import CONFIG_FILE as CONFIG_FILE
+from dinov3seg_jax.model_folder import STEPS_FOLDER, finished_steps, is_converted, read_config
+from dinov3seg_jax.model_folder import write_config as write_config
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters, build
 from dinov3seg_jax.training.manifest import damage, settle, write_manifest
-from dinov3seg_jax.weights import is_converted, model_config, read_arrays, read_manifest
+from dinov3seg_jax.weights import model_config, read_arrays, read_manifest
 
-CONFIG_FILE = "config.json"
-STEPS_FOLDER = "checkpoints"
 UNFINISHED = ".unfinished"  # ends, or goes on, in the names of what is being written or deleted
 DAMAGED = ".damaged"  # ends the names of steps that were passed over
 
@@ -145,7 +143,7 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> UserError:
-        step, before = self._saving_step, max(_steps(self._folder), default=None)
+        step, before = self._saving_step, max(finished_steps(self._folder), default=None)
         if _is_first():
             _remove(self._folder.glob(f"{step}{UNFINISHED}*"))  # a full disk needs the room
         goes_on = "from the beginning" if before is None else f"from step {before}"
@@ -164,33 +162,10 @@ class Checkpoints:
         os.rename(self._unfinished(step), final)
         settle(self._folder)
         tqdm.write(f"saved {self._named / str(step)}")
-        for old in _steps(self._folder)[: -self._keep]:
+        for old in finished_steps(self._folder)[: -self._keep]:
             doomed = self._unfinished(old)
             os.rename(self._folder / str(old), doomed)  # so that nobody takes a half for the whole
             _remove([doomed])
-
-
-def write_config(workdir: Path, config: Config) -> None:
-    """Record what a run was started with."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / CONFIG_FILE, (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())
-
-
-def read_config(workdir: Path) -> Config:
-    """The config a run was started with.
-
-    Raises:
-        UserError: the folder is not that of a run.
-    """
-    path = workdir / CONFIG_FILE
-    if not workdir.is_dir():
-        raise UserError(f"checkpoint folder '{workdir}' does not exist; name one that train.py wrote.")
-    if not path.is_file():
-        raise UserError(f"'{workdir}' is not a run's folder (it has no {CONFIG_FILE}); name one that train.py wrote.")
-    try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")), origin=str(path))
-    except ValueError as error:  # JSON's, or bytes that are no text
-        raise UserError(f"{path} is damaged ({error}); restore it or train again.") from None
 
 
 def load_parameters(workdir: str | Path, shardings: dict[str, Any] | None = None) -> tuple[Config, Parameters]:
@@ -255,7 +230,7 @@ def _newest_whole(folder: Path, put_aside: bool = False) -> int | None:
 
 def _choose(folder: Path, put_aside: bool) -> int | None:
     reasons: dict[int, str] = {}
-    for step in reversed(_steps(folder)):
+    for step in reversed(finished_steps(folder)):
         reason = damage(folder / str(step))
         if reason is None:
             _warn(folder, reasons, step, put_aside)
@@ -304,11 +279,6 @@ def _refuse_folders_of_their_own(folder: Path) -> None:
         token.unlink()
     if not seen.all():
         raise UserError(f"'{folder}' is not the same folder for all processes; set --config.workdir to a shared disk.")
-
-
-def _steps(folder: Path) -> list[int]:
-    """The steps that were finished, oldest first."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def _remove(paths: Iterable[Path]) -> None:

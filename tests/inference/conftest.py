@@ -31,3 +31,24 @@ def config() -> Config:
 @pytest.fixture(scope="session")
 def model(config: Config, parameters: Parameters) -> Segmenter:
     return Segmenter(config, parameters)
+
+
+@pytest.fixture
+def compiled():
+    """Grows by one for every program that is compiled while the test runs."""
+    programs = []
+
+    def listen(event, seconds, **of):
+        if event == "/jax/core/compile/backend_compile_duration":
+            programs.append(of)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield programs
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="session")
+def tiled(config: Config, parameters: Parameters) -> Segmenter:
+    """The same model for pictures that are cut into tiles."""
+    inference = dataclasses.replace(config.inference, resize="tiled")
+    return Segmenter(dataclasses.replace(config, inference=inference), parameters)

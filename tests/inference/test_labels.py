@@ -19,7 +19,7 @@ def interpolate(grid, height, width):
 
 @pytest.mark.parametrize("size", [(7, 9), (20, 31), (3, 2), (1, 200), (130, 1), (150, 70)])
 def test_against_plain_interpolation(monkeypatch, size):
-    monkeypatch.setattr(labels, "STRIP_ROWS", 64)
+    monkeypatch.setattr(labels, "PIECE", 64)
     scores = np.random.default_rng(0).random((5, 7, 9), np.float32)
     allowed = np.array([True, True, False, True, True])
     resized = np.stack([interpolate(grid, *size) for grid in scores])
@@ -42,7 +42,7 @@ def test_weights_of_an_equal_size_are_the_identity():
 
 
 def test_classes_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(labels, "STRIP_ROWS", 64)
+    monkeypatch.setattr(labels, "PIECE", 64)
     scores = np.random.default_rng(0).random((7, 5, 6), np.float32)
     scores[5] = scores[1]  # of equal ones the first counts
     allowed = np.array([True, True, False, True, True, True, True])

@@ -1,6 +1,9 @@
 """The command line: what it writes, and one sentence for everything that cannot be done."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,15 +12,18 @@ from PIL import Image
 from dinov3seg_jax.errors import UserError, run_command
 from dinov3seg_jax.inference import predict, segmenter
 from dinov3seg_jax.inference.predict import main
+from dinov3seg_jax.model_folder import write_config
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
 CLASSES = "red circle, grass"
 
 
 @pytest.fixture
-def loads(monkeypatch, model):
-    """The calls of `load`, which returns a model with random weights."""
+def loads(monkeypatch, model, tmp_path):
+    """The calls of `load`, which returns a model with random weights for the folder "run"."""
     calls = []
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "run", model.config)
     monkeypatch.setattr(segmenter, "load", lambda *arguments: calls.append(arguments) or model)
     return calls
 
@@ -61,7 +67,10 @@ def test_a_folder_with_a_bad_picture(tmp_path, capsys):
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*_labels.png"))
     assert written == ["a_jpg_labels.png", "a_png_labels.png", "deeper/a_labels.png"]
     captured = capsys.readouterr()
-    assert len(captured.out.splitlines()) == 3
+    lines = captured.out.splitlines()
+    assert len(lines) == 4
+    assert lines[3].startswith("3 pictures in ")
+    assert lines[3].endswith(" images/s")
     errors = captured.err.splitlines()
     assert "b.png is truncated or damaged" in errors[0]
     assert errors[1] == "error: 1 of 4 pictures could not be segmented; see above"
@@ -85,6 +94,7 @@ def bad_inputs():
         "missing class file": ({"classes": "@absent.txt"}, "absent.txt cannot be read"),
         "file as output folder": ({"out": "a.png"}, "is a file"),
         "output among the inputs": ({"image": "pictures", "out": "pictures/out"}, "lies in the folder of the pictures"),
+        "no memory": ({"more": "--memory=much"}, "which is no amount of memory"),
         "override of the model": ({"more": "--config.model.late.layers=1"}, "cannot be changed"),
         "unknown option": ({"more": "--config.inference.widow=16"}, "did you mean 'window'"),
     }
@@ -129,6 +139,47 @@ def test_unknown_or_missing_arguments(wrong, capsys):
 
 def test_a_line_shows_only_the_largest_classes(model):
     names = [f"thing {letter}" for letter in "abcdefg"]
-    line = predict.describe(model.segment(PICTURE, names))
+    line = predict.describe(model.segment(PICTURE, names).summary())
     assert line.startswith("40 x 30, thing ")
     assert line.count("%") <= predict.CLASSES_SHOWN
+
+
+HELP_AND_MISTAKES = [
+    (["predict", "--help"], "usage: dinov3seg predict"),
+    (["warmup", "--help"], "usage: dinov3seg warmup"),
+    (["--help"], "usage: dinov3seg COMMAND"),
+    (["--picture"], "usage: dinov3seg COMMAND"),
+    (["predict", *arguments("a.png", "out", CLASSES, "--batch=0")], "argument --batch: 0 is less than 1"),
+    (["predict", *arguments("absent.png", "out")], "absent.png does not exist"),
+    (["predict", *arguments("a.png", "out", "cat, cat")], "'cat' appears twice"),
+    (["predict", *arguments("a.png", "out")], "checkpoint folder 'run' does not exist"),
+    (["predict", *arguments("a.png", "out", CLASSES, "--memory", "much")], "'much', which is no amount of memory"),
+    (["warmup", "--checkpoint", "run", "--sizes", "640"], "holds '640', which is no size"),
+]
+WITHOUT_JAX = """
+import contextlib, io, json, sys
+from dinov3seg_jax.command import main
+from dinov3seg_jax.errors import UserError
+printed = []
+for words in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main(words)
+        except (UserError, SystemExit) as error:
+            print(error)
+    printed.append(said.getvalue())
+assert not {"jax", "flax", "orbax"} & sys.modules.keys()
+print(json.dumps(printed))
+"""
+
+
+def test_help_and_mistakes_do_not_wait_for_jax(tmp_path):
+    save(tmp_path / "a.png")
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    cases, messages = zip(*HELP_AND_MISTAKES, strict=True)
+    command = [sys.executable, "-c", WITHOUT_JAX, json.dumps(cases)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for printed, message in zip(json.loads(done.stdout), messages, strict=True):
+        assert message in printed

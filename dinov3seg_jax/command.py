@@ -1,0 +1,42 @@
+"""The command `dinov3seg`: `dinov3seg predict ...` and `dinov3seg warmup ...`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from dinov3seg_jax.errors import run_command
+
+COMMANDS = {
+    "predict": ("dinov3seg_jax.inference.predict", "segment pictures into classes you name"),
+    "warmup": ("dinov3seg_jax.inference.warmup", "compile and embed ahead of time"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names.
+
+    Args:
+        arguments: of the command line; those of this process if None.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: as the command says.
+    """
+    word, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or [""]
+    if word not in COMMANDS:
+        print(_usage(), file=sys.stdout if word in ("-h", "--help") else sys.stderr)
+        return 0 if word in ("-h", "--help") else 2
+    return importlib.import_module(COMMANDS[word][0]).main(rest, prog=f"dinov3seg {word}")
+
+
+def run() -> None:
+    """The console script."""
+    run_command(main)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    listed = (f"  {word:{width}}  {what}" for word, (_, what) in COMMANDS.items())
+    return "\n".join(("usage: dinov3seg COMMAND ...; dinov3seg COMMAND --help says more", *listed))

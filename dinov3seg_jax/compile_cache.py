@@ -1,0 +1,101 @@
+"""Compiled programs on disk, so that only the first process on a machine waits for them.
+
+JAX writes and finds them, by everything that a program depends on; here is said where, and what is cleared away.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import time
+import warnings
+import zlib
+from pathlib import Path
+
+import jax
+
+from dinov3seg_jax.cache_folder import cache_folder
+
+PROGRAMS = "programs"  # below the folder of caches
+LIMIT = 2 * 2**30  # bytes; what was used longest ago goes first
+ENTRIES = "*-cache"  # JAX's names
+LOOKED = ".looked"  # its time: what is older was looked at
+ZLIB = b"\x78"  # how the entries begin, where JAX has no better compressor
+EARLIER = 1_000_000_000  # nanoseconds by which a file's time may lag behind the clock
+
+
+def keep_programs() -> Path | None:
+    """Let JAX keep every program that this process compiles, and use those of earlier ones.
+
+    The folder is private to the user, as whoever can write to it can run code: `programs` in the folder that
+    `DINOV3SEG_CACHE` names, below a name for this kind of processor. Where JAX was told a folder already, as by
+    `JAX_COMPILATION_CACHE_DIR`, its settings stay as they are. To be called before anything is compiled.
+
+    Returns:
+        The folder; None where there is none: the cache is off, or its folder cannot be made. One that cannot be
+        written, or a full disk, costs time and nothing else.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return Path(jax.config.values["jax_compilation_cache_dir"])
+    base = cache_folder()
+    if base is None:
+        return None
+    folder = base.absolute() / PROGRAMS / _processor()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    tidy(folder, LIMIT)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # JAX goes on without what it cannot read or write.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+    return folder
+
+
+def tidy(folder: Path, limit: int) -> None:
+    """Delete damaged programs, which JAX would never write again, then the longest unused beyond `limit` bytes.
+
+    JAX writes in place, so that a killed process or a full disk leaves halves. Each program is looked at once.
+    """
+    looked = folder / LOOKED
+    now = time.time_ns()
+    with contextlib.suppress(OSError):  # what another process deleted, or what cannot be deleted
+        since = looked.stat().st_mtime_ns if looked.exists() else 0
+        kept = []
+        for path, stat in [(path, path.stat()) for path in folder.glob(ENTRIES)]:
+            if stat.st_mtime_ns >= since and _is_damaged(path):
+                path.unlink(missing_ok=True)
+            else:
+                kept.append((path, stat))
+        kept.sort(key=lambda entry: max(entry[1].st_atime_ns, entry[1].st_mtime_ns))
+        total = sum(stat.st_size for _, stat in kept)
+        for path, stat in kept:
+            if total <= limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
+        looked.touch()
+        os.utime(looked, ns=(now - EARLIER, now - EARLIER))
+
+
+def _is_damaged(path: Path) -> bool:
+    content = path.read_bytes()
+    if content and not content.startswith(ZLIB):
+        return False  # another compressor's
+    try:
+        zlib.decompress(content)
+    except zlib.error:
+        return True
+    return False
+
+
+def _processor() -> str:
+    """A name for this kind of processor: a program that was compiled for another one may crash."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    abilities = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(f"{platform.machine()} {abilities}".encode()).hexdigest()[:16]

@@ -1,0 +1,281 @@
+"""Pictures that are read, segmented and written piece by piece: the same labels, in the memory that is given."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinov3seg_jax.config import Config, InferenceConfig
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference import huge
+from dinov3seg_jax.inference.blend import Shapes
+from dinov3seg_jax.inference.rasters import PngLabels
+from dinov3seg_jax.inference.result import class_colors
+from dinov3seg_jax.inference.tiles import plan_tiles
+
+ENOUGH = huge.RUNTIME_BYTES + 2**28
+RNG = np.random.default_rng(0)
+
+
+class Stub:
+    """Stands in for a model: a class is a shade, and the scores are smooth in the colour."""
+
+    config = Config(inference=InferenceConfig(image_size=64))
+    CELLS = 16
+
+    def __init__(self, fail_after=10**9):
+        self.batches, self.fail_after = [], fail_after
+
+    def plan_tiles(self, height, width):
+        return plan_tiles(height, width, self.config.inference, 16)
+
+    def tile_shapes(self, classes):
+        return Shapes.of(64, self.CELLS, classes, 48, self.config.inference.tile_scale)
+
+    def held_bytes(self):
+        return 0
+
+    def tile_bytes(self):
+        return 2**20
+
+    def score_tiles(self, pixels, names):
+        self.batches.append(len(pixels))
+        if len(self.batches) > self.fail_after:
+            raise KeyboardInterrupt
+        grey = pixels.reshape(len(pixels), self.CELLS, 4, self.CELLS, 4, 3).mean((2, 4, 5)) / 255
+        shades = (np.arange(len(names)) + 0.5) / len(names)
+        return (1 - np.abs(grey[:, None] - shades[:, None, None])).astype(np.float32)
+
+
+def names_of(count):
+    return tuple(f"shade {index}" for index in range(count))
+
+
+def scene(height, width):
+    rows, columns = np.mgrid[:height, :width] / 61
+    waves = [np.sin(rows + columns), np.cos(rows - 2 * columns), np.sin(rows) * np.cos(columns)]
+    return np.rint(127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def save(path, height, width, **options):
+    Image.fromarray(scene(height, width)).save(path, **options)
+    return path
+
+
+def labels_in(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def segment(folder, source, count=5, memory=ENOUGH, **options):
+    return huge.segment_file(Stub(), source, names_of(count), folder, "a", memory, **options)
+
+
+def test_what_is_written(tmp_path):
+    source = save(tmp_path / "wide.png", 300, 2500)
+    out = tmp_path / "out" / "deeper"
+    summary = segment(out, source)
+    assert sorted(path.name for path in out.iterdir()) == ["a.json", "a_labels.png", "a_overlay.png"]
+    assert json.loads((out / "a.json").read_text()) == summary
+    assert (summary["file"], summary["labels"]) == ("wide.png", "a_labels.png")
+    assert (summary["height"], summary["width"], summary["names"]) == (300, 2500, list(names_of(5)))
+    labels = labels_in(out / "a_labels.png")
+    counts = np.bincount(labels.ravel(), minlength=5)
+    assert [row["pixels"] for row in summary["classes"]] == counts.tolist()
+    assert sum(row["fraction"] for row in summary["classes"]) == pytest.approx(1)
+    assert all(0.8 < row["mean_confidence"] <= 1 for row in summary["classes"] if row["pixels"])
+    image = Image.open(out / "a_labels.png")
+    assert image.mode == "P"
+    np.testing.assert_array_equal(np.reshape(image.getpalette()[:15], (5, 3)), class_colors(names_of(5)))
+    overlay = np.asarray(Image.open(out / "a_overlay.png"))
+    assert overlay.shape[0] >= round(300 * 2048 / 2500)
+    tinted = overlay[: round(300 * 2048 / 2500), :2048].astype(int)
+    shown = labels[np.arange(len(tinted)) * 2500 // 2048][:, np.arange(2048) * 2500 // 2048]
+    near = np.abs(tinted - class_colors(names_of(5)).astype(int)[shown]).mean()
+    assert near < np.abs(tinted - class_colors(names_of(5)).astype(int)[(shown + 1) % 5]).mean() / 1.3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (1, 700), (700, 1), (131, 313)])
+def test_any_size(tmp_path, size):
+    summary = segment(tmp_path / "out", save(tmp_path / "a.png", *size))
+    assert labels_in(tmp_path / "out" / "a_labels.png").shape == size
+    assert (summary["height"], summary["width"]) == size
+
+
+def test_a_narrow_memory_gives_the_same_labels(tmp_path):
+    source = save(tmp_path / "a.png", 100, 500)
+    stub, column = Stub(), 4 * 300 * 17
+    little = huge.RUNTIME_BYTES + 4 * 500 * 100 + 2**20 + 10**6 + 20 * column
+    for name, memory in (("wide", ENOUGH), ("narrow", little)):
+        huge.segment_file(stub, source, names_of(300), tmp_path / name, "a", memory, batch_size=1)
+        stub.batches.append("end")
+    wide = stub.batches.index("end")
+    assert len(stub.batches) - wide - 2 > 1.5 * wide, "bands share tiles"
+    found = [labels_in(tmp_path / name / "a_labels.png") for name in ("wide", "narrow")]
+    np.testing.assert_array_equal(*found)
+    assert found[0].max() > 255, "16 bits"
+
+
+def test_the_batch_suits_the_memory():
+    shapes = Stub().tile_shapes(300)
+    source = "a.png"
+    plans = [huge.plan_memory(Stub(), shapes, huge.RUNTIME_BYTES + room, 0, source) for room in (2**22, 2**24, 2**28)]
+    assert plans[0].batch_size == 1
+    assert plans[0].batch_size < plans[1].batch_size < plans[2].batch_size == huge.MOST_AT_ONCE
+    assert plans[0].widest < plans[1].widest < plans[2].widest
+    with pytest.raises(UserError, match=r"a.png with 300 names needs \d+ MiB more than the memory allows"):
+        huge.plan_memory(Stub(), shapes, huge.RUNTIME_BYTES + 2**20, 0, source)
+
+
+def test_labels_equal_those_of_the_picture_as_a_whole(tiled, tmp_path):
+    image = RNG.integers(0, 256, (70, 110, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    names = tiled.check_names("red circle, grass, a dog")
+    expected = tiled.segment_arrays([image], names)[0]
+    summary = huge.segment_file(tiled, tmp_path / "a.png", names, tmp_path / "out", "a", 2 * ENOUGH, batch_size=1)
+    np.testing.assert_array_equal(labels_in(tmp_path / "out" / "a_labels.png"), expected.labels)
+    assert summary["classes"] == expected.summary()["classes"]
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_nothing_is_left_of_a_run_that_was_stopped(tmp_path, after):
+    source = save(tmp_path / "a.png", 200, 300)
+    with pytest.raises(KeyboardInterrupt):
+        huge.segment_file(Stub(after), source, names_of(5), tmp_path / "out", "a", ENOUGH, batch_size=2)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_read(tmp_path):
+    source = save(tmp_path / "a.png", 200, 300)
+    source.write_bytes(source.read_bytes()[:3000])
+    with pytest.raises(UserError, match="a.png is truncated or damaged"):
+        segment(tmp_path / "out", source)
+    with pytest.raises(UserError, match="absent.png does not exist"):
+        huge.needs_streaming(tmp_path / "absent.png", 10**9)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    source = save(tmp_path / "a.png", 20, 30)
+    with pytest.raises(UserError, match="a.png cannot be written"):
+        segment(source, source)
+
+
+def test_only_pictures_too_large_for_the_memory_are_streamed(tmp_path):
+    source = save(tmp_path / "a.png", 100, 100)
+    assert not huge.needs_streaming(source, 10_000 * huge.BYTES_PER_PIXEL)
+    assert huge.needs_streaming(source, 10_000 * huge.BYTES_PER_PIXEL - 1)
+    assert 0 < huge.auto_memory() < 2**50
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16", "1"])
+def test_every_kind_of_pixel_is_read_as_by_the_whole_picture(tmp_path, mode):
+    from dinov3seg_jax.data.images import read_image
+    from dinov3seg_jax.inference.rasters import open_raster
+
+    image = Image.fromarray(scene(40, 50))
+    if mode == "I;16":
+        image = Image.fromarray(scene(40, 50)[..., 0].astype(np.uint16) * 200)
+    elif mode == "RGBA":
+        image.putalpha(Image.fromarray(scene(40, 50)[..., 1]))
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "a.png")
+    raster = open_raster(tmp_path / "a.png")
+    np.testing.assert_array_equal(raster.read(5, 30, 7, 50), read_image(tmp_path / "a.png")[5:30, 7:50])
+
+
+@pytest.mark.parametrize(("classes", "mode"), [(3, "P"), (256, "P"), (257, "I;16")])
+def test_a_png_written_in_parts(tmp_path, classes, mode):
+    labels = RNG.integers(0, classes, (37, 23))
+    labels[10:20] = labels[9]
+    file = PngLabels(tmp_path / "a.png", 37, 23, class_colors(names_of(classes)))
+    for rows in (labels[:1], labels[1:20], labels[20:]):
+        file.write(rows)
+    file.close()
+    image = Image.open(io.BytesIO((tmp_path / "a.png").read_bytes()))
+    assert image.mode == mode
+    np.testing.assert_array_equal(np.asarray(image), labels)
+
+
+def test_a_tiff_without_rasterio(tmp_path, monkeypatch):
+    source = save(tmp_path / "a.tif", 20, 30)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(UserError, match=r"pip install 'dinov3seg_jax\[geo\]'"):
+        segment(tmp_path / "out", source)
+    assert not huge.needs_streaming(source, 10**9)
+
+
+@pytest.fixture
+def rasterio():
+    return pytest.importorskip("rasterio")
+
+
+def save_tiff(rasterio, path, values, **options):
+    count, height, width = values.shape
+    shape = {"count": count, "height": height, "width": width, "dtype": values.dtype}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **options) as file:
+        file.write(values)
+    return path
+
+
+@pytest.mark.parametrize("classes", [5, 300])
+def test_a_geotiff_keeps_its_place_on_earth(rasterio, tmp_path, classes):
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 399960, 0, -0.5, 5800020)}
+    source = save_tiff(rasterio, tmp_path / "a.tif", np.moveaxis(scene(200, 300), -1, 0), **place)
+    assert huge.needs_streaming(source, 10**12), "however small"
+    summary = segment(tmp_path / "out", source, classes)
+    assert summary["labels"] == "a_labels.tif"
+    segment(tmp_path / "png", save(tmp_path / "a.png", 200, 300), classes)
+    with rasterio.open(tmp_path / "out" / "a_labels.tif") as file:
+        assert (file.crs, file.transform) == (rasterio.CRS.from_string(place["crs"]), place["transform"])
+        assert file.block_shapes == [(256, 256)]
+        np.testing.assert_array_equal(file.read(1), labels_in(tmp_path / "png" / "a_labels.png"))
+        if classes == 5:
+            assert file.colormap(1)[1] == (*class_colors(names_of(5))[1], 255)
+
+
+def test_what_rasterio_reads(rasterio, tmp_path):
+    from dinov3seg_jax.inference.rasters import open_raster
+
+    grey = scene(20, 30)[..., 0]
+    for name, values in {"8": grey[None], "16": grey[None].astype(np.uint16) * 257, "4": np.stack([grey] * 4)}.items():
+        source = save_tiff(rasterio, tmp_path / f"{name}.tif", values)
+        assert not huge.needs_streaming(source, 10**9), "no place on Earth"
+        np.testing.assert_array_equal(open_raster(source).read(2, 9, 3, 30), np.stack([grey[2:9, 3:]] * 3, axis=-1))
+    with pytest.raises(UserError, match="float32 values; convert it to 8 bits"):
+        open_raster(save_tiff(rasterio, tmp_path / "float.tif", grey[None].astype(np.float32)))
+    (tmp_path / "bad.tif").write_bytes(b"II*\0nothing")
+    with pytest.raises(UserError, match="bad.tif cannot be read"):
+        open_raster(tmp_path / "bad.tif")
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from tests.inference.test_huge import Stub, names_of
+from dinov3seg_jax.inference import huge
+source, memory = Path(sys.argv[1]), int(sys.argv[2])
+huge.segment_file(Stub(), source, names_of(400), source.parent / source.stem, "a", memory)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_within_what_is_given(tmp_path):
+    memory = huge.RUNTIME_BYTES + 100 * 2**20
+    peaks = []
+    for height, width in [(500, 4000), (2000, 16000)]:
+        source = tmp_path / f"{width}.png"
+        Image.fromarray(np.tile(scene(500, 1000), (height // 500, width // 1000, 1))).save(source)
+        with pytest.raises(UserError, match="needs"):
+            huge.segment_file(Stub(), source, names_of(400), tmp_path, "a", huge.RUNTIME_BYTES)
+        room = memory + 4 * height * width
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(source), str(room)], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout))
+        assert peaks[-1] < room
+    assert peaks[1] - peaks[0] < 4 * (2000 * 16000 - 500 * 4000) + 60 * 2**20, "only the picture itself is larger"
