@@ -245,7 +245,7 @@ def test_a_run_that_stops_while_it_writes_goes_on_and_ends_the_same(folder, tmp_
 def test_killed_twenty_times_at_random(tmp_path, model):
     """Prints how many pictures each process had done when it was killed."""
     save_run(tmp_path / "run", model)
-    folder = make_pictures(tmp_path / "pictures", [(30, 120), (60, 60), (110, 40), (60, 60)] * 10)
+    folder = make_pictures(tmp_path / "pictures", [(30, 120), (60, 60), (110, 40), (60, 60)] * 25)
     script = [sys.executable, os.path.abspath("predict.py")]
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "DINOV3SEG_CACHE": str(tmp_path / "cache")}
     options = ["--batch", "3", "--config.inference.resize=short_side"]
@@ -260,14 +260,14 @@ def test_killed_twenty_times_at_random(tmp_path, model):
         process = start("out")
         # Sometimes while it starts, mostly while it writes.
         more = done + drawn.choice([0, 1, 2, 3])
-        while process.poll() is None and len(list(tmp_path.glob("out/*.json"))) < more:
+        while process.poll() is None and len(list(tmp_path.glob("out/[!.]*.json"))) < more:
             time.sleep(0.005)
-        time.sleep(drawn.random() * (3 if more == done else 0.2))
+        time.sleep(drawn.random() * (3 if more == done else 0.05))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        done = len(list(tmp_path.glob("out/*.json")))
+        done = len(list(tmp_path.glob("out/[!.]*.json")))
         kills.append(done)
-        if done == 40:
+        if done == 100:
             break
     print(f"done at each kill: {kills}")
     for path, content in contents(tmp_path / "out").items():
