@@ -105,6 +105,19 @@ def test_every_picture_gets_its_own_result_and_runs_with_its_like(folder, short_
     assert len([of_batch for of_batch in sizes if of_batch]) == (4 if batch == 1 else 3)
 
 
+def test_a_picture_runs_in_the_same_batch_whatever_else_is_done(folder, short_side, monkeypatch):
+    batches = []
+    monkeypatch.setattr(
+        pictures, "_segment", lambda _, __, images, ___: batches.append(images) or [UserError("no")] * len(images)
+    )
+    every = listed(folder, folder)
+    for wanted in (every, every[2:3]):
+        outcomes = segment_pictures(short_side, ("a",), every, set(wanted), 2, PLENTY)
+        assert sorted(outcome.picture for outcome in outcomes) == wanted
+    assert len(batches) == 3 + 1
+    np.testing.assert_array_equal(batches[3], batches[0])
+
+
 def test_only_a_few_pictures_are_in_memory(tmp_path, model, monkeypatch):
     batch, read, written = 2, itertools.count(), 0
     so_far = [0]
@@ -222,9 +235,13 @@ def test_only_what_ended_processes_left_is_cleared_away(folder, tmp_path):
     assert {path.name for path in out.iterdir()} == {*others, RUN_FILE}
 
 
+@pytest.mark.parametrize("earlier", [None, "rock, grass, sky"])
 @pytest.mark.parametrize("writes", [0, 1, 2, 3, 4, 8, 14])
-def test_a_run_that_stops_while_it_writes_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch, writes):
+def test_a_run_that_stops_while_it_writes_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch, writes, earlier):
+    """Also where results of other names lie in the folder."""
     assert main(words(folder, "whole", "--batch", "2")) == 0
+    if earlier is not None:
+        main(words(folder, "out", classes=earlier))
     left, replace = itertools.count(-writes), os.replace
 
     def stop(source, target):
@@ -235,7 +252,7 @@ def test_a_run_that_stops_while_it_writes_goes_on_and_ends_the_same(folder, tmp_
     with monkeypatch.context() as patched:
         patched.setattr(files.os, "replace", stop)
         with pytest.raises(KeyboardInterrupt):
-            main(words(folder, "out", "--batch", "2"))
+            main(words(folder, "out", "--batch", "2", "--overwrite"))
     assert contents(tmp_path / "out") != contents(tmp_path / "whole")
     assert main(words(folder, "out", "--batch", "2")) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -36,13 +36,15 @@ class Moments:
         began = time.monotonic()
         wait_until(lambda: run.began_at() is not None, process)
         self._seconds_to_ready = time.monotonic() - began
-        goal = run.began_at() + self._rng.integers(2, 7)
-        wait_until(lambda: last_step(run.workdir) >= goal, process)
         if life % 3 == 1:
+            goal = run.began_at() + self._rng.integers(2, 7)
+            wait_until(lambda: last_step(run.workdir) >= goal, process)
             wait_until(run.is_saving, process)
             time.sleep(self._rng.uniform(0, 0.1))
             return "save"
-        time.sleep(self._rng.uniform(0, 0.3))
+        wait_until(run.reported, process)  # so that runs get on, however slow the disk
+        goal = last_step(run.workdir) + self._rng.integers(1, 5)
+        wait_until(lambda: last_step(run.workdir) >= goal, process)
         return "steps"
 
 
@@ -65,7 +67,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
         dead = time.monotonic()
         for other in set(started) - {victim}:
             if kind == "start":  # others may still wait to be joined, which they do for five minutes
-                kill(other)
+                other.kill()  # if it hasn't ended by itself
+                other.wait()
                 continue
             assert other.wait(timeout=60) not in (0, 2), "it did not notice"
             alive_for.append(time.monotonic() - dead)
