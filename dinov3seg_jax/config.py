@@ -103,6 +103,7 @@ class LateRefinementConfig:
     window: Positive = 12
     class_attention: Literal["linear", "full"] = "linear"
     remat: Flag = False  # recompute each block in the backward pass instead of keeping its activations
+    kernel: Literal["xla", "fused"] = "xla"  # of the spatial blocks: "fused" is one TPU kernel (models/fused_swin.py)
     pooling: Positive = 1  # the class block works on a grid reduced by this factor
     doubled_residual: Flag = False
     pad_classes: NonNegative = 0  # the class list is padded to this length with learned, unmasked entries
@@ -147,7 +148,7 @@ class ModelConfig:
     decoder: DecoderConfig = DecoderConfig()
     linear: LinearConfig = LinearConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
-    attention: Literal["auto", "xla", "cudnn"] = "auto"  # the towers' kernel: see models/layers.py, `attend`
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel: see models/layers.py, `attend`
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
 
 
@@ -259,6 +260,7 @@ class Config:
     data_parallel: Integer = -1  # devices along the data axis; -1: all
     model_parallel: Positive = 1
     fsdp_bytes: NonNegative = 4 * 2**20  # larger parameters are spread over the data axis too
+    fsdp_frozen: Flag = True  # also those that do not train; False takes more memory, and nothing is gathered each step
     benchmarks: Names = ()  # data sets to score on one after the other, in place of data.eval.name
     report_images: NonNegative = 8  # pictures in the evaluation report
 

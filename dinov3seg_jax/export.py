@@ -30,7 +30,7 @@ from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings
 from dinov3seg_jax.inference.local_global import check_inference, score_classes
 from dinov3seg_jax.inference.precision import at_precision
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.models.parameters import AbstractParameters, Parameters, bind, build
+from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, bind, build
 from dinov3seg_jax.text.prompts import check_names, parse_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -75,7 +75,7 @@ def export(
     sizes = list(dict.fromkeys(sizes)) or [(config.inference.image_size,) * 2]
     _check_sizes(sizes, config.model.vision.patch_size)
     config, parameters = at_precision(config, parameters)
-    graph, described = build(config.model)
+    graph, described = build(config.model, ALL_FROZEN)
     listed, text = _embed(config, graph, parameters, names)
     if not can_chunk(config.model) and not listed:
         raise UserError("this model's class list has a fixed length; say which classes with --classes.")

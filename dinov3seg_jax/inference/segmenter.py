@@ -27,7 +27,7 @@ from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tiles import ArraySource, Tiling, plan_tiles, tile_stride
 from dinov3seg_jax.inference.windows import plan_windows
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.models.parameters import Parameters, bind, build
+from dinov3seg_jax.models.parameters import ALL_FROZEN, Parameters, bind, build
 from dinov3seg_jax.text.prompts import check_names, parse_names
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
@@ -95,7 +95,7 @@ class Segmenter:
                 "model.late.max_classes for CAT-Seg's own truncation."
             )
         config, parameters = at_precision(config, parameters)
-        graph, _ = build(config.model)
+        graph, _ = build(config.model, ALL_FROZEN)
         self._take(config, parameters, graph, config.inference.templates, devices=devices)
         mesh = self._mesh
 

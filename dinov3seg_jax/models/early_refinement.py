@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import EarlyRefinementConfig
-from dinov3seg_jax.models.layers import Conv, GroupNorm, Linear, constant, l2_normalize, normal
+from dinov3seg_jax.models.layers import Conv, GroupNorm, Linear, constant, l2_normalize, normal, over_batch
 from dinov3seg_jax.models.rope import rotate_half
 
 FILTER_SIZE = 5
@@ -216,11 +216,15 @@ class EarlyRefinement(nnx.Module):
 
     def _add_positions(self, encoded: Array) -> Array:
         """AnyUp's learned positions; as coded they pair a row angle with a column angle, so this is no rotation."""
-        rows, columns = (np.linspace(0, 1, n, dtype=np.float32) for n in encoded.shape[1:3])
-        coordinates = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
-        angles = coordinates @ self.frequencies[...]
+        # An angle is the sum of a row's and a column's, so that sines and cosines are needed of rows and columns alone.
+        # Each image has frequencies of its own, so that devices add up what it says of these and not of the angles.
+        own = over_batch(jnp.tile(self.frequencies[...], (len(encoded), 1, 1)))
+        rows, columns = (np.linspace(0, 1, n, dtype=np.float32)[:, None] for n in encoded.shape[1:3])
+        row, column = (rows * own[:, :1])[:, :, None], (columns * own[:, 1:])[:, None]
+        cosine = jnp.cos(row) * jnp.cos(column) - jnp.sin(row) * jnp.sin(column)
+        sine = jnp.sin(row) * jnp.cos(column) + jnp.cos(row) * jnp.sin(column)
         turned = encoded.astype(jnp.float32)
-        return (turned * jnp.cos(angles) + rotate_half(turned) * jnp.sin(angles)).astype(encoded.dtype)
+        return (turned * cosine + rotate_half(turned) * sine).astype(encoded.dtype)
 
     def _heads(self, x: Array) -> Array:
         b, h, w, d = x.shape

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.config import LateRefinementConfig
+from dinov3seg_jax.models import fused_swin
 from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, masked_attention, over_batch, recomputed
 
 LINEAR_ATTENTION_EPSILON = 1e-6
@@ -55,6 +56,30 @@ def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Boo
     return cells[:, :, None] == cells[:, None, :]
 
 
+def cut_windows(x: Float[Array, "b t h w d"], window: int, shift: int) -> Float[Array, "b t windows n d"]:
+    """The grid, filled up to whole windows and rolled back by `shift`, as windows of n = window * window cells."""
+    b, t, h, w, d = x.shape
+    rows, columns = math.ceil(h / window), math.ceil(w / window)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, rows * window - h), (0, columns * window - w), (0, 0)))
+    if shift:
+        x = jnp.roll(x, (-shift, -shift), (2, 3))
+    x = x.reshape(b, t, rows, window, columns, window, d).swapaxes(3, 4)
+    return x.reshape(b, t, rows * columns, window * window, d)
+
+
+def stitch_windows(
+    x: Float[Array, "b t windows n d"], height: int, width: int, window: int, shift: int
+) -> Float[Array, "b t height width d"]:
+    """What `cut_windows` had cut."""
+    b, t, *_, d = x.shape
+    rows, columns = math.ceil(height / window), math.ceil(width / window)
+    x = x.reshape(b, t, rows, columns, window, window, d).swapaxes(3, 4)
+    x = x.reshape(b, t, rows * window, columns * window, d)
+    if shift:
+        x = jnp.roll(x, (shift, shift), (2, 3))
+    return x[:, :, :height, :width]
+
+
 class WindowAttention(nnx.Module):
     """Attention inside windows; guidance joins queries and keys but not values.
 
@@ -78,46 +103,36 @@ class WindowAttention(nnx.Module):
         """What the guidance adds to queries and keys."""
         return GuidedHalf(self.query_guidance(guidance), self.key_guidance(guidance))
 
+    def windows_of(self, height: int, width: int) -> tuple[int, int]:
+        """Side and shift of the windows on a grid."""
+        smaller = min(height, width)
+        return min(self.window, smaller), self.shift if smaller > self.window else 0
+
     def __call__(self, x: Float[Array, "b t h w d"], half: GuidedHalf | None) -> Float[Array, "b t h w d"]:
         b, t, h, w, d = x.shape
-        window = min(self.window, h, w)
-        shift = 0 if min(h, w) <= self.window else self.shift
+        window, shift = self.windows_of(h, w)
         query, key, value = self.query(x), self.key(x), self.value(x)
         if half is not None:
             query, key = query + half.query, key + half.key
         mask = shifted_window_mask(h, w, window, shift)
-        query, key, value = (self._cut(part, window, shift) for part in (query, key, value))
+        query, key, value = (
+            part.reshape(b * t, *part.shape[2:4], self.heads, d // self.heads)
+            for part in (cut_windows(part, window, shift) for part in (query, key, value))
+        )
         # Map by map, so that all share one mask.
         attend = jax.vmap(partial(masked_attention, allowed=None if mask is None else jnp.asarray(mask[:, None])))
-        attended = attend(query, key, value)
-        return self.out(self._stitch(attended, (b, t, h, w, d), window, shift))
-
-    def _cut(self, x: Array, window: int, shift: int) -> Array:
-        b, t, h, w, d = x.shape
-        rows, columns = math.ceil(h / window), math.ceil(w / window)
-        x = x.reshape(b * t, h, w, d)
-        x = jnp.pad(x, ((0, 0), (0, rows * window - h), (0, columns * window - w), (0, 0)))
-        if shift:
-            x = jnp.roll(x, (-shift, -shift), (1, 2))
-        x = x.reshape(b * t, rows, window, columns, window, d).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(b * t, rows * columns, window * window, self.heads, d // self.heads)
-
-    def _stitch(self, x: Array, shape: tuple[int, ...], window: int, shift: int) -> Array:
-        b, t, h, w, d = shape
-        rows, columns = math.ceil(h / window), math.ceil(w / window)
-        x = x.reshape(b * t, rows, columns, window, window, d).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(b * t, rows * window, columns * window, d)
-        if shift:
-            x = jnp.roll(x, (shift, shift), (1, 2))
-        return x[:, :h, :w].reshape(shape)
+        attended = attend(query, key, value).reshape(b, t, *query.shape[1:3], d)
+        return self.out(stitch_windows(attended, h, w, window, shift))
 
 
 class SwinBlock(nnx.Module):
     """Pre-norm window attention and MLP on each class's map by itself."""
 
     def __init__(
-        self, dim: int, heads: int, window: int, shift: int, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+        self, config: LateRefinementConfig, shift: int, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
+        dim, heads, window = config.dim, config.heads, config.window
+        self.kernel, self.remat = config.kernel, config.remat
         self.norm1 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.attention = WindowAttention(dim, heads, window, shift, guidance_dim, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
@@ -130,8 +145,31 @@ class SwinBlock(nnx.Module):
 
     def refine(self, x: Float[Array, "b t h w d"], half: GuidedHalf | None) -> Float[Array, "b t h w d"]:
         """The block, its guidance already projected."""
+        window, _ = self.attention.windows_of(*x.shape[2:4])
+        if self.kernel == "fused" and fused_swin.fits(window * window, x.shape[-1], x.shape[0]):
+            return self._fused(x, half)
+        return recomputed(self._step_by_step, self.remat)(x, half)
+
+    def _step_by_step(self, x: Array, half: GuidedHalf | None) -> Array:
         x = x + self.attention(self.norm1(x), half)
         return x + self.ffn(self.norm2(x))
+
+    def _fused(self, x: Array, half: GuidedHalf | None) -> Array:
+        b, _, h, w, d = x.shape
+        window, shift = self.attention.windows_of(h, w)
+        parameters = {
+            "/".join(map(str, path)): value[...].reshape(-1, value.shape[-1])
+            for path, value in nnx.to_flat_state(nnx.state(self, nnx.Param))
+        }
+        weights = {name: value for name, value in parameters.items() if "guidance" not in name}
+        nothing = jnp.zeros((b, 1, h, w, d), x.dtype)
+        maps = fused_swin.Maps(
+            cut_windows(x, window, shift),
+            *(cut_windows(part, window, shift)[:, 0] for part in half or (nothing, nothing)),
+        )
+        bias = fused_swin.score_bias(shifted_window_mask(h, w, window, shift), maps.query.shape[1:3])
+        refined = fused_swin.swin_block(weights, maps, bias, self.attention.heads)
+        return stitch_windows(refined, h, w, window, shift)
 
 
 class SpatialRefinementBlock(nnx.Module):
@@ -139,12 +177,10 @@ class SpatialRefinementBlock(nnx.Module):
 
     def __init__(self, config: LateRefinementConfig, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         """`guidance_dim` is the width of the projected guidance; 0 for none."""
-        d, heads, window = config.dim, config.heads, config.window
-        self.remat = config.remat
         if guidance_dim:
             self.guidance_norm = LayerNorm(guidance_dim, dtype=dtype, rngs=rngs)
-        self.windowed = SwinBlock(d, heads, window, 0, guidance_dim, dtype=dtype, rngs=rngs)
-        self.shifted = SwinBlock(d, heads, window, window // 2, guidance_dim, dtype=dtype, rngs=rngs)
+        self.windowed = SwinBlock(config, 0, guidance_dim, dtype=dtype, rngs=rngs)
+        self.shifted = SwinBlock(config, config.window // 2, guidance_dim, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b h w g"] | None
@@ -161,8 +197,7 @@ class SpatialRefinementBlock(nnx.Module):
     ) -> Float[Array, "b t h w d"]:
         """The block, its guidance already projected."""
         first, second = halves or (None, None)
-        x = recomputed(self.windowed.refine, self.remat)(x, first)
-        return recomputed(self.shifted.refine, self.remat)(x, second)
+        return self.shifted.refine(self.windowed.refine(x, first), second)
 
 
 class ClassAttention(nnx.Module):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -14,8 +15,9 @@ from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.quantized import widen
+from dinov3seg_jax.models.splash import splash_attention
 
-Kernel = Literal["auto", "xla", "cudnn"]
+Kernel = Literal["auto", "xla", "cudnn", "splash"]
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
 Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
 
@@ -129,6 +131,30 @@ class GroupNorm(nnx.GroupNorm):
         )
 
 
+def on_tpu() -> bool:
+    """Whether what is being traced will run on TPUs: those of the mesh in view, which need not be there."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.device_kind.startswith("TPU") if device else jax.default_backend() == "tpu"
+
+
+def divides(batch: int) -> bool:
+    """Whether the mesh in view, if there is one, shares so many examples out evenly."""
+    return batch % jax.sharding.get_abstract_mesh().shape.get(DATA, 1) == 0
+
+
+def on_each_device(call: Callable[..., Array], inputs: tuple[P, ...]) -> Callable[..., Array]:
+    """`call` on each device's own examples, for kernels, which the compiler cannot cut; or as it is, without a mesh.
+
+    Args:
+        call: takes and returns whole trees of arrays, those of examples with the batch first.
+        inputs: P(DATA) for what has examples, P() for what is the same everywhere.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if DATA not in mesh.auto_axes:
+        return call
+    return jax.shard_map(call, mesh=mesh, in_specs=inputs, out_specs=P(DATA), check_vma=False)
+
+
 def over_batch(x: Float[Array, "b *n"], axis: int = 0) -> Float[Array, "b *n"]:
     """x, each device keeping its own examples and all else of them; x as it is where no mesh with `DATA` is in view.
 
@@ -157,12 +183,21 @@ def attend(
     Args:
         query, key, value: of any float type; "cudnn" takes bfloat16 alone.
         causal: token i sees the tokens up to i.
-        kernel: "xla", plain matrix products; "cudnn", the flash attention of NVIDIA's library; "auto", plain products
-            too, except that long sequences go head by head on a CPU (see `_attend_by_head`).
+        kernel: "xla", plain matrix products; "cudnn", the flash attention of NVIDIA's library; "splash", that of JAX
+            for TPUs, where the batch divides; "auto", plain products too, except that long sequences go head by head on
+            a CPU (see `_attend_by_head`).
 
     Raises:
-        UserError: "cudnn" without a GPU or with another type.
+        UserError: "cudnn" without a GPU or with another type, "splash" without a TPU.
     """
+    if kernel == "splash":
+        if not on_tpu():
+            raise UserError(
+                f"model.attention 'splash' needs a TPU, and this is {jax.default_backend()}; "
+                "set --config.model.attention=auto."
+            )
+        if divides(len(query)):
+            return on_each_device(partial(splash_attention, causal=causal), (P(DATA),) * 3)(query, key, value)
     if kernel == "cudnn":
         if jax.default_backend() != "gpu" or query.dtype != jnp.bfloat16:
             raise UserError(
@@ -170,7 +205,7 @@ def attend(
                 f"{jax.default_backend()}; set --config.model.attention=auto, or on a GPU model.dtype=bfloat16."
             )
         return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
-    if kernel == "xla" or causal or key.shape[1] < LONG:
+    if kernel in ("xla", "splash") or causal or key.shape[1] < LONG:
         return jax.nn.dot_product_attention(query, key, value, is_causal=causal)
     return jax.lax.platform_dependent(
         query, key, value, cpu=_attend_by_head, default=lambda q, k, v: jax.nn.dot_product_attention(q, k, v)
@@ -314,18 +349,26 @@ def run_stack(
         x: what the first block takes, its first axis the batch (see `over_batch`).
         apply: (block, x) -> x.
         start, stop: which of the blocks.
-        frozen: cut these blocks off from the backward pass; nothing is computed for them there.
+        frozen: cut these blocks off from the backward pass; nothing is computed or kept for them there.
         remat: recompute each block in the backward pass instead of keeping its activations.
     """
     graph, parameters = nnx.split(blocks)
-    layers = jax.tree.map(lambda leaf: leaf[start:stop], parameters)
     if frozen:
-        x, layers = jax.lax.stop_gradient((x, layers))
+        x, parameters = jax.lax.stop_gradient((x, parameters))
 
     def step(x: Array, layer: nnx.State) -> tuple[Array, None]:
         return over_batch(apply(nnx.merge(graph, widen(layer)), x)), None
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, over_batch(x), layers)[0]
+    def step_of_all(x: Array, index: Array) -> tuple[Array, None]:
+        return step(x, jax.tree.map(lambda leaf: leaf[index], parameters))
+
+    # A part of a stack is a copy of it, and only gradients need one.
+    body, layers = (
+        (step_of_all, jnp.arange(start, stop))
+        if frozen
+        else (step, jax.tree.map(lambda leaf: leaf[start:stop], parameters))
+    )
+    return jax.lax.scan(jax.checkpoint(body) if remat and not frozen else body, over_batch(x), layers)[0]
 
 
 def recomputed(call: Callable[..., Array], remat: bool) -> Callable[..., Array]:

@@ -59,7 +59,7 @@ class LinearProbe(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.frozen_vision_blocks = self.frozen_text_blocks = 0
+        self.frozen_vision_blocks = self.frozen_text_blocks = self.frozen_sam_blocks = 0
         dtype = jnp.dtype(config.dtype)
         backbone = dataclasses.replace(config.vision, head_blocks=0)
         self.vision = VisionTower(backbone, dtype=dtype, remat=config.remat, kernel=config.attention, rngs=rngs)

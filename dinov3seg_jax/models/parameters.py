@@ -3,8 +3,9 @@
 Everything outside `models/` sees parameters in this form, on disk too, so that no format depends on the module API.
 """
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +21,29 @@ Parameters = dict[str, Array]
 AbstractParameters = dict[str, jax.ShapeDtypeStruct]
 
 
-def build(config: ModelConfig, frozen_blocks: tuple[int, int] = (0, 0)) -> tuple[nnx.GraphDef, AbstractParameters]:
+class FrozenBlocks(NamedTuple):
+    """How many of the first blocks of a part are cut off from the backward pass."""
+
+    vision: int = 0
+    text: int = 0
+    sam: int = 0
+
+
+NONE_FROZEN = FrozenBlocks()
+ALL_FROZEN = FrozenBlocks(sys.maxsize, sys.maxsize, sys.maxsize)
+
+
+def build(config: ModelConfig, frozen_blocks: FrozenBlocks = NONE_FROZEN) -> tuple[nnx.GraphDef, AbstractParameters]:
     """Describe a model without allocating it.
 
     Args:
         config: of the model.
-        frozen_blocks: how many of the first blocks of the vision and the text tower are cut off from the backward
-            pass.
+        frozen_blocks: ALL_FROZEN where no gradient is taken at all.
     """
 
     def create() -> nnx.Module:
         model = _module(config)(config, rngs=any_values())
-        model.frozen_vision_blocks, model.frozen_text_blocks = frozen_blocks
+        model.frozen_vision_blocks, model.frozen_text_blocks, model.frozen_sam_blocks = frozen_blocks
         return model
 
     return describe(create)

@@ -115,9 +115,12 @@ class SamEncoder(nnx.Module):
         self.neck_norm2 = LayerNorm(config.neck_dim, epsilon=SAM_NORM_EPSILON, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b height width 3"]
+        self, images: Float[Array, "b height width 3"], *, frozen_blocks: int = 0
     ) -> tuple[Float[Array, "b h w neck"], Float[Array, "b h w d"], Float[Array, "b h w d"]]:
-        """Return the neck's output and the maps after one and two thirds of the depth, for normalised pixels."""
+        """Return the neck's output and the maps after one and two thirds of the depth, for normalised pixels.
+
+        The first `frozen_blocks` get no gradient.
+        """
         depth, global_blocks = self.config.depth, self.config.global_blocks
         thirds = (max(depth // 3, 1), max(2 * depth // 3, 1))
         x = self.patch_embed(images)
@@ -134,6 +137,7 @@ class SamEncoder(nnx.Module):
                 lambda block, x: block(x),
                 start=offset,
                 stop=offset + stop - start,
+                frozen=stop <= frozen_blocks,
                 remat=self.remat,
             )
             maps[stop] = x

@@ -43,7 +43,7 @@ class SegmentationModel(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.frozen_vision_blocks = self.frozen_text_blocks = 0
+        self.frozen_vision_blocks = self.frozen_text_blocks = self.frozen_sam_blocks = 0
         dtype = jnp.dtype(config.dtype)
         late = config.late.dim
         tower: Any = {"dtype": dtype, "remat": config.remat, "kernel": config.attention, "rngs": rngs}
@@ -83,7 +83,7 @@ class SegmentationModel(nnx.Module):
         if with_prior and self.config.spe == "vision":
             prior = PriorMaps(patches, *features.intermediate)
         elif with_prior and self.config.spe == "sam":
-            prior = PriorMaps(*self.sam(pixels))
+            prior = PriorMaps(*self.sam(pixels, frozen_blocks=self.frozen_sam_blocks))
         return ImageFeatures(patches, prior)
 
     def segment(

@@ -5,7 +5,7 @@ import re
 import jax.numpy as jnp
 
 from dinov3seg_jax.config import ModelConfig, TrainConfig
-from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.models.parameters import FrozenBlocks, Parameters
 
 TOWERS = r"(vision|text)/"
 NEVER = r".*/(periods|mask_token)"
@@ -21,11 +21,13 @@ TOWER_RULES = {
 }
 
 
-def frozen_blocks(model: ModelConfig, train: TrainConfig) -> tuple[int, int]:
-    """How many of the first blocks of the vision and the text tower get no gradient."""
+def frozen_blocks(model: ModelConfig, train: TrainConfig) -> FrozenBlocks:
+    """How many of the first blocks of each part get no gradient."""
+    sam = 0 if is_trainable("sam/", train) else model.sam.depth
     if train.finetune != "last_blocks":
-        return 0, 0
-    return max(model.vision.depth - train.finetune_blocks, 0), max(model.text.depth - train.finetune_blocks, 0)
+        return FrozenBlocks(sam=sam)
+    vision, text = (max(tower.depth - train.finetune_blocks, 0) for tower in (model.vision, model.text))
+    return FrozenBlocks(vision, text, sam)
 
 
 def is_trainable(name: str, train: TrainConfig) -> bool:
@@ -46,7 +48,8 @@ def partition(parameters: Parameters, model: ModelConfig, train: TrainConfig) ->
     memory costs nothing. All else is float32: what trains would lose its small steps, and vectors their precision.
     """
     trainable, frozen = {}, {}
-    cuts = dict(zip(("vision/backbone/blocks/", "text/blocks/"), frozen_blocks(model, train), strict=True))
+    first = frozen_blocks(model, train)
+    cuts = {"vision/backbone/blocks/": first.vision, "text/blocks/": first.text}
     for name, value in parameters.items():
         cut = next((cut for prefix, cut in cuts.items() if name.startswith(prefix)), 0)
         if not is_trainable(name, train):

@@ -32,7 +32,7 @@ def as_counted(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         model,
         remat=False,
-        late=dataclasses.replace(model.late, remat=False),
+        late=dataclasses.replace(model.late, remat=False, kernel="xla"),
         decoder=dataclasses.replace(model.decoder, remat=False),
         attention="auto",
     )
@@ -58,7 +58,18 @@ def _count_equation(equation: core.JaxprEqn) -> int:
     inner = [_count(body) for body in _bodies(equation)]
     if name == "cond":
         return max(inner, default=0)
-    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+    return sum(inner) * _times(equation)
+
+
+def _times(equation: core.JaxprEqn) -> int:
+    """How often the body of an equation runs, on all devices together."""
+    if equation.primitive.name == "scan":
+        return equation.params["length"]
+    if equation.primitive.name == "pallas_call":
+        return math.prod(equation.params["grid_mapping"].grid)
+    if equation.primitive.name == "shard_map":  # its body is what one device does
+        return equation.params["mesh"].size
+    return 1
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

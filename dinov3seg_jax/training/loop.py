@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ RESUMABLE = {
         "data_parallel",
         "model_parallel",
         "fsdp_bytes",
+        "fsdp_frozen",
         "benchmarks",
         "report_images",
     },
@@ -87,7 +89,7 @@ def prepare(config: Config, mesh: jax.sharding.Mesh) -> Run:
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable))
     by_name = parameter_shardings(trainable, mesh, config.fsdp_bytes)
     state_shardings = TrainState(replicated(mesh), by_name, like_parameters(state.optimizer, by_name, mesh))
-    frozen_shardings = parameter_shardings(frozen, mesh, config.fsdp_bytes)
+    frozen_shardings = parameter_shardings(frozen, mesh, config.fsdp_bytes if config.fsdp_frozen else sys.maxsize)
     shardings = (state_shardings, frozen_shardings, replicated(mesh), batch_sharding(mesh))
 
     step = jax.jit(

@@ -1,6 +1,7 @@
 """Every kernel of attention computes what the plain one does, and the towers use the one that is chosen."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models import layers
 from dinov3seg_jax.models.layers import LONG, attend
 from dinov3seg_jax.models.parameters import bind, build
+from dinov3seg_jax.models.splash import splash_attention
 from tests.models.tiny import TINY
 
 
@@ -87,6 +89,38 @@ def test_cudnn_agrees_with_plain_attention(causal):
 def test_cudnn_says_what_it_needs():
     with pytest.raises(UserError, match="^model.attention 'cudnn' needs a GPU and bfloat16, and this is float32 on "):
         attend(*drawn(), kernel="cudnn")
+
+
+@pytest.mark.parametrize(("tokens", "causal"), [(200, False), (77, True)])
+def test_splash_agrees_with_plain_attention(monkeypatch, tokens, causal):
+    monkeypatch.setattr(layers, "on_tpu", lambda: True)
+    monkeypatch.setattr(layers, "splash_attention", functools.partial(splash_attention, interpret=True))
+    keys = jax.random.split(jax.random.key(0), 3)
+    arrays = [jax.random.normal(key, (2, tokens, 3, 64)) for key in keys]
+
+    def total(kernel, arrays):
+        attended = attend(*arrays, causal=causal, kernel=kernel)
+        return (attended**2).sum(), attended
+
+    (found, ours), (expected, plain) = (
+        jax.jit(jax.grad(functools.partial(total, kernel), has_aux=True))(arrays) for kernel in ("splash", "xla")
+    )
+    for one, other in zip((ours, *found), (plain, *expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4 * float(jnp.abs(other).max()))
+
+
+def test_splash_says_what_it_needs():
+    with pytest.raises(UserError, match="^model.attention 'splash' needs a TPU, and this is "):
+        attend(*drawn(), kernel="splash")
+
+
+def test_splash_leaves_a_batch_that_does_not_divide_to_plain_attention(monkeypatch):
+    monkeypatch.setattr(layers, "on_tpu", lambda: True)
+    monkeypatch.setattr(layers, "splash_attention", lambda *_, **__: pytest.fail("it cannot be cut"))
+    arrays = drawn()
+    plain = attend(*arrays)
+    monkeypatch.setattr(layers, "divides", lambda batch: batch != 2)
+    np.testing.assert_allclose(attend(*arrays, kernel="splash"), plain, atol=1e-5)
 
 
 def test_the_towers_use_the_kernel_that_is_chosen(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.models.parameters import bind, build, flatten, initialize
+from dinov3seg_jax.models.parameters import NONE_FROZEN, FrozenBlocks, bind, build, flatten, initialize
 from dinov3seg_jax.models.sam import SamEncoder
 from tests.models.tiny import TINY, changed, compiled, lively, random
 
@@ -21,7 +21,7 @@ TOWERS_ONLY = changed(
 STACKS = {"vision/backbone/blocks/": 1, "text/blocks/": 1}  # how many blocks are frozen
 
 
-def gradients(config: ModelConfig, frozen_blocks: tuple[int, int]) -> dict[str, jax.Array]:
+def gradients(config: ModelConfig, frozen_blocks: FrozenBlocks) -> dict[str, jax.Array]:
     graph, _ = build(config, frozen_blocks)
     tokens = np.array([[1, 5, 63, 0], [1, 9, 7, 63], [1, 63, 0, 0]])
     images, weights = jax.nn.sigmoid(random(1, 1, 64, 48, 3)), random(2, 1, 3, 16, 12)
@@ -40,12 +40,12 @@ def missed(gradients: dict[str, jax.Array]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def whole():
-    return gradients(TINY, (0, 0))
+    return gradients(TINY, NONE_FROZEN)
 
 
 @pytest.fixture(scope="module")
 def frozen():
-    return gradients(TOWERS_ONLY, tuple(STACKS.values()))
+    return gradients(TOWERS_ONLY, FrozenBlocks(*STACKS.values()))
 
 
 @pytest.mark.parametrize("name", ["whole", "frozen"])

@@ -36,6 +36,8 @@ SMALL = dataclasses.replace(
     late=LateRefinementConfig(enabled=False, dim=16),
     decoder=DecoderConfig(dims=(16, 16), guidance_dims=(8, 8)),
 )
+FUSED = dataclasses.replace(WHOLE, late=LateRefinementConfig(layers=1, dim=128, heads=4, window=4, kernel="fused"))
+MODELS = {"small": (SMALL, SIDE), "whole": (WHOLE, SIDE), "fused": (FUSED, 2 * SIDE)}  # and the side of their crops
 # The paper's rates, at which rounding stays as small as it is: Adam amplifies it where a gradient is nothing else.
 CONFIG = Config(model=SMALL, train=TrainConfig(batch_size=BATCH, finetune="full"), fsdp_bytes=0)
 
@@ -51,12 +53,13 @@ def main(
     if processes:
         jax.distributed.initialize(*processes)
     train = dataclasses.replace(CONFIG.train, objective=objective)
-    config = dataclasses.replace(CONFIG, model={"small": SMALL, "whole": WHOLE}[model], train=train)
+    parts, side = MODELS[model]
+    config = dataclasses.replace(CONFIG, model=parts, train=train)
     for shape in meshes:
-        print(json.dumps(run(config, *shape, steps)), flush=True)
+        print(json.dumps(run(config, *shape, steps, side)), flush=True)
 
 
-def run(config: Config, data: int, model: int, steps: int) -> dict[str, Any]:
+def run(config: Config, data: int, model: int, steps: int, side: int) -> dict[str, Any]:
     """Losses, and how the memories of several devices share arrays out."""
     mesh = make_mesh(data, model, jax.devices()[: data * model])
     run = prepare(config, mesh)
@@ -69,10 +72,10 @@ def run(config: Config, data: int, model: int, steps: int) -> dict[str, Any]:
     found: dict[str, Any] = {"losses": [], "cuts": {}, "shapes": {name: x.shape for name, x in trainable.items()}}
     if mesh.size > 1:
         gradient = on_mesh(make_gradient(config, build(config.model)[0], placed.trainable), mesh)
-        batch = jax.device_put(batch_of(0), by_example)
+        batch = jax.device_put(batch_of(0, side), by_example)
         found["cuts"]["gradients"] = cuts(jax.jit(gradient)(trainable, frozen, state.step, names, batch)[2])
     for step in range(steps):
-        state, metrics = run.step(state, frozen, names, jax.device_put(batch_of(step), by_example))
+        state, metrics = run.step(state, frozen, names, jax.device_put(batch_of(step, side), by_example))
         found["losses"].append(float(metrics["loss"]))
     (adam,) = (part for part in jax.tree.leaves(state.optimizer, is_leaf=is_adam) if is_adam(part))
     trees = {"parameters": state.trainable, "first moments": adam.mu, "second moments": adam.nu}
@@ -80,12 +83,12 @@ def run(config: Config, data: int, model: int, steps: int) -> dict[str, Any]:
     return found
 
 
-def batch_of(step: int) -> Batch:
+def batch_of(step: int, side: int) -> Batch:
     """The same on every mesh; some pixels are ignored."""
     rng = np.random.default_rng(step)
     return Batch(
-        rng.integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8),
-        rng.integers(-1, 3, (BATCH, SIDE, SIDE), np.int32),
+        rng.integers(0, 256, (BATCH, side, side, 3), np.uint8),
+        rng.integers(-1, 3, (BATCH, side, side), np.int32),
         np.stack([rng.permutation(NAMES)[:3] for _ in range(BATCH)]).astype(np.int32),
     )
 

@@ -115,13 +115,18 @@ def test_last_blocks_cuts_the_stacks(parameters):
     for name in both:
         np.testing.assert_array_equal(trainable[name], parameters[name][1:], err_msg=name)
         np.testing.assert_array_equal(frozen[name], parameters[name][:1], err_msg=name)
-    assert frozen_blocks(MODEL, train) == (1, 1)
+    assert frozen_blocks(MODEL, train)[:2] == (1, 1)
 
 
 @pytest.mark.parametrize(("blocks", "cut"), [(0, (2, 2)), (1, (1, 1)), (2, (0, 0)), (9, (0, 0))])
 def test_how_many_blocks_are_frozen(blocks, cut):
-    assert frozen_blocks(MODEL, TrainConfig(finetune="last_blocks", finetune_blocks=blocks)) == cut
-    assert frozen_blocks(MODEL, TrainConfig(finetune="full", finetune_blocks=blocks)) == (0, 0)
+    assert frozen_blocks(MODEL, TrainConfig(finetune="last_blocks", finetune_blocks=blocks)) == (*cut, MODEL.sam.depth)
+    assert frozen_blocks(MODEL, TrainConfig(finetune="full", finetune_blocks=blocks)) == (0, 0, MODEL.sam.depth)
+
+
+def test_sam_is_frozen_unless_it_trains():
+    assert frozen_blocks(MODEL, TrainConfig(train_spe=False)).sam == MODEL.sam.depth
+    assert frozen_blocks(MODEL, TrainConfig(train_spe=True)).sam == 0
 
 
 def test_no_block_of_the_last_is_no_empty_array(parameters):

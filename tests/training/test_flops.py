@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.training.chips import peak_flops
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
@@ -142,3 +145,18 @@ def test_a_model_counts_as_one_that_recomputes_nothing():
 )
 def test_the_peak_of_known_devices(kind, tera):
     assert peak_flops(kind) == (tera and tera * 1e12)
+
+
+def test_the_body_of_a_shard_map_is_counted_on_every_device():
+    mesh = AbstractMesh((4, 2), ("data", "model"))
+    split = jax.shard_map(lambda a, b: a @ b, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
+    assert count_flops(split, zeros(16, 8), zeros(8, 8)) == 8 * (2 * 4 * 8 * 8)  # both columns do the same
+
+
+def test_a_kernel_is_counted_as_often_as_its_grid_has_steps():
+    def body(a, b, out):
+        out[...] = a[...] @ b[...]
+
+    rows, whole = pl.BlockSpec((8, 8), lambda i: (i, 0)), pl.BlockSpec((8, 8), lambda i: (0, 0))
+    multiply = pl.pallas_call(body, grid=(3,), in_specs=[rows, whole], out_specs=rows, out_shape=zeros(24, 8))
+    assert count_flops(multiply, zeros(24, 8), MATRIX) == 3 * PRODUCT

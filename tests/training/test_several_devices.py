@@ -77,6 +77,13 @@ def test_twenty_steps_of_the_whole_method_are_the_same_on_one_device_and_on_eigh
 
 
 @pytest.mark.slow
+def test_the_fused_block_trains_on_eight_devices_like_the_steps_on_one():
+    one, by_data, by_both = results(start(8, meshes=[(1, 1), (8, 1), (4, 2)], steps=5, model="fused"))
+    assert_equal_losses(by_data, one)
+    assert_equal_losses(by_both, one)
+
+
+@pytest.mark.slow
 def test_twenty_steps_are_the_same_in_one_process_and_in_two_of_four_devices():
     (one,) = results(start(1, meshes=[(1, 1)], steps=20))
     with socket.socket() as free:

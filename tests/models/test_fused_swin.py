@@ -1,0 +1,97 @@
+"""The fused Swin block computes what the block does step by step, forwards and backwards."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dinov3seg_jax.config import LateRefinementConfig
+from dinov3seg_jax.models import fused_swin
+from dinov3seg_jax.models.late_refinement import SpatialRefinementBlock
+from tests.models.tiny import random
+
+DIM, GUIDANCE, WINDOW = 128, 8, 4
+
+
+def block(kernel, dtype=jnp.float32, guidance=GUIDANCE):
+    config = LateRefinementConfig(dim=DIM, heads=4, window=WINDOW, kernel=kernel)
+    module = SpatialRefinementBlock(config, guidance, dtype=dtype, rngs=nnx.Rngs(0))
+    graph, parameters = nnx.split(module)
+    shifted = jax.tree.map(lambda leaf: leaf + 0.1 * random(leaf.size, *leaf.shape), parameters)  # no zeros and ones
+    return graph, shifted
+
+
+def loss(graph, weight, parameters, x, guidance):
+    out = nnx.merge(graph, parameters)(x, guidance)
+    return jnp.sum(out.astype(jnp.float32) * weight), out
+
+
+def with_gradients(kernel, x, guidance):
+    graph, parameters = block(kernel, x.dtype, GUIDANCE if guidance is not None else 0)
+    weight = random(9, *x.shape)
+    wanted = (0, 1) if guidance is None else (0, 1, 2)
+    run = jax.value_and_grad(functools.partial(loss, graph, weight), wanted, has_aux=True)
+    (_, out), gradients = jax.jit(run)(parameters, x, guidance)
+    return out, gradients
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The kernels themselves, wherever the tests run, and how often they ran."""
+    calls = []
+
+    def here(*arguments, tpu, default):
+        calls.append(tpu)
+        return tpu(*arguments, interpret=True)
+
+    monkeypatch.setattr(fused_swin.jax.lax, "platform_dependent", here)
+    return calls
+
+
+def close(ours, reference, tolerance):
+    """Relative to the largest of a leaf; or of all leaves, where one is next to nothing, as a key's bias is."""
+    ours, reference = ([np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(tree)] for tree in (ours, reference))
+    largest = max(np.abs(leaf).max() for leaf in reference)
+    for own, other in zip(ours, reference, strict=True):
+        np.testing.assert_allclose(own, other, rtol=0, atol=tolerance * max(np.abs(other).max(), largest / 100))
+
+
+@pytest.mark.parametrize(("shape", "guided"), [((2, 5, 6, 9), True), ((1, 4, 8, 8), False)], ids=str)
+def test_the_kernels_compute_the_block_and_its_gradients(interpreted, shape, guided):
+    x = random(1, *shape, DIM)
+    guidance = random(2, shape[0], *shape[2:], GUIDANCE) if guided else None
+    fused = with_gradients("fused", x, guidance)
+    assert len(interpreted) == 4  # two blocks, forwards and backwards
+    close(fused, with_gradients("xla", x, guidance), 5e-5)
+    assert len(interpreted) == 4
+
+
+def test_the_kernels_lose_no_more_in_bfloat16_than_the_steps_do(interpreted):
+    x, guidance = (random(1, 1, 5, 8, 8, DIM), random(2, 1, 8, 8, GUIDANCE))
+    exact = jax.tree.leaves(with_gradients("xla", x, guidance))
+
+    def lost(kernel):
+        narrow = jax.tree.leaves(with_gradients(kernel, *(part.astype(jnp.bfloat16) for part in (x, guidance))))
+        pairs = zip(narrow, exact, strict=True)
+        return np.array([np.linalg.norm(np.asarray(own, np.float32) - other) for own, other in pairs])
+
+    fused, steps = lost("fused"), lost("xla")
+    assert interpreted
+    assert np.linalg.norm(fused) < 1.1 * np.linalg.norm(steps)
+    assert (fused < 2 * steps + 1e-3).all()
+
+
+def test_without_a_tpu_the_same_is_computed_step_by_step():
+    x, guidance = random(1, 2, 5, 6, 9, DIM), random(2, 2, 6, 9, GUIDANCE)
+    close(with_gradients("fused", x, guidance), with_gradients("xla", x, guidance), 5e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3, 3, 128), (1, 2, 8, 8, 64)], ids=["cells", "channels"])
+def test_maps_that_do_not_fill_tiles_go_step_by_step(monkeypatch, shape):
+    monkeypatch.setattr(fused_swin, "swin_block", lambda *_: pytest.fail("the kernel was called"))
+    config = LateRefinementConfig(dim=shape[-1], heads=4, window=WINDOW, kernel="fused")
+    block = SpatialRefinementBlock(config, 0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    assert block(random(1, *shape), None).shape == shape
