@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float
 from dinov3seg_jax.models.layers import DATA, NORM_EPSILON, divides, gelu, on_each_device
 
 SUBLANES, LANES = 16, 128  # a tile of bfloat16
-MAPS = 4  # at once; with windows of 12 x 12 everything about them takes some 20 MB
-FAST_MEMORY = 96 * 2**20  # bytes that the kernels may use; v5p has 128 MB, v5e and v6e too
+MAPS = 4  # at once
+FAST_MEMORY = 48 * 2**20  # bytes that the kernels may use: v5p has 64 MB a core, v5e and v6e have 128
 APART = -1e30  # as a score
 
 Weights = dict[str, Float[Array, "_ _"]]  # by the names of the block's parameters; vectors as one row

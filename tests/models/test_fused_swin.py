@@ -1,6 +1,8 @@
 """The fused Swin block computes what the block does step by step, forwards and backwards."""
 
 import functools
+import importlib.util
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dinov3seg_jax.config import LateRefinementConfig
+from dinov3seg_jax.config import Config, LateRefinementConfig
 from dinov3seg_jax.models import fused_swin
 from dinov3seg_jax.models.late_refinement import SpatialRefinementBlock
+from dinov3seg_jax.training.sharding import batch_sharding, on_mesh, replicated
+from dinov3seg_jax.training.topology import topology_mesh
 from tests.models.tiny import random
 
 DIM, GUIDANCE, WINDOW = 128, 8, 4
@@ -95,3 +99,22 @@ def test_maps_that_do_not_fill_tiles_go_step_by_step(monkeypatch, shape):
     config = LateRefinementConfig(dim=shape[-1], heads=4, window=WINDOW, kernel="fused")
     block = SpatialRefinementBlock(config, 0, dtype=jnp.float32, rngs=nnx.Rngs(0))
     assert block(random(1, *shape), None).shape == shape
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_block_compiles_for_tpus_as_one_kernel_each_way(topology):
+    mesh = topology_mesh(Config(), topology)
+    config = LateRefinementConfig(kernel="fused")
+    module = nnx.eval_shape(
+        lambda: SpatialRefinementBlock(config, GUIDANCE, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)).windowed
+    )
+    graph, parameters = nnx.split(module)
+    x = jax.ShapeDtypeStruct((mesh.size, 171, 24, 24, config.dim), jnp.bfloat16)
+
+    def total(parameters, x):
+        return nnx.merge(graph, parameters).refine(x, None).astype(jnp.float32).sum()
+
+    gradient = jax.jit(on_mesh(jax.grad(total, (0, 1)), mesh), in_shardings=(replicated(mesh), batch_sharding(mesh)))
+    text = gradient.lower(parameters, x).compile().as_text()
+    assert len(re.findall(r"= .* custom-call\(.*tpu_custom_call", text)) == 1  # the sum does not ask for the output
