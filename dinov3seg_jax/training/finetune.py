@@ -24,9 +24,10 @@ TOWER_RULES = {
 def frozen_blocks(model: ModelConfig, train: TrainConfig) -> FrozenBlocks:
     """How many of the first blocks of each part get no gradient."""
     sam = 0 if is_trainable("sam/", train) else model.sam.depth
-    if train.finetune != "last_blocks":
+    if train.finetune not in ("none", "last_blocks"):
         return FrozenBlocks(sam=sam)
-    vision, text = (max(tower.depth - train.finetune_blocks, 0) for tower in (model.vision, model.text))
+    trained = train.finetune_blocks if train.finetune == "last_blocks" else 0
+    vision, text = (max(tower.depth - trained, 0) for tower in (model.vision, model.text))
     return FrozenBlocks(vision, text, sam)
 
 

@@ -1,8 +1,10 @@
 """The real step, compiled for slices of TPUs that are not there: does it fit, and what bounds it."""
 
 import os
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -83,6 +85,14 @@ def topology_mesh(config: Config, topology: str) -> Mesh:
     return make_mesh(config.data_parallel, config.model_parallel, devices)
 
 
+def _compile(lowered: Any) -> tuple[Any, str]:
+    """The program, and its text as the compiler writes it: JAX does not read everything back that a newer one makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        texts = Path(folder).glob("*.after_optimizations.txt")
+        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text()
+
+
 def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
     """Compile the step for a slice and add up what it takes.
 
@@ -102,7 +112,7 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
     traced = run.step.trace(*arguments)
     started = time.perf_counter()
     try:
-        compiled = traced.lower().compile()
+        compiled, text = _compile(traced.lower())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -126,7 +136,7 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
         memory.temp_size_in_bytes,
         count_traced(traced.jaxpr) / mesh.size,
         model_flops(config, run, traced.jaxpr, arguments) / mesh.size,
-        Program(compiled.as_text()).traffic(),
+        Program(text).traffic(),
     )
 
 

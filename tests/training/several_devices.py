@@ -83,7 +83,7 @@ def run(config: Config, data: int, model: int, steps: int, side: int) -> dict[st
     return found
 
 
-def batch_of(step: int, side: int) -> Batch:
+def batch_of(step: int, side: int = SIDE) -> Batch:
     """The same on every mesh; some pixels are ignored."""
     rng = np.random.default_rng(step)
     return Batch(

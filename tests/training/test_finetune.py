@@ -122,6 +122,7 @@ def test_last_blocks_cuts_the_stacks(parameters):
 def test_how_many_blocks_are_frozen(blocks, cut):
     assert frozen_blocks(MODEL, TrainConfig(finetune="last_blocks", finetune_blocks=blocks)) == (*cut, MODEL.sam.depth)
     assert frozen_blocks(MODEL, TrainConfig(finetune="full", finetune_blocks=blocks)) == (0, 0, MODEL.sam.depth)
+    assert frozen_blocks(MODEL, TrainConfig(finetune="none", finetune_blocks=blocks)) == (2, 2, MODEL.sam.depth)
 
 
 def test_sam_is_frozen_unless_it_trains():
