@@ -341,6 +341,7 @@ def run_stack(
     stop: int,
     frozen: bool = False,
     remat: bool = False,
+    every: bool = False,
 ) -> Array:
     """Scan x through blocks start..stop-1 of a stack, so that compile time does not grow with depth.
 
@@ -351,15 +352,17 @@ def run_stack(
         start, stop: which of the blocks.
         frozen: cut these blocks off from the backward pass; nothing is computed or kept for them there.
         remat: recompute each block in the backward pass instead of keeping its activations.
+        every: return what each of the blocks gives, [stop - start, ...], and not the last one's alone.
     """
     graph, parameters = nnx.split(blocks)
     if frozen:
         x, parameters = jax.lax.stop_gradient((x, parameters))
 
-    def step(x: Array, layer: nnx.State) -> tuple[Array, None]:
-        return over_batch(apply(nnx.merge(graph, widen(layer)), x)), None
+    def step(x: Array, layer: nnx.State) -> tuple[Array, Array | None]:
+        x = over_batch(apply(nnx.merge(graph, widen(layer)), x))
+        return x, x if every else None
 
-    def step_of_all(x: Array, index: Array) -> tuple[Array, None]:
+    def step_of_all(x: Array, index: Array) -> tuple[Array, Array | None]:
         return step(x, jax.tree.map(lambda leaf: leaf[index], parameters))
 
     # A part of a stack is a copy of it, and only gradients need one.
@@ -368,7 +371,8 @@ def run_stack(
         if frozen
         else (step, jax.tree.map(lambda leaf: leaf[start:stop], parameters))
     )
-    return jax.lax.scan(jax.checkpoint(body) if remat and not frozen else body, over_batch(x), layers)[0]
+    last, all_of_them = jax.lax.scan(jax.checkpoint(body) if remat and not frozen else body, over_batch(x), layers)
+    return all_of_them if every else last
 
 
 def recomputed(call: Callable[..., Array], remat: bool) -> Callable[..., Array]:

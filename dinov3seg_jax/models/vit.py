@@ -1,5 +1,6 @@
 """The DINOv3 vision transformer (§1; its specification, sections 3 to 5)."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -124,17 +125,15 @@ class VisionTransformer(nnx.Module):
         sin, cos = rope_tables(self.periods[...], patch_centres(h, w, self.config.rope_normalize))
         outputs = {}
         stops = [layer + 1 for layer in layers]
-        for start, stop in itertools.pairwise(sorted({0, *stops, min(frozen_blocks, stops[-1])})):
-            x = run_stack(
-                self.blocks,
-                x,
-                lambda block, x: block(x, rotate=lambda t: rotate_patches(t, sin, cos)),
-                start=start,
-                stop=stop,
-                frozen=stop <= frozen_blocks,
-                remat=self.remat,
-            )
-            outputs[stop] = x
+        run = functools.partial(
+            run_stack, self.blocks, apply=lambda block, x: block(x, rotate=lambda t: rotate_patches(t, sin, cos))
+        )
+        cut = min(frozen_blocks, stops[-1])
+        for start, stop in itertools.pairwise(sorted({0, cut, *(stop for stop in stops if stop < cut)})):
+            x = outputs[stop] = run(x, start=start, stop=stop, frozen=True)
+        if cut < stops[-1]:  # in one go: a part of a stack that trains is a copy of it
+            after = run(x, start=cut, stop=stops[-1], every=True, remat=self.remat)
+            outputs |= {stop: after[stop - cut - 1] for stop in stops if stop > cut}
         prefix = 1 + self.config.storage_tokens
         tokens = [
             Tokens(x[:, 0], x[:, 1:prefix], x[:, prefix:].reshape(x.shape[0], h, w, -1))

@@ -139,4 +139,4 @@ def test_the_towers_use_the_kernel_that_is_chosen(monkeypatch):
 
     names = jax.ShapeDtypeStruct((2, TINY.text.context_length), jnp.int32)
     jax.eval_shape(encode, described, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), names)
-    assert used == [(True, "xla"), *[(False, "xla")] * 3]  # text; the backbone, in two scans; its head
+    assert used == [(True, "xla"), *[(False, "xla")] * 2]  # text; the backbone; its head
