@@ -182,6 +182,8 @@ class Program:
     def _moved(self, instruction: Instruction, known: dict[str, Instruction]) -> float:
         opcode = instruction.opcode
         sources = [known[name] for name in instruction.operands if name in known]
+        if opcode == "async-start":  # how the compiler itself writes what JAX prints as slice-start and the like
+            opcode = f"{self._root(instruction.called[0])}-start"
         if opcode in ("copy-start", "slice-start", "dynamic-slice-start"):  # (to, from, context) in some order
             arrays = [array for array in instruction.arrays if array[0] > 8]
             size = min((size for size, _ in arrays), default=0)
@@ -198,6 +200,10 @@ class Program:
             )
             return read + self._written(instruction, body)
         return sum(source.bytes for source in sources) + instruction.bytes
+
+    def _root(self, computation: str) -> str:
+        body = self._computations.get(computation, {})
+        return next((i.opcode for i in body.values() if i.root), "")
 
     def _read(self, body: dict[str, Instruction], name: str) -> float:
         """Bytes that a fusion reads of one of its inputs: slices only, where it takes nothing else of it."""

@@ -108,6 +108,26 @@ def test_what_stays_on_the_chip_costs_no_memory_traffic():
     assert Program(on_chip).traffic().memory == 5 * ((2 * MAP + 4) + MAP)
 
 
+PREFETCH = """HloModule m, is_scheduled=true
+
+%prefetch (p: f32[64,128]) -> f32[8,128] {
+  %p = f32[64,128]{1,0} parameter(0)
+  ROOT %c = f32[8,128]{1,0:S(1)} slice(%p), slice={[0:8], [0:128]}
+}
+
+ENTRY %main (q: f32[64,128]) -> f32[8,128] {
+  %q = f32[64,128]{1,0} parameter(0)
+  %s = ((f32[64,128]{1,0}), f32[8,128]{1,0:S(1)}, s32[]{:S(2)}) START(%q)CALLS
+  ROOT %d = f32[8,128]{1,0:S(1)} async-done(%s)
+}
+"""
+
+
+@pytest.mark.parametrize(("start", "calls"), [("slice-start", ""), ("async-start", ", calls=%prefetch")])
+def test_what_is_brought_onto_the_chip_ahead_of_time_is_read_once_and_no_more_of_it(start, calls):
+    assert Program(PREFETCH.replace("START", start).replace("CALLS", calls)).traffic().memory == MAP
+
+
 def test_a_real_program_is_counted_like_xlas_own_analysis():
     compiled = jax.jit(lambda a, b: jnp.tanh(a @ b)).lower(np.ones((64, 32), "f"), np.ones((32, 16), "f")).compile()
     expected = compiled.cost_analysis()["bytes accessed"]
