@@ -1,4 +1,4 @@
-"""The paper's training on pods: bfloat16 arithmetic, and nothing kept for the backward pass that can be done again.
+"""The paper's training on pods: bfloat16 arithmetic, the towers' blocks recomputed, the head's as TPU kernels.
 
     python train.py --config configs/pod.py --dry_run --topology v5e:16x16
     python train.py --config configs/pod.py:vit7b --dry_run --topology v5p:4x4x4

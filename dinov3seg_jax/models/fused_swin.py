@@ -16,10 +16,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from dinov3seg_jax.models.layers import DATA, NORM_EPSILON, divides, gelu, on_each_device
+from dinov3seg_jax.models.layers import DATA, NORM_EPSILON, divides, gelu, on_each_device, on_tpu
 
 SUBLANES, LANES = 16, 128  # a tile of bfloat16
 MAPS = 4  # at once
+INTERPRET = False  # True runs the kernels anywhere, slowly: for tests
 FAST_MEMORY = 48 * 2**20  # bytes that the kernels may use: v5p has 64 MB a core, v5e and v6e have 128
 APART = -1e30  # as a score
 
@@ -40,8 +41,8 @@ class Maps(NamedTuple):
 
 
 def fits(cells: int, dim: int, batch: int) -> bool:
-    """Whether windows of `cells` positions and `dim` channels fill whole tiles, and the batch the mesh in view."""
-    return cells % SUBLANES == 0 and dim % LANES == 0 and divides(batch)
+    """Whether there is a TPU, windows of `cells` positions and `dim` channels fill its tiles, and the batch divides."""
+    return (on_tpu() or INTERPRET) and cells % SUBLANES == 0 and dim % LANES == 0 and divides(batch)
 
 
 def score_bias(
@@ -59,7 +60,7 @@ def score_bias(
 
 
 def swin_block(weights: Weights, maps: Maps, bias: Float[np.ndarray, "windows n n"], heads: int) -> Array:
-    """x + attention(norm1(x)), then that + mlp(norm2(that)), inside windows; on TPUs by the kernels.
+    """x + attention(norm1(x)), then that + mlp(norm2(that)), inside windows.
 
     Each device of a mesh in view has its own examples; gradients of the weights are summed over devices.
 
@@ -77,34 +78,22 @@ def swin_block(weights: Weights, maps: Maps, bias: Float[np.ndarray, "windows n 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _block(heads: int, weights: Weights, maps: Maps, bias: Array) -> Array:
-    return jax.lax.platform_dependent(
-        weights, maps, bias, tpu=functools.partial(run, heads), default=functools.partial(_step_by_step, heads)
-    )
+    return run(heads, weights, maps, bias)
 
 
 def _forward(heads: int, weights: Weights, maps: Maps, bias: Array) -> tuple[Array, tuple[Weights, Maps, Array]]:
-    return _block(heads, weights, maps, bias), (weights, maps, bias)
+    return run(heads, weights, maps, bias), (weights, maps, bias)
 
 
 def _backward(heads: int, kept: tuple[Weights, Maps, Array], change: Array) -> tuple[Weights, Maps, None]:
-    def by_hand(weights: Weights, maps: Maps, bias: Array, change: Array) -> tuple[Weights, Maps]:
-        return jax.vjp(lambda weights, maps: _step_by_step(heads, weights, maps, bias), weights, maps)[1](change)
-
-    kernel = functools.partial(run_backward, heads)
-    return *jax.lax.platform_dependent(*kept, change, tpu=kernel, default=by_hand), None
+    return *run_backward(heads, *kept, change), None
 
 
 _block.defvjp(_forward, _backward)
 
 
-def _step_by_step(heads: int, weights: Weights, maps: Maps, bias: Array) -> Array:
-    """The same without a kernel, for other hardware."""
-    over_windows = jax.vmap(functools.partial(_window, heads, weights), (1, 0, 0, 0), 1)
-    return jax.vmap(over_windows, (0, 0, 0, None))(*maps, bias)
-
-
-def run(heads: int, weights: Weights, maps: Maps, bias: Array, *, interpret: bool = False) -> Array:
-    """The forward kernel; `interpret` runs it anywhere, slowly."""
+def run(heads: int, weights: Weights, maps: Maps, bias: Array) -> Array:
+    """The forward kernel."""
     names, classes = list(weights), maps.x.shape[1]
 
     def body(x: Any, query: Any, key: Any, bias: Any, *others: Any) -> None:
@@ -120,13 +109,11 @@ def run(heads: int, weights: Weights, maps: Maps, bias: Array, *, interpret: boo
         out_specs=grid.maps,
         out_shape=jax.ShapeDtypeStruct(maps.x.shape, maps.x.dtype),
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=FAST_MEMORY),
-        interpret=interpret,
+        interpret=INTERPRET,
     )(*maps, bias, *weights.values())[:, :classes]
 
 
-def run_backward(
-    heads: int, weights: Weights, maps: Maps, bias: Array, change: Array, *, interpret: bool = False
-) -> tuple[Weights, Maps]:
+def run_backward(heads: int, weights: Weights, maps: Maps, bias: Array, change: Array) -> tuple[Weights, Maps]:
     """The backward kernel: what `change` of the block's output says of weights and maps."""
     names, classes = list(weights), maps.x.shape[1]
 
@@ -150,7 +137,7 @@ def run_backward(
         out_specs=[grid.maps, grid.guidance, grid.guidance, *grid.weights],
         out_shape=[jax.ShapeDtypeStruct(maps.x.shape, maps.x.dtype), *wide],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=FAST_MEMORY),
-        interpret=interpret,
+        interpret=INTERPRET,
     )(*maps, bias, change, *weights.values())
     guided = (query.astype(maps.query.dtype), key.astype(maps.key.dtype))
     return dict(zip(names, changes, strict=True)), Maps(x[:, :classes], *guided)

@@ -44,14 +44,19 @@ def with_gradients(kernel, x, guidance):
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """The kernels themselves, wherever the tests run, and how often they ran."""
+    """The kernels themselves, wherever the tests run, and which of them ran."""
     calls = []
 
-    def here(*arguments, tpu, default):
-        calls.append(tpu)
-        return tpu(*arguments, interpret=True)
+    def counted(kernel):
+        def call(*arguments):
+            calls.append(kernel.__name__)
+            return kernel(*arguments)
 
-    monkeypatch.setattr(fused_swin.jax.lax, "platform_dependent", here)
+        return call
+
+    monkeypatch.setattr(fused_swin, "INTERPRET", True)
+    for kernel in (fused_swin.run, fused_swin.run_backward):
+        monkeypatch.setattr(fused_swin, kernel.__name__, counted(kernel))
     return calls
 
 
@@ -68,7 +73,7 @@ def test_the_kernels_compute_the_block_and_its_gradients(interpreted, shape, gui
     x = random(1, *shape, DIM)
     guidance = random(2, shape[0], *shape[2:], GUIDANCE) if guided else None
     fused = with_gradients("fused", x, guidance)
-    assert len(interpreted) == 4  # two blocks, forwards and backwards
+    assert sorted(interpreted) == ["run"] * 2 + ["run_backward"] * 2  # two blocks
     close(fused, with_gradients("xla", x, guidance), 5e-5)
     assert len(interpreted) == 4
 
@@ -88,13 +93,13 @@ def test_the_kernels_lose_no_more_in_bfloat16_than_the_steps_do(interpreted):
     assert (fused < 2 * steps + 1e-3).all()
 
 
-def test_without_a_tpu_the_same_is_computed_step_by_step():
-    x, guidance = random(1, 2, 5, 6, 9, DIM), random(2, 2, 6, 9, GUIDANCE)
-    close(with_gradients("fused", x, guidance), with_gradients("xla", x, guidance), 5e-5)
-
-
-@pytest.mark.parametrize("shape", [(1, 2, 3, 3, 128), (1, 2, 8, 8, 64)], ids=["cells", "channels"])
-def test_maps_that_do_not_fill_tiles_go_step_by_step(monkeypatch, shape):
+@pytest.mark.parametrize(
+    ("shape", "interpret"),
+    [((1, 2, 3, 3, 128), True), ((1, 2, 8, 8, 64), True), ((1, 2, 8, 8, 128), False)],
+    ids=["cells", "channels", "no TPU"],
+)
+def test_what_the_kernels_cannot_do_goes_step_by_step(monkeypatch, shape, interpret):
+    monkeypatch.setattr(fused_swin, "INTERPRET", interpret)
     monkeypatch.setattr(fused_swin, "swin_block", lambda *_: pytest.fail("the kernel was called"))
     config = LateRefinementConfig(dim=shape[-1], heads=4, window=WINDOW, kernel="fused")
     block = SpatialRefinementBlock(config, 0, dtype=jnp.float32, rngs=nnx.Rngs(0))

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from dinov3seg_jax.config import Config, DecoderConfig, LateRefinementConfig, TextConfig, TrainConfig, VisionConfig
+from dinov3seg_jax.models import fused_swin
 from dinov3seg_jax.models.parameters import build, initialize
 from dinov3seg_jax.training.finetune import partition
 from dinov3seg_jax.training.loop import prepare
@@ -54,6 +55,7 @@ def main(
         jax.distributed.initialize(*processes)
     train = dataclasses.replace(CONFIG.train, objective=objective)
     parts, side = MODELS[model]
+    fused_swin.INTERPRET = True
     config = dataclasses.replace(CONFIG, model=parts, train=train)
     for shape in meshes:
         print(json.dumps(run(config, *shape, steps, side)), flush=True)
