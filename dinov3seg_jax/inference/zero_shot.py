@@ -79,7 +79,7 @@ class ZeroShotSegmenter(Segmenter):
     """dinov3.txt, ready for pictures and class names by the recipe of `config.zero_shot`.
 
     The encoder is compiled on first use for each size of window (mode "whole": of picture) and number of windows; what
-    comes after it, for each bucket of class counts and sizes up to 63 pixels apart.
+    comes after it, for each bucket of class counts and of sizes.
     """
 
     def __init__(self, config: Config, parameters: Parameters, checksums: Mapping[str, str] | None = None):

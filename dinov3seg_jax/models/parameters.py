@@ -3,6 +3,7 @@
 Everything outside `models/` sees parameters in this form, on disk too, so that no format depends on the module API.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,7 +41,12 @@ def build(config: ModelConfig, frozen_blocks: FrozenBlocks = NONE_FROZEN) -> tup
         config: of the model.
         frozen_blocks: ALL_FROZEN where no gradient is taken at all.
     """
+    graph, described = _build(config, frozen_blocks)
+    return graph, dict(described)
 
+
+@functools.cache  # loading a model asks twice
+def _build(config: ModelConfig, frozen_blocks: FrozenBlocks) -> tuple[nnx.GraphDef, AbstractParameters]:
     def create() -> nnx.Module:
         model = _module(config)(config, rngs=any_values())
         model.frozen_vision_blocks, model.frozen_text_blocks, model.frozen_sam_blocks = frozen_blocks

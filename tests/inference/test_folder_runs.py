@@ -1,5 +1,7 @@
 """Folders of pictures: overlapped, in batches, and safe to stop at any moment."""
 
+import ast
+import dataclasses
 import itertools
 import json
 import os
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +24,7 @@ from dinov3seg_jax.inference.pictures import BATCHES_AHEAD, THREADS, segment_pic
 from dinov3seg_jax.inference.predict import main
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.model_folder import write_config
+from dinov3seg_jax.models.parameters import initialize
 
 RNG = np.random.default_rng(0)
 CLASSES = "red circle, grass, sky"
@@ -258,10 +262,36 @@ def test_a_run_that_stops_while_it_writes_goes_on_and_ends_the_same(folder, tmp_
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+COUNT = """
+import sys
+import jax
+from dinov3seg_jax.inference.predict import main
+programs = []
+def listen(event, seconds, fun_name="", **of):
+    if event == "/jax/core/compile/backend_compile_duration":
+        programs.append(fun_name)
+jax.monitoring.register_event_duration_secs_listener(listen)
+main(sys.argv[1:])
+print(programs)
+"""
+
+
+def test_a_folder_of_many_sizes_compiles_six_programs(tmp_path, config):
+    late = dataclasses.replace(config.model.late, layers=2)  # as the method has it
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, late=late))
+    save_run(tmp_path / "run", config, initialize(config.model, jax.random.key(0)))
+    folder = make_pictures(tmp_path / "pictures", [(30, 120), (300, 60), (400, 700), (60, 61), (16, 16)])
+    command = [sys.executable, "-c", COUNT, *words(folder, "out")]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    programs = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert 1 < len(programs) <= 6, programs
+
+
 @pytest.mark.slow
 def test_killed_twenty_times_at_random(tmp_path, model):
     """Prints how many pictures each process had done when it was killed."""
-    save_run(tmp_path / "run", model)
+    save_run(tmp_path / "run", model.config, model._parameters)
     folder = make_pictures(tmp_path / "pictures", [(30, 120), (60, 60), (110, 40), (60, 60)] * 25)
     script = [sys.executable, os.path.abspath("predict.py")]
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "DINOV3SEG_CACHE": str(tmp_path / "cache")}
@@ -295,10 +325,10 @@ def test_killed_twenty_times_at_random(tmp_path, model):
     assert len(kills) == 20
 
 
-def save_run(folder, model):
+def save_run(folder, config, parameters):
     from dinov3seg_jax.training.checkpoint import Checkpoints
 
-    write_config(folder, model.config)
+    write_config(folder, config)
     checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(1, model._parameters, [np.zeros(1)], {"data": {"next_index": 0}, "train_seconds": 0.0})
+    checkpoints.save(1, parameters, [np.zeros(1)], {"data": {"next_index": 0}, "train_seconds": 0.0})
     checkpoints.close()

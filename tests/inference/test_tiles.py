@@ -194,6 +194,27 @@ def test_a_shifted_grid_gives_the_same_labels():
     assert (whole == truth)[inner].mean() > 0.98
 
 
+def shades_in_context(pixels):
+    """Five shades of grey, judged partly by what the tile shows as a whole: no tile agrees with its neighbours."""
+    grey = pixels.reshape(len(pixels), CELLS, 4, CELLS, 4, 3).mean((2, 4, 5)) / 255
+    grey = grey + 0.3 * grey.mean((1, 2), keepdims=True)
+    shades = np.linspace(0.13, 1.17, 5)
+    return (1 - np.abs(grey[:, None] - shades[:, None, None])).astype(np.float32)
+
+
+def test_the_borders_between_classes_have_no_steps_wherever_the_grid_lies():
+    """In a slope that grows lighter they are slanted lines, which move by 5 pixels at once where tiles are cut hard."""
+    slope = np.add.outer(np.arange(600), np.arange(600)) * 255 / 1200
+    scene = np.repeat(np.rint(slope).astype(np.uint8)[..., None], 3, axis=-1)
+    inner = np.s_[16:-16, 16:-16]
+    whole, moved = (labels[inner] for labels, _ in run(shades_in_context, [scene, scene[20:, 28:]], 5))
+    for labels in (whole, moved):
+        assert len(np.unique(labels)) == 5
+        borders = [(labels <= shade).sum(axis) for shade in range(4) for axis in (0, 1)]
+        assert max(np.abs(np.diff(border)).max() for border in borders) <= 2
+    assert (whole[20:, 28:] == moved).mean() > 0.97
+
+
 def test_where_tiles_disagree_there_is_no_seam():
     tiles = []
 
