@@ -65,6 +65,10 @@ class Grid(NamedTuple):
         ratio = axis.scaled / axis.length * cells / axis.side
         return cls(starts, blend_weights(starts, cells), taps(length, axis.length, ratio), length)
 
+    def tiles_over(self, first: int, last: int) -> Int[np.ndarray, " m"]:
+        """Indices of the tiles that hold some of the cells first..last."""
+        return np.flatnonzero((self.starts <= last) & (self.starts + self.weights.shape[1] > first))
+
 
 class Band:
     """Some columns of a picture: takes tiles in, and gives out the labels that no tile to come can change."""
@@ -78,8 +82,7 @@ class Band:
         self._first, self._last = first, min(last + 1, self._columns.length)
         left, right = np.searchsorted(self._columns.pixels.first, columns)
         self._left, self._right = int(left), int(right)
-        starts = self._columns.starts
-        over = np.flatnonzero((starts < self._last) & (starts + shapes.cells > first))
+        over = self._columns.tiles_over(first, last)
         self.tiles = list(product(range(len(self._rows.starts)), map(int, over)))  # as (row, column)
         # The last finished row, then those of the present tiles.
         self._scores = np.zeros((shapes.classes, 1 + shapes.cells, self._last - first), np.float32)
@@ -175,22 +178,16 @@ def label_tiles(
 
 def bands(tiling: Tiling, shapes: Shapes, widest: int) -> list[tuple[int, int]]:
     """First cell, and the one after the last, of bands of nearly equal width that a picture is worked through in."""
-    columns = tiling.columns
-    length = int(columns.starts[-1]) * shapes.cells // columns.side + shapes.cells
+    length = Grid.of(tiling.columns, shapes.cells).length
     edges = np.linspace(0, length, -(-length // widest) + 1).round().astype(int).tolist()
     return list(pairwise(edges))
 
 
 def count_tiles(tiling: Tiling, shapes: Shapes, widest: int) -> int:
     """How many tiles `label_tiles` runs for a picture."""
-    columns, cells = tiling.columns, shapes.cells
-    starts = columns.starts * cells // columns.side
-    length = int(starts[-1]) + cells
-    over = [
-        np.count_nonzero((starts < min(last + 1, length)) & (starts + cells > first))
-        for first, last in bands(tiling, shapes, widest)
-    ]
-    return int(sum(over)) * len(tiling.rows.starts)
+    columns = Grid.of(tiling.columns, shapes.cells)
+    over = sum(len(columns.tiles_over(*band)) for band in bands(tiling, shapes, widest))
+    return over * len(tiling.rows.starts)
 
 
 def _locate(axes: Sequence[Taps], around: int) -> Taps:

@@ -30,7 +30,7 @@ from dinov3seg_jax.inference.rasters import (
     open_raster,
     picture_size,
 )
-from dinov3seg_jax.inference.result import class_colors, encode_png, summarize
+from dinov3seg_jax.inference.result import PALETTE_NAMES, class_colors, encode_png, summarize
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.tiles import Axis, Tiling, read_scaled, tile_stride
 
@@ -104,7 +104,7 @@ class Spool:
     def __init__(self, folder: Path, width: int, classes: int):
         """Begin it in a folder with room for all labels."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, `close` closes it
-        self._width, self._kind = width, np.dtype(np.uint8 if classes <= 256 else np.uint16)
+        self._width, self._kind = width, np.dtype(np.uint8 if classes <= PALETTE_NAMES else np.uint16)
 
     def take(self, piece: Piece) -> None:
         """Put finished pixels where they belong."""

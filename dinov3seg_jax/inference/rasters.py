@@ -12,10 +12,10 @@ from jaxtyping import Integer, UInt8
 
 from dinov3seg_jax.data.images import open_picture, read_upright, to_rgb
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.result import PALETTE_NAMES
 from dinov3seg_jax.inference.tiles import Source
 
 TIFF = (".tif", ".tiff")
-PALETTE_NAMES = 256
 BLOCK = 256  # side of a GeoTIFF's tiles
 CACHE_MEGABYTES = 64  # of rasterio, for parts of a file that several tiles share
 
