@@ -28,7 +28,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.model_folder import CONFIG_FILE as CONFIG_FILE
 from dinov3seg_jax.model_folder import STEPS_FOLDER, finished_steps, is_converted, read_config
 from dinov3seg_jax.model_folder import write_config as write_config
-from dinov3seg_jax.models.parameters import AbstractParameters, Parameters, build
+from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, build
 from dinov3seg_jax.training.manifest import damage, settle, write_manifest
 from dinov3seg_jax.weights import model_config, read_arrays, read_manifest
 
@@ -181,7 +181,7 @@ def load_parameters(workdir: str | Path, shardings: dict[str, Any] | None = None
     if is_converted(workdir):
         return Config(model=model_config(read_manifest(workdir))), read_arrays(workdir, shardings=shardings)
     config = read_config(Path(workdir))
-    _, abstract = build(config.model)
+    _, abstract = build(config.model, ALL_FROZEN)  # as the caller asks next
     on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one if shardings is None else shardings[name])
