@@ -12,7 +12,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.config import LateRefinementConfig
-from dinov3seg_jax.models import fused_swin
 from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, masked_attention, over_batch, recomputed
 
 LINEAR_ATTENTION_EPSILON = 1e-6
@@ -145,9 +144,12 @@ class SwinBlock(nnx.Module):
 
     def refine(self, x: Float[Array, "b t h w d"], half: GuidedHalf | None) -> Float[Array, "b t h w d"]:
         """The block, its guidance already projected."""
-        window, _ = self.attention.windows_of(*x.shape[2:4])
-        if self.kernel == "fused" and fused_swin.fits(window * window, x.shape[-1], x.shape[0]):
-            return self._fused(x, half)
+        if self.kernel == "fused":
+            from dinov3seg_jax.models.fused_swin import fits  # here, because importing Pallas takes a while
+
+            window, _ = self.attention.windows_of(*x.shape[2:4])
+            if fits(window * window, x.shape[-1], x.shape[0]):
+                return self._fused(x, half)
         return recomputed(self._step_by_step, self.remat)(x, half)
 
     def _step_by_step(self, x: Array, half: GuidedHalf | None) -> Array:
@@ -155,6 +157,8 @@ class SwinBlock(nnx.Module):
         return x + self.ffn(self.norm2(x))
 
     def _fused(self, x: Array, half: GuidedHalf | None) -> Array:
+        from dinov3seg_jax.models import fused_swin
+
         b, _, h, w, d = x.shape
         window, shift = self.attention.windows_of(h, w)
         parameters = {

@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.quantized import widen
-from dinov3seg_jax.models.splash import splash_attention
 
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
@@ -197,6 +196,8 @@ def attend(
                 "set --config.model.attention=auto."
             )
         if divides(len(query)):
+            from dinov3seg_jax.models.splash import splash_attention  # here, because importing Pallas takes a while
+
             return on_each_device(partial(splash_attention, causal=causal), (P(DATA),) * 3)(query, key, value)
     if kernel == "cudnn":
         if jax.default_backend() != "gpu" or query.dtype != jnp.bfloat16:

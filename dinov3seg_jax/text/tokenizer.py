@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Sequence
 from importlib import resources
 
-import ftfy
 import numpy as np
 import regex
 
@@ -93,10 +92,16 @@ class Tokenizer:
         return rows
 
 
+def _fix(text: str) -> str:
+    import ftfy  # here, because few names need it and importing it takes a while
+
+    return ftfy.fix_text(text)
+
+
 def clean(text: str) -> str:
     """Repair mojibake, unescape HTML entities (twice: some are escaped twice), unify whitespace, lower the case."""
     plain = text.isascii() and text.isprintable() and "&" not in text  # nothing to repair, and ftfy takes its time
-    repaired = text if plain else html.unescape(html.unescape(ftfy.fix_text(text)))
+    repaired = text if plain else html.unescape(html.unescape(_fix(text)))
     return _SPACES.sub(" ", repaired).strip().lower()
 
 
