@@ -24,6 +24,9 @@ ZLIB = b"\x78"  # how the entries begin, where JAX has no better compressor
 EARLIER = 1_000_000_000  # nanoseconds by which a file's time may lag behind the clock
 
 
+_kept_in: Path | None = None  # this process
+
+
 def keep_programs() -> Path | None:
     """Let JAX keep every program that this process compiles, and use those of earlier ones.
 
@@ -37,6 +40,7 @@ def keep_programs() -> Path | None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return Path(jax.config.values["jax_compilation_cache_dir"])
+    global _kept_in
     base = cache_folder()
     if base is None:
         return None
@@ -46,12 +50,21 @@ def keep_programs() -> Path | None:
     except OSError:
         return None
     tidy(folder, LIMIT)
+    _kept_in = folder
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # JAX goes on without what it cannot read or write.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     return folder
+
+
+def kept_in() -> Path | None:
+    """The folder of this process's programs, where `keep_programs` chose one, for what else may be kept there.
+
+    Its name has to end as `ENTRIES`, and zlib to have compressed it, so that `tidy` knows it.
+    """
+    return _kept_in
 
 
 def tidy(folder: Path, limit: int) -> None:

@@ -6,7 +6,6 @@
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config, override_inference, split_overrides
@@ -30,7 +29,7 @@ from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings
 from dinov3seg_jax.inference.local_global import check_inference, score_classes
 from dinov3seg_jax.inference.precision import at_precision
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, bind, build
+from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, bind, bind_frozen, build
 from dinov3seg_jax.text.prompts import check_names, parse_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -63,8 +62,6 @@ def export(
         raise UserError(f"'{checkpoint}' holds converted weights, which have no head to export; name a run's folder.")
     if Path(out).exists():
         raise UserError(f"'{out}' exists; choose another --out.")
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise UserError("exporting needs flatbuffers; install dinov3seg_jax[export].")
     from dinov3seg_jax.training.checkpoint import load_parameters
 
     config, parameters = load_parameters(checkpoint)
@@ -76,7 +73,7 @@ def export(
     _check_sizes(sizes, config.model.vision.patch_size)
     config, parameters = at_precision(config, parameters)
     graph, described = build(config.model, ALL_FROZEN)
-    listed, text = _embed(config, graph, parameters, names)
+    listed, text = _embed(config, parameters, names)
     if not can_chunk(config.model) and not listed:
         raise UserError("this model's class list has a fixed length; say which classes with --classes.")
     stored: dict[str, Any] = {
@@ -160,12 +157,16 @@ def _restored(value: Array) -> Array:
 
 
 def _embed(
-    config: Config, graph: nnx.GraphDef, parameters: Parameters, names: Sequence[str] | str
+    config: Config, parameters: Parameters, names: Sequence[str] | str
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "t d2"] | None]:
     listed = parse_names(names) if isinstance(names, str) else tuple(names)
     if not listed:
         return (), None
-    embed = ClassEmbeddings(graph, parameters, config.inference.templates, config.model.text.context_length)
+
+    def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
+        return bind_frozen(config.model, parameters).encode_text(tokens)
+
+    embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model.text.context_length)
     listed = check_names(listed, embed.tokenizer, embed.templates, embed.context_length)
     return listed, embed(listed)
 

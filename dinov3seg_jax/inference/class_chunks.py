@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
@@ -17,13 +16,17 @@ from dinov3seg_jax.inference.devices import on_own_pictures
 from dinov3seg_jax.inference.local_global import prepare_scenes, score_logits
 from dinov3seg_jax.models.chunked import Chunk, Scene, Sums, collect, decode, decode_chunks, kept_bytes, no_sums
 from dinov3seg_jax.models.correlation import correlate
-from dinov3seg_jax.models.late_refinement import ClassSums
-from dinov3seg_jax.models.parameters import Parameters, bind
+from dinov3seg_jax.models.late_refinement import ClassSums, GuidedHalf
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.traced import traced_once
 
 # Numbers in the maps of one chunk. On a CPU 4 classes of 40 x 40 cells and 128 channels: few enough for its caches.
 CHUNK_NUMBERS = {"cpu": 4 * 40 * 40 * 128}
 OTHER_CHUNK_NUMBERS = 256 * 24 * 24 * 128
 RANKED_TOGETHER = 128  # classes whose likeness to the pictures is found at once
+
+for kind in (Scene, Chunk, GuidedHalf, ClassSums):  # so that programs that take them can be kept
+    jax.export.register_namedtuple_serialization(kind, serialized_name=kind.__name__)
 
 
 class ScoredChunk(NamedTuple):
@@ -41,7 +44,7 @@ class ClassChunks:
     Programs are compiled for each size and number of pictures, whatever the list: its chunks are all equally long.
     """
 
-    def __init__(self, config: Config, graph: nnx.GraphDef, mesh: Mesh | None = None):
+    def __init__(self, config: Config, mesh: Mesh | None = None):
         """`config.model` is one that `models.chunked.can_chunk`; the devices of `mesh` share the pictures out."""
         self.config = config
         self._devices = 1 if mesh is None else mesh.size
@@ -49,14 +52,19 @@ class ClassChunks:
         blends = config.inference.fusion == "logits" and config.inference.mode != "whole"
         # Where classes are rejected, every picture has a list of its own.
         of_chunk = (0,) if config.inference.best_classes else (0, 2)
+        kept_on_disk = traced_once((config.model, config.inference))
 
         @jax.jit
         @on_own_pictures(mesh, common=(0,))
+        @kept_on_disk
         def start(parameters: Parameters, images: UInt8[Array, "b h w 3"]) -> tuple[Scene, ...]:
-            return prepare_scenes(bind(graph, parameters), images.astype(jnp.float32) / 255, config.inference)
+            return prepare_scenes(
+                bind_frozen(config.model, parameters), images.astype(jnp.float32) / 255, config.inference
+            )
 
         @partial(jax.jit, static_argnames="keep")
         @on_own_pictures(mesh, common=of_chunk)
+        @kept_on_disk
         def gather(
             parameters: Parameters,
             scene: Scene,
@@ -67,19 +75,21 @@ class ClassChunks:
             *,
             keep: bool,
         ) -> tuple[Array | None, ClassSums]:
-            maps, total = collect(bind(graph, parameters), scene, chunk, sums, kept, total)
+            maps, total = collect(bind_frozen(config.model, parameters), scene, chunk, sums, kept, total)
             return maps if keep else None, total
 
         @jax.jit
         @on_own_pictures(mesh, common=of_chunk)
+        @kept_on_disk
         def finish(
             parameters: Parameters, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None
         ) -> Float[Array, "b t h w"]:
-            logits = decode(bind(graph, parameters), scene, chunk, sums, kept)
+            logits = decode(bind_frozen(config.model, parameters), scene, chunk, sums, kept)
             return logits if blends else jax.nn.sigmoid(logits)
 
         @partial(jax.jit, static_argnames="size")
         @on_own_pictures(mesh, common=())
+        @kept_on_disk
         def blend(local: Array, whole: Array, *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
             return score_logits(local, whole, size, config.inference, config.model.vision.patch_size)
 

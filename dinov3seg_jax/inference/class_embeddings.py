@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from dinov3seg_jax.inference.embedding_cache import EmbeddingCache
-from dinov3seg_jax.models.parameters import Parameters, bind
+from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.text.prompts import cut_padding, prompt_name, prompt_tokens
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
@@ -49,25 +48,28 @@ class ClassEmbeddings:
 
     def __init__(
         self,
-        graph: nnx.GraphDef,
+        encode: Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]],
         parameters: Parameters,
         templates: Sequence[str],
         context_length: int,
         open_cache: Callable[[], EmbeddingCache | None] = lambda: None,
     ):
-        """`open_cache` is called when the first name is embedded: a checksum of all parameters takes its time."""
+        """Take a text tower.
+
+        Args:
+            encode: token ids, filled up, to embeddings; it is compiled here.
+            parameters: of `encode`.
+            templates: with a slot for the name.
+            context_length: longest sequence of tokens.
+            open_cache: called when the first name is embedded: a checksum of all parameters takes its time.
+        """
         self.templates = tuple(templates)
         self.context_length = context_length
         self.tokenizer = Tokenizer()
         self._parameters = parameters
         self._known: dict[str, np.ndarray] = {}
         self._cache = functools.cache(open_cache)
-
-        @jax.jit
-        def encode(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
-            return bind(graph, parameters).encode_text(tokens)
-
-        self._encode = encode
+        self._encode = jax.jit(encode)
 
     def __call__(self, names: Sequence[str]) -> Float[np.ndarray, "t d2"]:
         """Embed names that `text.prompts.check_names` has accepted: [global half | local half], each of length 1."""

@@ -18,8 +18,9 @@ from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
 from dinov3seg_jax.inference.windows import plan_windows, window_size
 from dinov3seg_jax.models.layers import resize_linear
-from dinov3seg_jax.models.parameters import ALL_FROZEN, Parameters, bind, build
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen, build
 from dinov3seg_jax.text.prompts import parse_names
+from dinov3seg_jax.traced import traced_once
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 
@@ -46,13 +47,13 @@ class LinearSegmenter(Segmenter):
                 f"use {options.window} or less."
             )
         config, parameters = at_precision(config, parameters)
-        graph, _ = build(config.model, ALL_FROZEN)
         self.config = config
         self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
 
         @jax.jit
+        @traced_once(config.model)
         def classify(parameters: Parameters, windows: Float[Array, "n h w 3"]) -> Float[Array, "n t gh gw"]:
-            return bind(graph, parameters)(windows)
+            return bind_frozen(config.model, parameters)(windows)
 
         self._classify = classify
 

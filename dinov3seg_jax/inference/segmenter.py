@@ -1,14 +1,13 @@
 """The public door: load a checkpoint, then segment any picture into any classes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image, ImageOps
 
 from dinov3seg_jax import weights
@@ -27,8 +26,9 @@ from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tiles import ArraySource, Tiling, plan_tiles, tile_stride
 from dinov3seg_jax.inference.windows import plan_windows
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.models.parameters import ALL_FROZEN, Parameters, bind, build
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen
 from dinov3seg_jax.text.prompts import check_names, parse_names
+from dinov3seg_jax.traced import traced_once
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
 
@@ -95,12 +95,17 @@ class Segmenter:
                 "model.late.max_classes for CAT-Seg's own truncation."
             )
         config, parameters = at_precision(config, parameters)
-        graph, _ = build(config.model, ALL_FROZEN)
-        self._take(config, parameters, graph, config.inference.templates, devices=devices)
+
+        @traced_once(config.model)
+        def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
+            return bind_frozen(config.model, parameters).encode_text(tokens)
+
+        self._take(config, parameters, encode_text, config.inference.templates, devices=devices)
         mesh = self._mesh
 
         @jax.jit
         @on_own_pictures(mesh, common=(0, 2, 3))
+        @traced_once((config.model, config.inference))
         def score(
             parameters: Parameters,
             images: UInt8[Array, "b h w 3"],
@@ -108,16 +113,16 @@ class Segmenter:
             class_mask: Bool[Array, "1 t"],
         ) -> Float[Array, "b t h2 w2"]:
             pixels = images.astype(jnp.float32) / 255
-            return score_classes(bind(graph, parameters), pixels, text, class_mask, config.inference)
+            return score_classes(bind_frozen(config.model, parameters), pixels, text, class_mask, config.inference)
 
         self._score = score
-        self._chunks = ClassChunks(config, graph, mesh) if can_chunk(config.model) else None
+        self._chunks = ClassChunks(config, mesh) if can_chunk(config.model) else None
 
     def _take(
         self,
         config: Config,
         parameters: Parameters,
-        graph: nnx.GraphDef,
+        encode_text: Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]],
         templates: Sequence[str],
         checksums: Mapping[str, str] | None = None,  # of the parameters, where they are known (see `embedding_cache`)
         devices: Sequence[jax.Device] = (),
@@ -125,7 +130,7 @@ class Segmenter:
         self.config = config
         self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
         self._embed = ClassEmbeddings(
-            graph,
+            encode_text,
             self._parameters,
             templates,
             config.model.text.context_length,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax import weights
@@ -27,6 +27,7 @@ from dinov3seg_jax.models.layers import l2_normalize, resize_cubic
 from dinov3seg_jax.models.parameters import Parameters, any_values, bind, describe
 from dinov3seg_jax.models.segmenter import normalize_pixels
 from dinov3seg_jax.text.prompts import load_templates
+from dinov3seg_jax.traced import traced_once
 
 SECTION = "zero_shot"
 TOWERS = ("vision/", "text/")
@@ -102,9 +103,15 @@ class ZeroShotSegmenter(Segmenter):
                 "convert dinov3.txt's file and its backbone's together."
             )
         towers = {name: parameters[name] for name in described}
-        self._take(config, towers, graph, load_templates(recipe.templates), checksums)
+
+        @traced_once(config.model)
+        def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
+            return bind(graph, parameters).encode_text(tokens)
+
+        self._take(config, towers, encode_text, load_templates(recipe.templates), checksums)
 
         @jax.jit
+        @traced_once((config.model, recipe))
         def encode(parameters: Parameters, pixels: Float[Array, "n h w 3"]) -> Float[Array, "n gh gw d"]:
             return encode_patches(bind(graph, parameters), pixels, recipe.patch_features)
 

@@ -86,6 +86,11 @@ def bind(graph: nnx.GraphDef, parameters: Parameters) -> Any:
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
+def bind_frozen(config: ModelConfig, parameters: Parameters) -> Any:
+    """The model for inference, described when it is asked for: who finds a traced program on disk never does."""
+    return bind(build(config, ALL_FROZEN)[0], parameters)
+
+
 def flatten(state: nnx.State) -> dict[str, Any]:
     """One entry per variable, an array or its description, named by its path."""
     return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}

@@ -7,6 +7,7 @@ manifest is damaged. docs/checkpoints.md says what happens then.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -23,12 +24,13 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
-from dinov3seg_jax.config import Config
+from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.model_folder import CONFIG_FILE as CONFIG_FILE
 from dinov3seg_jax.model_folder import STEPS_FOLDER, finished_steps, is_converted, read_config
 from dinov3seg_jax.model_folder import write_config as write_config
 from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, build
+from dinov3seg_jax.traced import remember
 from dinov3seg_jax.training.manifest import damage, settle, write_manifest
 from dinov3seg_jax.weights import model_config, read_arrays, read_manifest
 
@@ -181,7 +183,7 @@ def load_parameters(workdir: str | Path, shardings: dict[str, Any] | None = None
     if is_converted(workdir):
         return Config(model=model_config(read_manifest(workdir))), read_arrays(workdir, shardings=shardings)
     config = read_config(Path(workdir))
-    _, abstract = build(config.model, ALL_FROZEN)  # as the caller asks next
+    abstract = _shapes(config.model)
     on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one if shardings is None else shardings[name])
@@ -189,6 +191,15 @@ def load_parameters(workdir: str | Path, shardings: dict[str, Any] | None = None
     }
     loaded = _load_newest(Path(workdir), {"parameters": unflatten_dict(placed, sep="/")})
     return config, flatten_dict(loaded["parameters"], sep="/")
+
+
+def _shapes(model: ModelConfig) -> AbstractParameters:
+    def describe() -> bytes:
+        shapes = {name: [leaf.shape, leaf.dtype.name] for name, leaf in build(model, ALL_FROZEN)[1].items()}
+        return json.dumps(shapes).encode()
+
+    said = json.loads(remember(f"parameters of {model}", describe))
+    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in said.items()}
 
 
 def read_progress(workdir: str | Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from dinov3seg_jax.inference.class_chunks import ClassChunks
 from dinov3seg_jax.inference.local_global import score_classes
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.models.parameters import bind, build
-from tests.tiny import MODEL
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (2, 48, 48, 3), np.uint8)
@@ -35,7 +34,7 @@ def test_scores_are_those_of_all_classes_at_once(config, parameters, options):
         pixels = PICTURES.astype(np.float32) / 255
         return score_classes(bind(graph, parameters), pixels, TEXT[None], None, config.inference)
 
-    found = list(ClassChunks(config, graph)(parameters, PICTURES, TEXT))
+    found = list(ClassChunks(config)(parameters, PICTURES, TEXT))
     assert [chunk.first for chunk in found] == [0, 2, 4]
     assert np.concatenate([chunk.class_mask for chunk in found]).tolist() == 5 * [True] + [False]
     scores = np.concatenate([chunk.scores for chunk in found], axis=1)
@@ -61,8 +60,7 @@ def test_rejected_classes_are_as_good_as_never_named(config, parameters, options
     assert lists[0].tolist() != lists[1].tolist()  # each picture has a list of its own
     for picture, result in zip(PICTURES, both, strict=True):
         every = Segmenter(with_options(config, **options), parameters)
-        graph, _ = build(config.model)
-        chunks = ClassChunks(with_options(config, best_classes=3, **options), graph)
+        chunks = ClassChunks(with_options(config, best_classes=3, **options))
         kept = next(iter(chunks(parameters, picture[None], every._embed(names)))).lists[0]
         alone = every.segment(picture, [names[index] for index in kept])
         np.testing.assert_array_equal(result.labels, kept[alone.labels])
@@ -70,7 +68,7 @@ def test_rejected_classes_are_as_good_as_never_named(config, parameters, options
 
 
 def test_the_classes_kept_are_those_of_the_highest_correlation(config, parameters):
-    chunks = ClassChunks(with_options(config, best_classes=2, mode="whole"), build(config.model)[0])
+    chunks = ClassChunks(with_options(config, best_classes=2, mode="whole"))
     (scene,) = chunks._start(parameters, PICTURES)
     text = np.random.default_rng(1).standard_normal((300, 64)).astype(np.float32)
     patches = np.asarray(scene.refined).reshape(2, -1, 1, 32)
@@ -102,8 +100,7 @@ def test_rejection_needs_a_head_that_takes_any_list(config, parameters):
 def test_plan(monkeypatch, config, parameters, classes, options, expected):
     """9 cells of 16 channels: 5688 classes would be one chunk on a CPU; a list of 5000 is filled up to 5120."""
     config = with_options(config, **options)
-    graph, _ = build(MODEL)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    chunks = ClassChunks(config, graph)
+    chunks = ClassChunks(config)
     scenes = jax.eval_shape(chunks._start, parameters, PICTURES[:1])
     assert chunks.plan(scenes, classes) == expected

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, average_templates, bucket
-from dinov3seg_jax.models.parameters import build
+from dinov3seg_jax.models.parameters import bind, build
 
 PROMPTS = ("A photo of a {} in the scene", "a very long and rather blurry picture of the {}.")
 
@@ -26,7 +26,7 @@ def test_mean_of_templates():
 
 def test_names_are_embedded_once_and_independently(model_config, parameters):
     graph, _ = build(model_config)
-    embed = ClassEmbeddings(graph, parameters, PROMPTS, 77)
+    embed = ClassEmbeddings(lambda of, tokens: bind(graph, of).encode_text(tokens), parameters, PROMPTS, 77)
     counts = []
     embed_new = embed._embed
     embed._embed = lambda names: counts.append(len(names)) or embed_new(names)
