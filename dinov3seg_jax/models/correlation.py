@@ -2,14 +2,13 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dinov3seg_jax.models.layers import Conv, l2_normalize, resize_linear
+from dinov3seg_jax.models.layers import Conv, convolve, l2_normalize, resize_linear
 
 CorrelationKind = Literal["local+global", "local", "global"]
 
@@ -47,12 +46,10 @@ class CorrelationEmbedding(nnx.Module):
         reach = SIDE // 2
         wide = jnp.pad(maps, ((0, 0), (0, 0), (reach, reach), (0, 0)))
         columns = jnp.concatenate([wide[:, :, place : place + w] for place in range(SIDE)], axis=-1)
-        kernel = self.conv.kernel[...].astype(self.dtype).reshape(SIDE, 1, SIDE * c, -1)
+        kernel = self.conv.kernel[...].reshape(SIDE, 1, SIDE * c, -1)
         bias = self.conv.bias
         assert bias is not None
-        embedded = jax.lax.conv_general_dilated(
-            columns, kernel, (1, 1), ((reach, reach), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        embedded = convolve(columns, kernel, ((reach, reach), (0, 0)), self.dtype)
         return (embedded + bias[...].astype(self.dtype)).reshape(b, t, h, w, -1)
 
 

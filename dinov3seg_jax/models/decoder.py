@@ -1,7 +1,5 @@
 """The upsampling decoder (§5): two guided stages on each class's map by itself, then one logit."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import DecoderConfig
-from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample, over_batch, recomputed
+from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample, convolve, over_batch, recomputed
 
 
 class ConvNormRelu(nnx.Module):
@@ -84,19 +82,12 @@ class DecoderStage(nnx.Module):
     def _convolved_bias(self, height: int, width: int) -> Float[Array, "1 height width o"]:
         """What the upsampling's bias becomes: another value at the borders, beyond which there is nothing."""
         bias = self.upsample.bias[...]
-        everywhere = jnp.broadcast_to(bias, (1, height, width, len(bias)))
-        return convolve(everywhere, self.conv1.conv.kernel[...][:, :, : len(bias)], "SAME", self.conv1.dtype)
-
-
-def convolve(
-    x: Float[Array, "n h w c"],
-    kernel: Float[Array, "i j c o"],
-    padding: Literal["SAME", "VALID"],
-    dtype: DTypeLike,
-) -> Float[Array, "n h2 w2 o"]:
-    """A convolution in `dtype`."""
-    x, kernel = x.astype(dtype), kernel.astype(dtype)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        weights = self.conv1.conv.kernel[...][:, :, : len(bias)]
+        taps = jnp.einsum("abmo,m->abo", weights, bias, precision=jax.lax.Precision.HIGHEST)
+        convolved = jnp.einsum(
+            "ya,xb,abo->yxo", taps_inside(height), taps_inside(width), taps, precision=jax.lax.Precision.HIGHEST
+        )
+        return convolved[None].astype(self.conv1.dtype)
 
 
 def corner_places() -> Float[np.ndarray, "2 3 2 2"]:
@@ -106,6 +97,12 @@ def corner_places() -> Float[np.ndarray, "2 3 2 2"]:
         for a in range(3):
             places[p, a, (p + a) // 2, (p + a) % 2] = 1
     return places
+
+
+def taps_inside(length: int) -> Float[np.ndarray, "length 3"]:
+    """1 where a tap of a convolution of 3 falls inside an axis."""
+    places = np.arange(length)[:, None] + np.arange(-1, 2)
+    return ((places >= 0) & (places < length)).astype(np.float32)
 
 
 class Decoder(nnx.Module):

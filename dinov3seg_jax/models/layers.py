@@ -99,6 +99,17 @@ class Conv(nnx.Conv):
         )
 
 
+def convolve(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "i j c o"],
+    padding: str | Sequence[tuple[int, int]],
+    dtype: DTypeLike,
+) -> Float[Array, "n h2 w2 o"]:
+    """A convolution in `dtype`; `padding` is JAX's: "SAME", "VALID", or what is added before and after on both axes."""
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 class LayerNorm(nnx.LayerNorm):
     """Layer normalisation over the last axis with the releases' epsilon."""
 

@@ -8,6 +8,7 @@ an estimate from below: whatever is spilled and reloaded inside one operation is
 import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -174,8 +175,10 @@ class Program:
             return int(known[1])
         named = re.search(r"condition=%([\w.\-]+)", loop.attributes)
         condition = self._computations.get(named[1], {}) if named else {}
-        last = next((i for i in condition.values() if i.root and "direction=LT" in i.attributes), None)
-        limits = [condition[name] for name in last.operands if name in condition] if last else []
+        last = _root(condition)
+        if last is None or "direction=LT" not in last.attributes:
+            return 1
+        limits = [condition[name] for name in last.operands if name in condition]
         constants = [re.match(r"(\d+)\)", limit.rest) for limit in limits if limit.opcode == "constant"]
         return next((int(found[1]) for found in constants if found), 1)
 
@@ -183,7 +186,8 @@ class Program:
         opcode = instruction.opcode
         sources = [known[name] for name in instruction.operands if name in known]
         if opcode == "async-start":  # how the compiler itself writes what JAX prints as slice-start and the like
-            opcode = f"{self._root(instruction.called[0])}-start"
+            started = _root(self._computations.get(instruction.called[0], {}))
+            opcode = f"{started.opcode}-start" if started else ""
         if opcode in ("copy-start", "slice-start", "dynamic-slice-start"):  # (to, from, context) in some order
             arrays = [array for array in instruction.arrays if array[0] > 8]
             size = min((size for size, _ in arrays), default=0)
@@ -200,10 +204,6 @@ class Program:
             )
             return read + self._written(instruction, body)
         return sum(source.bytes for source in sources) + instruction.bytes
-
-    def _root(self, computation: str) -> str:
-        body = self._computations.get(computation, {})
-        return next((i.opcode for i in body.values() if i.root), "")
 
     def _read(self, body: dict[str, Instruction], name: str) -> float:
         """Bytes that a fusion reads of one of its inputs: slices only, where it takes nothing else of it."""
@@ -226,8 +226,8 @@ class Program:
         return total
 
     def _written(self, fusion: Instruction, body: dict[str, Instruction]) -> float:
-        root = next(i for i in body.values() if i.root)
-        outputs = [body.get(name) for name in root.operands] if root.opcode == "tuple" else [root]
+        root = _root(body)
+        outputs = [body.get(name) for name in root.operands] if root and root.opcode == "tuple" else [root]
         total = 0.0
         for (size, in_memory), output in zip(fusion.arrays, outputs, strict=False):
             while output is not None and output.opcode == "bitcast" and output.operands:
@@ -301,3 +301,8 @@ class _Frames:
 def _section(text: str, title: str) -> str:
     found = re.search(rf"^{title}\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     return found[1] if found else ""
+
+
+def _root(computation: Mapping[str, Instruction]) -> Instruction | None:
+    """What a computation returns."""
+    return next((instruction for instruction in computation.values() if instruction.root), None)
