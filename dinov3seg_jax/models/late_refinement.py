@@ -1,7 +1,6 @@
 """Late refinement (§4): (spatial block, class block), applied in succession, after CAT-Seg."""
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.config import LateRefinementConfig
-from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, masked_attention, over_batch, recomputed
+from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, dot_product_attention, over_batch, penalty, recomputed
 
 LINEAR_ATTENTION_EPSILON = 1e-6
 FULL_ATTENTION_SCORES = 2**26  # of full class attention at once; more positions run one batch after the other
@@ -108,20 +107,18 @@ class WindowAttention(nnx.Module):
         return min(self.window, smaller), self.shift if smaller > self.window else 0
 
     def __call__(self, x: Float[Array, "b t h w d"], half: GuidedHalf | None) -> Float[Array, "b t h w d"]:
-        b, t, h, w, d = x.shape
+        *_, h, w, d = x.shape
         window, shift = self.windows_of(h, w)
         query, key, value = self.query(x), self.key(x), self.value(x)
         if half is not None:
             query, key = query + half.query, key + half.key
         mask = shifted_window_mask(h, w, window, shift)
         query, key, value = (
-            part.reshape(b * t, *part.shape[2:4], self.heads, d // self.heads)
+            part.reshape(*part.shape[:-1], self.heads, d // self.heads)
             for part in (cut_windows(part, window, shift) for part in (query, key, value))
         )
-        # Map by map, so that all share one mask.
-        attend = jax.vmap(partial(masked_attention, allowed=None if mask is None else jnp.asarray(mask[:, None])))
-        attended = attend(query, key, value).reshape(b, t, *query.shape[1:3], d)
-        return self.out(stitch_windows(attended, h, w, window, shift))
+        attended = dot_product_attention(query, key, value, None if mask is None else penalty(mask[:, None]))
+        return self.out(stitch_windows(attended.reshape(*attended.shape[:-2], d), h, w, window, shift))
 
 
 class SwinBlock(nnx.Module):
@@ -266,16 +263,13 @@ class ClassAttention(nnx.Module):
         query, key, value = (
             part.transpose(0, 2, 3, 1, 4, 5).reshape(b * h * w, t, n, d) for part in (query, key, value)
         )
-        allowed = None if class_mask is None else jnp.repeat(class_mask, h * w, axis=0)[:, None, None]
+        bias = None if class_mask is None else penalty(jnp.repeat(class_mask, h * w, axis=0)[:, None, None])
         at_once = max(FULL_ATTENTION_SCORES // (n * t * t), 1)
         if at_once >= b * h * w:
-            attended = masked_attention(query, key, value, allowed)
+            attended = dot_product_attention(query, key, value, bias)
         else:
-
-            def attend_at(position: tuple[Array, Array, Array, Array | None]) -> Array:
-                return masked_attention(*jax.tree.map(lambda part: part[None], position))[0]
-
-            attended = jax.lax.map(attend_at, (query, key, value, allowed), batch_size=at_once)
+            at_each = query, key, value, bias
+            attended = jax.lax.map(lambda position: dot_product_attention(*position), at_each, batch_size=at_once)
         return attended.reshape(b, h, w, t, n, d).transpose(0, 3, 1, 2, 4, 5)
 
 

@@ -218,28 +218,50 @@ def attend(
             )
         return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
     if kernel in ("xla", "splash") or causal or key.shape[1] < LONG:
-        return jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+        before = penalty(np.tri(query.shape[1], key.shape[1], dtype=bool)) if causal else None
+        return dot_product_attention(query, key, value, before)
     return jax.lax.platform_dependent(
-        query, key, value, cpu=_attend_by_head, default=lambda q, k, v: jax.nn.dot_product_attention(q, k, v)
+        query, key, value, cpu=_attend_by_head, default=lambda q, k, v: dot_product_attention(q, k, v)
     )
 
 
-def _attend_by_head(query: Array, key: Array, value: Array) -> Array:
-    """One head of one image at a time, so that its scores stay in the cache: 2 to 4 times as fast from `LONG` on.
+def dot_product_attention(
+    query: Float[Array, "*b n heads d"],
+    key: Float[Array, "*b m heads d"],
+    value: Float[Array, "*b m heads d"],
+    bias: Float[np.ndarray | Array, "*b heads n m"] | None = None,
+) -> Float[Array, "*b n heads d"]:
+    """softmax(q k / sqrt(d) + bias) v.
 
-    Scores and softmax are float32, whatever the dtype; the sum divides the d channels instead of the m weights.
+    Scores and softmax are float32, whatever the dtype; the sum divides the d channels instead of the m weights. As
+    `jax.nn.dot_product_attention`, which takes 1.4 to 6 times as long on a CPU.
+
+    Args:
+        query, key, value: of any float type.
+        bias: of any shape that broadcasts; see `penalty`.
     """
+    query, key, value = (jnp.swapaxes(part, -3, -2) for part in (query, key, value))
+    scores = jnp.einsum("...nd,...md->...nm", query, key, preferred_element_type=jnp.float32)
+    scores = scores / math.sqrt(query.shape[-1])
+    if bias is not None:
+        scores = scores + bias
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    mixed = jnp.einsum("...nm,...md->...nd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return jnp.swapaxes((mixed / weights.sum(axis=-1, keepdims=True)).astype(value.dtype), -3, -2)
+
+
+def penalty(allowed: Bool[np.ndarray | Array, "*n"]) -> Float[np.ndarray | Array, "*n"]:
+    """A bias that keeps pairs apart that are not allowed; it costs a CPU less than choosing."""
+    numpy_or_jax = np if isinstance(allowed, np.ndarray) else jnp
+    return numpy_or_jax.where(allowed, np.float32(0), np.float32(-1e30))
+
+
+def _attend_by_head(query: Array, key: Array, value: Array) -> Array:
+    """One head of one image at a time, so that its scores stay in the cache: up to 3 times as fast, in less memory."""
     b, _, heads, d = query.shape
-
-    def attend_once(head: tuple[Array, Array, Array]) -> Array:
-        query, key, value = head
-        scores = jnp.matmul(query, key.T, preferred_element_type=jnp.float32) / math.sqrt(d)
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-        mixed = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-        return (mixed / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
-
-    rows = tuple(x.swapaxes(1, 2).reshape(b * heads, -1, d) for x in (query, key, value))
-    return jax.lax.map(attend_once, rows).reshape(b, heads, -1, d).swapaxes(1, 2)
+    rows = tuple(x.swapaxes(1, 2).reshape(b * heads, -1, 1, d) for x in (query, key, value))
+    attended = jax.lax.map(lambda head: dot_product_attention(*head), rows)
+    return attended.reshape(b, heads, -1, d).swapaxes(1, 2)
 
 
 class Attention(nnx.Module):
@@ -448,13 +470,3 @@ def l2_normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     x = x.astype(jnp.float32)
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
-
-
-def masked_attention(
-    query: Float[Array, "b n heads d"],
-    key: Float[Array, "b m heads d"],
-    value: Float[Array, "b m heads d"],
-    allowed: Bool[Array, "b 1 n m"] | None,
-) -> Float[Array, "b n heads d"]:
-    """softmax(q k / sqrt(d)) v over the pairs that `allowed` admits."""
-    return jax.nn.dot_product_attention(query, key, value, mask=allowed)

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import SamConfig
-from dinov3seg_jax.models.layers import Conv, LayerNorm, Linear, Mlp, normal, run_stack, stack
+from dinov3seg_jax.models.layers import Conv, LayerNorm, Linear, Mlp, dot_product_attention, normal, run_stack, stack
 from dinov3seg_jax.models.vit import PatchEmbed
 
 SAM_NORM_EPSILON = 1e-6
@@ -61,7 +61,7 @@ class SamAttention(nnx.Module):
         bias_h = jnp.einsum("bijnd,ikd->bnijk", grid, rows)
         bias_w = jnp.einsum("bijnd,jkd->bnijk", grid, columns)
         bias = (bias_h[..., :, None] + bias_w[..., None, :]).reshape(b, self.heads, h * w, h * w)
-        return self.out(jax.nn.dot_product_attention(query, key, value, bias=bias).reshape(x.shape))
+        return self.out(dot_product_attention(query, key, value, bias).reshape(x.shape))
 
 
 class SamBlock(nnx.Module):

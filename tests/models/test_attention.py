@@ -54,7 +54,27 @@ def test_only_long_sequences_on_a_cpu_go_head_by_head(monkeypatch, tokens, by_he
 def test_xla_is_the_plain_form_everywhere(monkeypatch, tokens):
     monkeypatch.setattr(layers, "_attend_by_head", None)  # it would be called on a CPU
     arrays = drawn(tokens=tokens)
-    np.testing.assert_array_equal(attend(*arrays, kernel="xla"), jax.nn.dot_product_attention(*arrays))
+    np.testing.assert_allclose(attend(*arrays, kernel="xla"), jax.nn.dot_product_attention(*arrays), atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
+def test_pairs_that_are_not_allowed(dtype, tolerance):
+    arrays = drawn(dtype, tokens=9)
+    allowed = np.random.default_rng(0).random((2, 1, 9, 9)) < 0.5
+    expected = jax.nn.dot_product_attention(*arrays, mask=jnp.asarray(allowed)).astype(np.float32)
+    for mask in (allowed, jnp.asarray(allowed)):
+        found = layers.dot_product_attention(*arrays, layers.penalty(mask))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found.astype(np.float32), expected, atol=tolerance)
+
+
+def test_axes_before_those_of_attention():
+    query, key, value = (part.reshape(2, 3, 4, 3, 8) for part in drawn(tokens=12))
+    bias = np.random.default_rng(0).standard_normal((3, 1, 4, 4), np.float32)
+    found = layers.dot_product_attention(query, key, value, bias)
+    for place in range(3):
+        one = jax.nn.dot_product_attention(query[:, place], key[:, place], value[:, place], bias=bias[place][None])
+        np.testing.assert_allclose(found[:, place], one, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", ["auto", "xla"])

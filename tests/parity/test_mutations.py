@@ -153,8 +153,8 @@ def single_residual(block, x, text, pooling):
     return x + late_refinement.resize_aligned(block.mix(pooled, text) - pooled, *x.shape[2:4])
 
 
-def sharper(query, key, value, allowed):
-    return layers.masked_attention(query * 2, key, value, allowed)
+def sharper(query, key, value, bias):
+    return layers.dot_product_attention(query * 2, key, value, bias)
 
 
 def one_group(dim, groups, **options):
@@ -169,7 +169,7 @@ BLOCK_MUTATIONS = {  # the block, its case, what is changed
     "corners not aligned": ("class", "pool2_pad", aggregator, "resize_aligned", half_pixel),
     "single residual": ("class", "pool1_nopad", test_catseg, "class_block", single_residual),
     "another kernel": ("class", "pool1_nopad", jax.nn, "elu", jax.nn.relu),
-    "another temperature": ("class", "full_attention", late_refinement, "masked_attention", sharper),
+    "another temperature": ("class", "full_attention", late_refinement, "dot_product_attention", sharper),
 }
 
 
