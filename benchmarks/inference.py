@@ -9,7 +9,7 @@ since a peak of memory can be measured only once in a process.
 - stages: decode, resize, encode, head, label, write, and all of them by `predict`'s own path.
 - windows: encoding the windows of a batch of pictures at once, against a Python loop over windows, in turns.
 - pixels, classes: seconds and peak of memory against the size of the picture, and the length of the list.
-- start: from the start of a process to its first result, with an empty compilation cache and with a filled one.
+- start: a process that segments one picture, with nothing kept on disk and again; only with `--checkpoint`.
 - torch: ours against `transformers`' encoder and the same head in plain PyTorch (benchmarks/torch_model.py), eager and
   compiled, in turns; ViT-S without early refinement. Each is also run alone for its peak. It needs the `parity` extra.
 - precision: labels and score with fewer bits, on painted scenes; only with `--checkpoint`.
@@ -93,7 +93,7 @@ def _cases(options: argparse.Namespace) -> list[tuple[str, str, Case]]:
             for side in options.sides
         ],
         "classes": [("segment", small | {"names": names, "random_text": True}) for names in options.lists],
-        "start": [("start", small | {"names": 20})],
+        "start": [("start", shared | {"height": 490, "width": 614, "names": 46})] if options.checkpoint else [],
         "torch": [("torch", torch | {"names": names}) for names in options.names],
         "precision": [
             ("precision", shared | {"dtype": dtype, "weights": weights, "scenes": options.scenes})
@@ -214,14 +214,24 @@ def segment(case: Case) -> Case:
 
 
 def start(case: Case) -> Case:
-    """The first result of two processes that share a compilation cache, which is empty at first."""
-    with tempfile.TemporaryDirectory() as cache:
-        seconds = {}
-        for name in ("cold", "warm"):
-            started = time.perf_counter()
-            _in_process("segment", case | {"repeats": 0}, cache)
-            seconds[name] = time.perf_counter() - started
-    return {"seconds": seconds, "ratio_warm_to_cold": seconds["warm"] / seconds["cold"]}
+    """`predict.py` on one picture, until the process ends: nothing kept on disk yet, and again."""
+    from PIL import Image
+
+    taken: dict[str, list[float]] = {"cold": [], "warm": []}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        Image.fromarray(_picture(case)).save(path)
+        command = [sys.executable, "predict.py", "--checkpoint", case["checkpoint"], "--image", str(path)]
+        command += ["--classes", ", ".join(_names(case["names"])), "--out", f"{folder}/out"]
+        for repeat in range(case["repeats"]):
+            environment = inherited | {"DINOV3SEG_CACHE": f"{folder}/cache{repeat}"}
+            for seconds in taken.values():
+                started = time.perf_counter()
+                subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+                seconds.append(time.perf_counter() - started)
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return {"seconds": medians, "ratio_warm_to_cold": medians["warm"] / medians["cold"]}
 
 
 def torch_pair(case: Case) -> Case:
@@ -465,18 +475,9 @@ def _forget_peak() -> int:
     return _peak()
 
 
-def _in_process(worker: str, case: Case, cache: str = "") -> Case:
-    """Run a worker; `cache` is its compilation cache, which it else does without."""
-    compiling = (
-        {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        if cache
-        else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    )
-    environment = os.environ | compiling | {"DINOV3SEG_CACHE": "off"}
+def _in_process(worker: str, case: Case) -> Case:
+    """Run a worker, with no compiled programs on disk."""
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "DINOV3SEG_CACHE": "off"}
     command = [sys.executable, "-m", "benchmarks.inference", "--worker", worker, "--case", json.dumps(case)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

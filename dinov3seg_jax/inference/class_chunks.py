@@ -1,5 +1,6 @@
 """Scores of a class list, a few classes at a time (§4): memory and compiled programs know nothing of its length."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -20,9 +21,10 @@ from dinov3seg_jax.models.late_refinement import ClassSums, GuidedHalf
 from dinov3seg_jax.models.parameters import Parameters, bind_frozen
 from dinov3seg_jax.traced import traced_once
 
-# Numbers in the maps of one chunk. On a CPU 4 classes of 40 x 40 cells and 128 channels: few enough for its caches.
-CHUNK_NUMBERS = {"cpu": 4 * 40 * 40 * 128}
+# Numbers in the maps of one chunk. On a CPU 2 classes of 40 x 40 cells and 128 channels: few enough for its caches.
+CHUNK_NUMBERS = {"cpu": 2 * 40 * 40 * 128}
 OTHER_CHUNK_NUMBERS = 256 * 24 * 24 * 128
+MOST_THREADS = 4  # on a CPU, each with the maps of a chunk
 RANKED_TOGETHER = 128  # classes whose likeness to the pictures is found at once
 
 for kind in (Scene, Chunk, GuidedHalf, ClassSums):  # so that programs that take them can be kept
@@ -49,6 +51,8 @@ class ClassChunks:
         self.config = config
         self._devices = 1 if mesh is None else mesh.size
         self._layers = config.model.late.layers if config.model.late.enabled else 0
+        # Devices that share pictures out work at the same time anyway.
+        self._at_once = min(os.cpu_count() or 1, MOST_THREADS) if mesh is None and jax.default_backend() == "cpu" else 1
         blends = config.inference.fusion == "logits" and config.inference.mode != "whole"
         # Where classes are rejected, every picture has a list of its own.
         of_chunk = (0,) if config.inference.best_classes else (0, 2)
@@ -151,6 +155,7 @@ class ClassChunks:
                 no_sums(self.config.model.late, scene),
                 self._layers,
                 keep=keep,
+                at_once=self._at_once,
             )
             for scene in scenes
         ]

@@ -6,8 +6,10 @@ block with them and collects the next one's, and the last pass decodes. Between 
 or computed anew from the correlation: that is 1.7 times the arithmetic for two layers, and no memory per class.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,8 @@ from dinov3seg_jax.models.correlation import correlate
 from dinov3seg_jax.models.late_refinement import ClassSums, GuidedHalf
 from dinov3seg_jax.models.segmenter import ImageFeatures, SegmentationModel
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 Sums = tuple[ClassSums, ...]  # of the first class blocks, over the whole list
 
 
@@ -112,7 +116,14 @@ def no_sums(config: LateRefinementConfig, scene: Scene) -> ClassSums:
 
 
 def decode_chunks(
-    collect: Collect, decode: Decode, chunks: Sequence[Chunk], nothing: ClassSums, layers: int, *, keep: bool
+    collect: Collect,
+    decode: Decode,
+    chunks: Sequence[Chunk],
+    nothing: ClassSums,
+    layers: int,
+    *,
+    keep: bool,
+    at_once: int = 1,
 ) -> Iterator[Float[Array, "b t h4 w4"]]:
     """The logits of one chunk after the other.
 
@@ -122,18 +133,54 @@ def decode_chunks(
         nothing: `no_sums`.
         layers: how many class blocks there are.
         keep: hold the maps of all classes from one pass to the next.
+        at_once: chunks that run at the same time, each on a thread: for a CPU, whose cores one of these programs does
+            not fill.
     """
     sums: Sums = ()
     kept: list[Array | None] = [None] * len(chunks)
-    for _ in range(layers):
-        total = nothing
-        for index, chunk in enumerate(chunks):
-            kept[index], total = collect(chunk, sums, kept[index], total, keep=keep)
+
+    def collect_some(places: Sequence[int], total: ClassSums) -> ClassSums:
+        for place in places:
+            kept[place], total = collect(chunks[place], sums, kept[place], total, keep=keep)
             jax.block_until_ready(total)  # else the memory of many chunks is claimed ahead
-        sums = (*sums, total)
-    for index, chunk in enumerate(chunks):
-        yield jax.block_until_ready(decode(chunk, sums, kept[index]))
-        kept[index] = None
+        return total
+
+    def decode_one(place: int) -> Array:
+        logits = jax.block_until_ready(decode(chunks[place], sums, kept[place]))
+        kept[place] = None
+        return logits
+
+    # The first chunk goes alone: threads that meet a new program would all compile it.
+    others = range(1, len(chunks))
+    at_once = max(min(at_once, len(others)), 1)
+    for _ in range(layers):
+        first = collect_some(range(1), nothing)
+        shares = [(others[thread::at_once], nothing if thread else first) for thread in range(at_once)]
+        sums = (*sums, _add(list(_in_order(lambda share: collect_some(*share), shares, at_once))))
+    yield decode_one(0)
+    yield from _in_order(decode_one, others, at_once)
+
+
+def _add(parts: Sequence[ClassSums]) -> ClassSums:
+    """On the host, as only threads on a CPU have several, where it compiles nothing."""
+    if len(parts) == 1:
+        return parts[0]
+    return ClassSums(*jax.device_put([sum(map(np.asarray, arrays)) for arrays in zip(*parts, strict=True)]))
+
+
+def _in_order(run: Callable[[Task], Result], tasks: Iterable[Task], at_once: int) -> Iterator[Result]:
+    """The results of some tasks in their order, while up to `at_once` of them run."""
+    if at_once == 1:
+        yield from map(run, tasks)
+        return
+    with ThreadPoolExecutor(at_once) as threads:
+        running: deque[Future[Result]] = deque()
+        for task in tasks:
+            running.append(threads.submit(run, task))
+            if len(running) == at_once:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def kept_bytes(config: ModelConfig, classes: int, cells: int) -> int:

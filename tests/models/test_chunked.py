@@ -1,5 +1,7 @@
 """A class list in chunks: the same logits as all at once, whatever the chunks, and no memory for its length."""
 
+import threading
+import time
 from functools import partial
 
 import jax
@@ -49,7 +51,7 @@ class Head:
         text, mask = (np.broadcast_to(x, (images, *x.shape[1:])) for x in (text, mask))
         return np.asarray(self.at_once(self.parameters | changes, text, mask))
 
-    def chunked(self, text, length, mask=None, *, keep):
+    def chunked(self, text, length, mask=None, *, keep, at_once=1):
         """The same by chunks, the last one filled up with other classes that are masked."""
         scene = self.prepare(self.parameters)
         mask = np.ones(text.shape[:2], bool) if mask is None else mask
@@ -69,7 +71,8 @@ class Head:
 
         nothing = no_sums(self.config.late, scene)
         layers = self.config.late.layers if self.config.late.enabled else 0
-        run = decode_chunks(collect, partial(self.decode, self.parameters, scene), chunks, nothing, layers, keep=keep)
+        decode = partial(self.decode, self.parameters, scene)
+        run = decode_chunks(collect, decode, chunks, nothing, layers, keep=keep, at_once=at_once)
         logits = np.concatenate(list(run), axis=1)[:, : mask.shape[1] - missing]
         assert sum(calls) == (len(chunks) if keep and layers else layers * len(chunks)), "kept, or computed anew"
         return logits
@@ -198,6 +201,38 @@ def test_full_attention_some_positions_after_the_others(monkeypatch):
     monkeypatch.setattr(late_refinement, "FULL_ATTENTION_SCORES", 4 * 2 * CLASSES**2)  # 4 of 30 positions
     assert "scan" in str(jax.make_jaxpr(lambda state: run(state))(state))
     close(compiled(lambda state: run(state))(state), at_once, 1e-6)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_chunks_on_threads_give_what_they_give_one_after_the_other(head, text, keep):
+    mask = np.arange(CLASSES)[None] < REAL
+    alone, together, too_many = (head.chunked(text, LENGTH, mask, keep=keep, at_once=count) for count in (1, 2, 50))
+    close(together, alone, 1e-6)
+    close(too_many, alone, 1e-6)
+
+
+def test_the_first_chunk_compiles_for_all_threads():
+    alone = []
+
+    def decode(chunk, sums, kept):
+        alone.append(threading.active_count() == threads)
+        time.sleep(0.05)
+        return chunk
+
+    threads = threading.active_count()
+    assert list(decode_chunks(None, decode, range(7), None, 0, keep=False, at_once=3)) == list(range(7))
+    assert alone == [True] + 6 * [False]
+
+
+def test_an_error_on_a_thread_arrives():
+    def decode(chunk, sums, kept):
+        if chunk == 4:
+            raise ValueError("chunk 4")
+        return chunk
+
+    results = decode_chunks(None, decode, range(7), None, 0, keep=False, at_once=2)
+    with pytest.raises(ValueError, match="chunk 4"):
+        list(results)
 
 
 @pytest.mark.parametrize("keep", [False, True])
