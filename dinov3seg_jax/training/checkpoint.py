@@ -11,17 +11,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
-from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
 from dinov3seg_jax.config import Config, ModelConfig
@@ -32,7 +31,11 @@ from dinov3seg_jax.model_folder import write_config as write_config
 from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, build
 from dinov3seg_jax.traced import remember
 from dinov3seg_jax.training.manifest import damage, settle, write_manifest
+from dinov3seg_jax.training.stored import read_stored
 from dinov3seg_jax.weights import model_config, read_arrays, read_manifest
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp  # elsewhere only where it is used: who only segments does without
 
 UNFINISHED = ".unfinished"  # ends, or goes on, in the names of what is being written or deleted
 DAMAGED = ".damaged"  # ends the names of steps that were passed over
@@ -78,6 +81,8 @@ class Checkpoints:
         Raises:
             UserError: this step or the one before cannot be written.
         """
+        from orbax.checkpoint import v1 as ocp
+
         self._wait()
         content = {"parameters": unflatten_dict(parameters, sep="/"), "optimizer": jax.tree.leaves(optimizer)}
         if jax.default_backend() == "cpu":
@@ -154,7 +159,7 @@ class Checkpoints:
             f"mend that, such as a full disk, and start again: the run goes on {goes_on}."
         )
 
-    def _finish(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+    def _finish(self, step: int, response: "ocp.AsyncResponse[None]") -> None:
         """In the background: when all processes have written their parts, the first one checks and names the step."""
         response.result()
         if not _is_first():
@@ -183,13 +188,15 @@ def load_parameters(workdir: str | Path, shardings: dict[str, Any] | None = None
     if is_converted(workdir):
         return Config(model=model_config(read_manifest(workdir))), read_arrays(workdir, shardings=shardings)
     config = read_config(Path(workdir))
-    abstract = _shapes(config.model)
-    on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = _shapes(config.model)
+    if shardings is None:
+        folder = _newest_folder(Path(workdir))
+        with _loading(folder):
+            return config, read_stored(folder / "parameters", shapes)
     placed = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one if shardings is None else shardings[name])
-        for name, leaf in abstract.items()
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name]) for name, leaf in shapes.items()
     }
-    loaded = _load_newest(Path(workdir), {"parameters": unflatten_dict(placed, sep="/")})
+    loaded = _load(_newest_folder(Path(workdir)), {"parameters": unflatten_dict(placed, sep="/")})
     return config, flatten_dict(loaded["parameters"], sep="/")
 
 
@@ -208,15 +215,15 @@ def read_progress(workdir: str | Path) -> dict[str, Any]:
     Raises:
         UserError: as for `load_parameters`.
     """
-    return _load_newest(Path(workdir), {"progress": None})["progress"]
+    return _load(_newest_folder(Path(workdir)), {"progress": None})["progress"]
 
 
-def _load_newest(workdir: Path, what: dict[str, Any]) -> dict[str, Any]:
+def _newest_folder(workdir: Path) -> Path:
     folder = (workdir / STEPS_FOLDER).absolute()
     step = _newest_whole(folder)
     if step is None:
         raise UserError(f"'{workdir}' holds no complete checkpoint; let train.py reach train.checkpoint_every steps.")
-    return _load(folder / str(step), what)
+    return folder / str(step)
 
 
 def _newest_whole(folder: Path, put_aside: bool = False) -> int | None:
@@ -270,8 +277,16 @@ def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> 
 
 
 def _load(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
-    try:
+    from orbax.checkpoint import v1 as ocp
+
+    with _loading(folder):
         return ocp.load_checkpointables(folder, what)
+
+
+@contextlib.contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
             f"checkpoint '{folder}' is undamaged but cannot be loaded ({_reason(error)}); its model or optimizer is "
