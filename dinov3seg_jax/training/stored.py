@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import tensorstore
 
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
@@ -32,5 +31,5 @@ def read_stored(folder: Path, expected: AbstractParameters) -> Parameters:
         if array.shape != leaf.shape or array.dtype.numpy_dtype != leaf.dtype:
             raise ValueError(f"'{name}' is {array.dtype.name} {list(array.shape)}, not {leaf.dtype} {list(leaf.shape)}")
         # One after the other: what is on its way to the device is in memory twice.
-        parameters[name] = jax.block_until_ready(jnp.asarray(array.read().result()))
+        parameters[name] = jax.block_until_ready(jax.device_put(array.read().result()))
     return parameters
