@@ -19,17 +19,17 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config, override_inference, split_overrides
 from dinov3seg_jax.errors import UserError, run_command
 from dinov3seg_jax.exported import DESCRIPTION_FILE, EMBEDDINGS_FILE, VERSION, WEIGHTS_FILE, checksum_of, size_name
-from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings
+from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.local_global import check_inference, score_classes
 from dinov3seg_jax.inference.precision import at_precision
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, bind, bind_frozen, build
+from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, bind, build
 from dinov3seg_jax.text.prompts import check_names, parse_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -162,10 +162,7 @@ def _embed(
     listed = parse_names(names) if isinstance(names, str) else tuple(names)
     if not listed:
         return (), None
-
-    def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
-        return bind_frozen(config.model, parameters).encode_text(tokens)
-
+    encode_text = text_encoder(config.model)
     embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model.text.context_length)
     listed = check_names(listed, embed.tokenizer, embed.templates, embed.context_length)
     return listed, embed(listed)

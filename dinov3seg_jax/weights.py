@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pydantic
 from pydantic.dataclasses import dataclass
@@ -89,7 +88,7 @@ def read_arrays(
     if missing := sorted(set(wanted) - entries.keys()):
         raise UserError(f"'{folder}' holds no '{missing[0]}'; it has the parts {', '.join(parts(entries))}.")
     if shardings is None:
-        read = ((name, jnp.asarray(tensor_file.read_tensor(path, entries[name]))) for name in wanted)
+        read = ((name, jax.device_put(tensor_file.read_tensor(path, entries[name]))) for name in wanted)
         # One after the other: what is on its way to the device is in memory twice.
         return {name: jax.block_until_ready(array) for name, array in read}
     return {name: _place(path, entries[name], shardings[name]) for name in wanted}

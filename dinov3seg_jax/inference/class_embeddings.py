@@ -8,10 +8,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
+from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.inference.embedding_cache import EmbeddingCache
-from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen
 from dinov3seg_jax.text.prompts import cut_padding, prompt_name, prompt_tokens
 from dinov3seg_jax.text.tokenizer import Tokenizer
+from dinov3seg_jax.traced import traced_once
+
+EncodeText = Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]]  # token ids to embeddings
 
 LENGTH_STEP = 8
 PROMPTS_AT_ONCE = 256
@@ -25,6 +29,16 @@ def bucket(count: int) -> int:
     """
     step = max(LENGTH_STEP, 2 ** (max(count, 1) - 1).bit_length() // 8)
     return max(1, -(-count // step)) * step
+
+
+def text_encoder(model: ModelConfig) -> EncodeText:
+    """The text tower of a whole model."""
+
+    @traced_once(model)
+    def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
+        return bind_frozen(model, parameters).encode_text(tokens)
+
+    return encode_text
 
 
 def average_templates(embeddings: Float[np.ndarray, "t p d2"]) -> Float[np.ndarray, "t d2"]:
@@ -48,7 +62,7 @@ class ClassEmbeddings:
 
     def __init__(
         self,
-        encode: Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]],
+        encode: EncodeText,
         parameters: Parameters,
         templates: Sequence[str],
         context_length: int,

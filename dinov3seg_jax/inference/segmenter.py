@@ -1,13 +1,13 @@
 """The public door: load a checkpoint, then segment any picture into any classes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image, ImageOps
 
 from dinov3seg_jax import weights
@@ -16,7 +16,7 @@ from dinov3seg_jax.data.images import read_image
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.blend import Shapes, label_tiles
 from dinov3seg_jax.inference.class_chunks import ClassChunks, ScoredChunk
-from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, bucket
+from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, EncodeText, bucket, text_encoder
 from dinov3seg_jax.inference.devices import make_mesh, on_every_device, on_own_pictures, shared_out
 from dinov3seg_jax.inference.embedding_cache import open_cache
 from dinov3seg_jax.inference.labels import BestClass, Labelled
@@ -95,12 +95,7 @@ class Segmenter:
                 "model.late.max_classes for CAT-Seg's own truncation."
             )
         config, parameters = at_precision(config, parameters)
-
-        @traced_once(config.model)
-        def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
-            return bind_frozen(config.model, parameters).encode_text(tokens)
-
-        self._take(config, parameters, encode_text, config.inference.templates, devices=devices)
+        self._take(config, parameters, text_encoder(config.model), config.inference.templates, devices=devices)
         mesh = self._mesh
 
         @jax.jit
@@ -122,7 +117,7 @@ class Segmenter:
         self,
         config: Config,
         parameters: Parameters,
-        encode_text: Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]],
+        encode_text: EncodeText,
         templates: Sequence[str],
         checksums: Mapping[str, str] | None = None,  # of the parameters, where they are known (see `embedding_cache`)
         devices: Sequence[jax.Device] = (),
