@@ -154,7 +154,7 @@ def _our_run(case: dict[str, Any], weights: dict[str, Any] | None) -> Run:
 
     from convert.huggingface import rules
     from convert.rules import apply_rules
-    from dinov3seg_jax.models.parameters import bind, describe
+    from dinov3seg_jax.models.graph import bind, describe
     from dinov3seg_jax.models.presets import VISION
     from dinov3seg_jax.models.vit import VisionTransformer
 

@@ -145,10 +145,10 @@ def measure_parts(options: argparse.Namespace) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from dinov3seg_jax.models.chunked import Chunk
     from dinov3seg_jax.models.correlation import correlate
-    from dinov3seg_jax.models.layers import gelu
-    from dinov3seg_jax.models.parameters import bind
+    from dinov3seg_jax.models.functions import gelu
+    from dinov3seg_jax.models.graph import bind
+    from dinov3seg_jax.models.scene import Chunk
     from dinov3seg_jax.training.flops import count_flops
 
     head = _Head(options.grids[0], options)
@@ -219,9 +219,8 @@ class _Head:
         )
         from dinov3seg_jax.inference.class_chunks import ClassChunks
         from dinov3seg_jax.models.chunked import prepare
-        from dinov3seg_jax.models.parameters import bind, build, initialize
-        from dinov3seg_jax.models.segmenter import ImageFeatures
-        from dinov3seg_jax.models.semantic_prior import PriorMaps
+        from dinov3seg_jax.models.graph import bind, build, initialize
+        from dinov3seg_jax.models.scene import ImageFeatures, PriorMaps
 
         self.size = (16 * grid, 16 * grid)
         self.config = ModelConfig(
@@ -261,8 +260,9 @@ class _Head:
         """Of the head alone, each class once."""
         import jax
 
-        from dinov3seg_jax.models.chunked import Chunk, collect, decode, no_sums
-        from dinov3seg_jax.models.parameters import bind
+        from dinov3seg_jax.models.chunked import collect, decode, no_sums
+        from dinov3seg_jax.models.graph import bind
+        from dinov3seg_jax.models.scene import Chunk
         from dinov3seg_jax.training.flops import count_flops
 
         def run(parameters: Any) -> Any:

@@ -163,7 +163,7 @@ def windows(case: Case) -> Case:
     import numpy as np
 
     from dinov3seg_jax.inference.windows import gather, plan_windows
-    from dinov3seg_jax.models.parameters import bind, build
+    from dinov3seg_jax.models.graph import bind, build
 
     model = _segmenter(case)
     options = model.config.inference
@@ -339,7 +339,7 @@ def _random_parameters(model: Any) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from dinov3seg_jax.models.parameters import build
+    from dinov3seg_jax.models.graph import build
 
     generator = np.random.default_rng(0)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinov3seg_jax.inference.windows import gather, plan_windows
-from dinov3seg_jax.models.parameters import bind, build, initialize
+from dinov3seg_jax.models.graph import bind, build, initialize
 from dinov3seg_jax.models.presets import NANO
 
 IMAGE, WINDOW, STRIDE = 160, 96, 32

@@ -14,10 +14,11 @@ from jaxtyping import Array, Float, Int
 from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
 from dinov3seg_jax.models.early_refinement import EarlyRefinement
-from dinov3seg_jax.models.layers import l2_normalize
-from dinov3seg_jax.models.parameters import Parameters, bind, describe
+from dinov3seg_jax.models.functions import l2_normalize
+from dinov3seg_jax.models.graph import bind, describe
 from dinov3seg_jax.models.sam import SamEncoder
 from dinov3seg_jax.models.vit import Tokens
+from dinov3seg_jax.parameters import Parameters
 
 Outputs = dict[str, Array]
 Inputs = Mapping[str, np.ndarray]

@@ -21,8 +21,8 @@ from dinov3seg_jax.config import (
     from_dict,
 )
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.layers import NORM_EPSILON
-from dinov3seg_jax.models.parameters import build
 from dinov3seg_jax.models.presets import NANO, SAM, VISION
 
 WRAPPER = r"(?:(?:teacher|model|state_dict|module|backbone)\.)*"  # what training puts before the keys of a model

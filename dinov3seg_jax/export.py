@@ -29,7 +29,8 @@ from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, text_encod
 from dinov3seg_jax.inference.local_global import check_inference, score_classes
 from dinov3seg_jax.inference.precision import at_precision
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, bind, build
+from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
+from dinov3seg_jax.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.text.prompts import check_names, parse_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")

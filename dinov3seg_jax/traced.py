@@ -6,12 +6,12 @@ A start from compiled programs would spend half its time on finding out, in Pyth
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.export
 
@@ -77,5 +77,6 @@ def _circumstances() -> str:
     source = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         source.update(f"{path.relative_to(package)}".encode() + path.read_bytes())
+    versions = f"{jax.__version__} {importlib.metadata.version('flax')}"
     settings = sorted(jax.config.values.items())
-    return f"{source.hexdigest()} {jax.__version__} {flax.__version__} {jax.default_backend()} {settings}"
+    return f"{source.hexdigest()} {versions} {jax.default_backend()} {settings}"

@@ -20,7 +20,7 @@ from dinov3seg_jax import tensor_file
 from dinov3seg_jax.config import ModelConfig, closed, from_dict
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.model_folder import MANIFEST_FILE, is_converted
-from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+from dinov3seg_jax.parameters import AbstractParameters, Parameters
 
 WEIGHTS_FILE = "weights.safetensors"
 

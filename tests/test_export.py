@@ -16,8 +16,9 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.export import main
 from dinov3seg_jax.inference.precision import narrow
 from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.models.parameters import initialize, parameter_bytes
+from dinov3seg_jax.models.graph import initialize
 from dinov3seg_jax.models.quantized import SCALE
+from dinov3seg_jax.parameters import parameter_bytes
 from tests.tiny import MODEL
 
 NAMES = ("red circle", "grass", "a dog")

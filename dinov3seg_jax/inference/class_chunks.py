@@ -15,10 +15,9 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.inference.class_embeddings import bucket
 from dinov3seg_jax.inference.devices import on_own_pictures
 from dinov3seg_jax.inference.local_global import prepare_scenes, score_logits
-from dinov3seg_jax.models.chunked import Chunk, Scene, Sums, collect, decode, decode_chunks, kept_bytes, no_sums
-from dinov3seg_jax.models.correlation import correlate
-from dinov3seg_jax.models.late_refinement import ClassSums, GuidedHalf
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.chunked import collect, decode, decode_chunks, kept_bytes, no_sums
+from dinov3seg_jax.models.scene import Chunk, ClassSums, GuidedHalf, Scene, Sums
+from dinov3seg_jax.parameters import Parameters, bind_frozen
 from dinov3seg_jax.traced import traced_once
 
 # Numbers in the maps of one chunk. On a CPU 2 classes of 40 x 40 cells and 128 channels: few enough for its caches.
@@ -100,6 +99,8 @@ class ClassChunks:
         @jax.jit
         @on_own_pictures(mesh, common=(1,))
         def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
+            from dinov3seg_jax.models.correlation import correlate  # here, because importing Flax takes a while
+
             return correlate(scene.refined, text, config.model.correlation).max(axis=(2, 3, 4))
 
         self._start, self._collect, self._decode, self._blend = start, gather, finish, blend

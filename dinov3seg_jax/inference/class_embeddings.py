@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.inference.embedding_cache import EmbeddingCache
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.parameters import Parameters, bind_frozen
 from dinov3seg_jax.text.prompts import cut_padding, prompt_name, prompt_tokens
 from dinov3seg_jax.text.tokenizer import Tokenizer
 from dinov3seg_jax.traced import traced_once

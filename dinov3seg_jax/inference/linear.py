@@ -17,8 +17,9 @@ from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
 from dinov3seg_jax.inference.windows import plan_windows, window_size
-from dinov3seg_jax.models.layers import resize_linear
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen, build
+from dinov3seg_jax.models.functions import resize_linear
+from dinov3seg_jax.models.graph import build
+from dinov3seg_jax.parameters import Parameters, bind_frozen
 from dinov3seg_jax.text.prompts import parse_names
 from dinov3seg_jax.traced import traced_once
 

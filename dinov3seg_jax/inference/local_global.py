@@ -1,7 +1,7 @@
 """Local-global inference (§7): windows for detail, the whole picture for context, as pure functions of arrays."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,12 @@ from PIL import Image
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.windows import gather, merge, plan_windows, window_size
-from dinov3seg_jax.models.chunked import Scene, prepare
-from dinov3seg_jax.models.layers import resize_linear
-from dinov3seg_jax.models.segmenter import ImageFeatures, SegmentationModel
+from dinov3seg_jax.models.chunked import prepare
+from dinov3seg_jax.models.functions import resize_linear
+from dinov3seg_jax.models.scene import ImageFeatures, Scene
+
+if TYPE_CHECKING:
+    from dinov3seg_jax.models.segmenter import SegmentationModel  # whose Flax takes a while to import
 
 LONGEST_FOR_SIDE = 4  # CAT-Seg's 2560 for a short side of 640
 WINDOWS_AT_ONCE = 36  # 3 x 3 windows of four pictures; more run one batch after the other, to bound memory
@@ -80,7 +83,7 @@ def resized_size(size: tuple[int, int], config: InferenceConfig, patch_size: int
 
 
 def score_classes(
-    model: SegmentationModel,
+    model: "SegmentationModel",
     images: Float[Array, "b height width 3"],
     text: Float[Array, "b t d2"],
     class_mask: Bool[Array, "b t"] | None,
@@ -123,7 +126,7 @@ def score_classes(
 
 
 def prepare_scenes(
-    model: SegmentationModel, images: Float[Array, "b height width 3"], config: InferenceConfig
+    model: "SegmentationModel", images: Float[Array, "b height width 3"], config: InferenceConfig
 ) -> tuple[Scene, ...]:
     """What `score_classes` knows before it sees a class: one scene, or with `fusion = "logits"` windows and whole."""
     size = images.shape[1], images.shape[2]
@@ -167,7 +170,7 @@ def global_size(size: tuple[int, int], config: InferenceConfig, patch_size: int)
 
 
 def fuse_features(
-    model: SegmentationModel,
+    model: "SegmentationModel",
     images: Float[Array, "b height width 3"],
     corners: Int[np.ndarray, "n 2"],
     config: InferenceConfig,

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int8
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.models.quantized import SCALE
+from dinov3seg_jax.parameters import Parameters
 
 Weights = Literal["float32", "bfloat16", "int8"]
 
@@ -30,7 +30,7 @@ def narrow(parameters: Parameters, weights: Weights) -> Parameters:
     Args:
         parameters: floats of any type.
         weights: "float32" changes nothing; with "int8" an array is joined by another, its name and `SCALE`, of the
-            float32 scales, and `models.parameters.bind` puts the two together, inside the compiled programs.
+            float32 scales, and `models.graph.bind` puts the two together, inside the compiled programs.
     """
     if weights == "float32":
         return parameters

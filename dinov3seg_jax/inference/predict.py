@@ -151,14 +151,18 @@ def load_model(request: Request) -> tuple[Any, tuple[str, ...]]:
         UserError: the model cannot be loaded, or does not take these names.
     """
     from dinov3seg_jax.compile_cache import keep_programs
-    from dinov3seg_jax.inference import segmenter, zero_shot
+    from dinov3seg_jax.inference import segmenter
 
     keep_programs()
-    model = (zero_shot if request.untrained else segmenter).load(request.checkpoint, request.overrides)
-    names = model.check_names(request.names)
-    if request.untrained:
-        print(zero_shot.describe_zero_shot(model.config.zero_shot), flush=True)
-    return model, names
+    if not request.untrained:
+        model = segmenter.load(request.checkpoint, request.overrides)
+        return model, model.check_names(request.names)
+    from dinov3seg_jax.inference import zero_shot  # here, because importing Flax takes a while
+
+    untrained = zero_shot.load(request.checkpoint, request.overrides)
+    names = untrained.check_names(request.names)
+    print(zero_shot.describe_zero_shot(untrained.config.zero_shot), flush=True)
+    return untrained, names
 
 
 def describe(summary: dict[str, Any]) -> str:

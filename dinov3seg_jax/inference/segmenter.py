@@ -26,7 +26,7 @@ from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tiles import ArraySource, Tiling, plan_tiles, tile_stride
 from dinov3seg_jax.inference.windows import plan_windows
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.parameters import Parameters, bind_frozen
 from dinov3seg_jax.text.prompts import check_names, parse_names
 from dinov3seg_jax.traced import traced_once
 

@@ -23,9 +23,10 @@ from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
 from dinov3seg_jax.inference.windows import plan_windows, window_size
 from dinov3seg_jax.models.dinotxt import DinoTxt
-from dinov3seg_jax.models.layers import l2_normalize, resize_cubic
-from dinov3seg_jax.models.parameters import Parameters, any_values, bind, describe
+from dinov3seg_jax.models.functions import l2_normalize, resize_cubic
+from dinov3seg_jax.models.graph import any_values, bind, describe
 from dinov3seg_jax.models.segmenter import normalize_pixels
+from dinov3seg_jax.parameters import Parameters
 from dinov3seg_jax.text.prompts import load_templates
 from dinov3seg_jax.traced import traced_once
 
@@ -212,6 +213,6 @@ def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int, longest: flo
 
 
 def stretch(windows: Float[np.ndarray | Array, "n h w 3"], patch_size: int) -> Float[Array, "n h2 w2 3"]:
-    """Bring both sides to the next multiple of the patch size; bicubic, see `layers.resize_cubic`."""
+    """Bring both sides to the next multiple of the patch size; bicubic, see `functions.resize_cubic`."""
     height, width = (-(-side // patch_size) * patch_size for side in windows.shape[1:3])
     return resize_cubic(jnp.asarray(windows), height, width)

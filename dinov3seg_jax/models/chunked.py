@@ -9,36 +9,21 @@ or computed anew from the correlation: that is 1.7 times the arithmetic for two 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import LateRefinementConfig, ModelConfig
-from dinov3seg_jax.models.correlation import correlate
-from dinov3seg_jax.models.late_refinement import ClassSums, GuidedHalf
-from dinov3seg_jax.models.segmenter import ImageFeatures, SegmentationModel
+from dinov3seg_jax.models.scene import Chunk, ClassSums, ImageFeatures, Scene, Sums
+
+if TYPE_CHECKING:
+    from dinov3seg_jax.models.segmenter import SegmentationModel  # whose Flax takes a while to import
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Sums = tuple[ClassSums, ...]  # of the first class blocks, over the whole list
-
-
-class Scene(NamedTuple):
-    """What of an image depends on no class, ready for the head."""
-
-    refined: Float[Array, "b h w d"]  # patches after the early refinement
-    halves: tuple[tuple[GuidedHalf, GuidedHalf] | None, ...]  # for each spatial block
-    guided: tuple[Float[Array, "b h2 w2 o1"], Float[Array, "b h4 w4 o2"]] | None  # for the decoder
-
-
-class Chunk(NamedTuple):
-    """Some of the classes; every chunk of a list has the same length, so that they share a program."""
-
-    text: Float[Array, "b t d2"]
-    class_mask: Bool[Array, "b t"]
 
 
 class Collect(Protocol):
@@ -61,7 +46,7 @@ def can_chunk(config: ModelConfig) -> bool:
     return not late.enabled or (late.class_attention == "linear" and not late.pad_classes and not late.max_classes)
 
 
-def prepare(model: SegmentationModel, images: Float[Array, "b height width 3"], features: ImageFeatures) -> Scene:
+def prepare(model: "SegmentationModel", images: Float[Array, "b height width 3"], features: ImageFeatures) -> Scene:
     """Everything that is computed once, however many classes there are."""
     refined = model.refine_early(images, features.patches)
     guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
@@ -73,7 +58,7 @@ def prepare(model: SegmentationModel, images: Float[Array, "b height width 3"], 
 
 
 def collect(
-    model: SegmentationModel,
+    model: "SegmentationModel",
     scene: Scene,
     chunk: Chunk,
     sums: Sums,
@@ -99,12 +84,12 @@ def collect(
 
 
 def decode(
-    model: SegmentationModel, scene: Scene, chunk: Chunk, sums: Sums, kept: Float[Array, "b t h w d"] | None
+    model: "SegmentationModel", scene: Scene, chunk: Chunk, sums: Sums, kept: Float[Array, "b t h w d"] | None
 ) -> Float[Array, "b t h4 w4"]:
     """The logits of a chunk, once the sums of every class block are known; see `collect`."""
     logits = model.decoder.decode(_advance(model, scene, chunk, sums, kept), scene.guided)
     if model.config.decoder.correlation_skip:
-        logits = logits + model.correlation_skip(_correlate(model, scene, chunk), *logits.shape[2:])
+        logits = logits + model.correlation_skip(model.correlate(scene.refined, chunk.text), *logits.shape[2:])
     return logits
 
 
@@ -188,9 +173,9 @@ def kept_bytes(config: ModelConfig, classes: int, cells: int) -> int:
     return classes * cells * config.late.dim * jnp.dtype(config.dtype).itemsize if config.late.enabled else 0
 
 
-def _advance(model: SegmentationModel, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None) -> Array:
+def _advance(model: "SegmentationModel", scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None) -> Array:
     """Maps of the chunk behind the class blocks whose sums are known and, if there is one, the spatial block after."""
-    maps = model.embed_correlation(_correlate(model, scene, chunk)) if kept is None else kept
+    maps = model.embed_correlation(model.correlate(scene.refined, chunk.text)) if kept is None else kept
     if not model.config.late.enabled:
         return maps
     late, projected = model.late, _project_text(model, chunk)
@@ -203,9 +188,5 @@ def _advance(model: SegmentationModel, scene: Scene, chunk: Chunk, sums: Sums, k
     return maps
 
 
-def _correlate(model: SegmentationModel, scene: Scene, chunk: Chunk) -> Array:
-    return correlate(scene.refined, chunk.text, model.config.correlation)
-
-
-def _project_text(model: SegmentationModel, chunk: Chunk) -> Array:
+def _project_text(model: "SegmentationModel", chunk: Chunk) -> Array:
     return jax.nn.relu(model.project_text(chunk.text))

@@ -8,7 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dinov3seg_jax.models.layers import Conv, convolve, l2_normalize, resize_linear
+from dinov3seg_jax.models.functions import convolve, l2_normalize, resize_linear
+from dinov3seg_jax.models.layers import Conv
 
 CorrelationKind = Literal["local+global", "local", "global"]
 

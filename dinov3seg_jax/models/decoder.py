@@ -8,7 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import DecoderConfig
-from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample, convolve, over_batch, recomputed
+from dinov3seg_jax.models.functions import convolve
+from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample, over_batch, recomputed
 
 
 class ConvNormRelu(nnx.Module):

@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.config import ModelConfig, TextConfig, VisionConfig
-from dinov3seg_jax.models.layers import Block, Kernel, LayerNorm, Linear, l2_normalize, normal, run_stack, stack
+from dinov3seg_jax.models.functions import l2_normalize
+from dinov3seg_jax.models.layers import Block, Kernel, LayerNorm, Linear, normal, run_stack, stack
 from dinov3seg_jax.models.vit import Tokens, VisionTransformer
 
 HEAD_FFN_ALIGN = 64

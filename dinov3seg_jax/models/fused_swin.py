@@ -16,7 +16,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from dinov3seg_jax.models.layers import DATA, NORM_EPSILON, divides, gelu, on_each_device, on_tpu
+from dinov3seg_jax.models.functions import gelu
+from dinov3seg_jax.models.layers import DATA, NORM_EPSILON, divides, on_each_device, on_tpu
 
 SUBLANES, LANES = 16, 128  # a tile of bfloat16
 MAPS = 4  # at once

@@ -1,7 +1,6 @@
 """Late refinement (§4): (spatial block, class block), applied in succession, after CAT-Seg."""
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +11,10 @@ from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.config import LateRefinementConfig
 from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, dot_product_attention, over_batch, penalty, recomputed
+from dinov3seg_jax.models.scene import ClassSums, GuidedHalf
 
 LINEAR_ATTENTION_EPSILON = 1e-6
 FULL_ATTENTION_SCORES = 2**26  # of full class attention at once; more positions run one batch after the other
-
-
-class GuidedHalf(NamedTuple):
-    """The part of one window attention's queries and keys that comes from the guidance: the same for every class."""
-
-    query: Float[Array, "b 1 h w d"]
-    key: Float[Array, "b 1 h w d"]
-
-
-class ClassSums(NamedTuple):
-    """All that linear attention knows of the class list: sums over its classes, per position and head, float32."""
-
-    products: Float[Array, "b h w n d d"]  # of keys and values
-    keys: Float[Array, "b h w n d"]
 
 
 def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Bool[np.ndarray, "windows n n"] | None:

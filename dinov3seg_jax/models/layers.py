@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.functions import gelu
 from dinov3seg_jax.models.quantized import widen
 
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
@@ -23,15 +24,6 @@ Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
 DATA = "data"  # the axis of a mesh over which examples are shared out
 LONG = 256  # tokens
 NORM_EPSILON = 1e-5  # DINOv3, dinov3.txt and CAT-Seg; SAM uses 1e-6. Flax's own default is 1e-6.
-
-
-def gelu(x: Array) -> Array:
-    """The exact (erf) GELU of every released model, in float32; JAX's default is the tanh approximation.
-
-    In PyTorch's form: JAX's own exact one goes through erfc, which takes several times as long on a CPU.
-    """
-    wide = x.astype(jnp.float32)
-    return (0.5 * wide * (1 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def normal(deviation: float) -> Initializer:
@@ -97,17 +89,6 @@ class Conv(nnx.Conv):
             dtype=dtype,
             rngs=rngs,
         )
-
-
-def convolve(
-    x: Float[Array, "n h w c"],
-    kernel: Float[Array, "i j c o"],
-    padding: str | Sequence[tuple[int, int]],
-    dtype: DTypeLike,
-) -> Float[Array, "n h2 w2 o"]:
-    """A convolution in `dtype`; `padding` is JAX's: "SAME", "VALID", or what is added before and after on both axes."""
-    x, kernel = x.astype(dtype), kernel.astype(dtype)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -430,43 +411,3 @@ class Upsample(nnx.Module):
         patches = (x.astype(self.dtype) @ self.kernel.astype(self.dtype)).reshape(b, h, w, f, f, o)
         patches = patches + self.bias.astype(self.dtype)
         return patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * f, w * f, o)
-
-
-def resize_linear(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b height width c"]:
-    """Bilinear, half-pixel centres, no antialiasing (torch's `align_corners=False`); a no-op at equal size."""
-    if x.shape[1:3] == (height, width):
-        return x
-    return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "linear", antialias=False)
-
-
-def cubic_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
-    """The matrix of torch's plain bicubic resize along one axis (DINOv3's specification, section 10.3).
-
-    Half-pixel centres, a = -0.75, no antialiasing; of the four taps those beyond an edge count for the edge. JAX's and
-    Pillow's kernel has a = -0.5.
-    """
-    a = -0.75
-    centres = (np.arange(outputs) + 0.5) * inputs / outputs - 0.5
-    first = np.floor(centres).astype(np.int64) - 1
-    weights = np.zeros((outputs, inputs))
-    for tap in range(4):
-        x = np.abs(centres - (first + tap))
-        near = ((a + 2) * x - (a + 3)) * x * x + 1
-        far = ((x - 5) * x + 8) * x * a - 4 * a
-        np.add.at(weights, (np.arange(outputs), np.clip(first + tap, 0, inputs - 1)), np.where(x <= 1, near, far))
-    return weights.astype(np.float32)
-
-
-def resize_cubic(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b height width c"]:
-    """Bicubic as torch's `interpolate` does it, without antialiasing; a no-op at equal size."""
-    if x.shape[1:3] == (height, width):
-        return x
-    rows, columns = cubic_weights(x.shape[1], height), cubic_weights(x.shape[2], width)
-    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
-
-
-def l2_normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """x / max(||x||, 1e-12) over the last axis, in float32; the gradient at 0 is 0, not NaN."""
-    x = x.astype(jnp.float32)
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

@@ -14,21 +14,16 @@ from dinov3seg_jax.models.correlation import CorrelationEmbedding, CorrelationSk
 from dinov3seg_jax.models.decoder import Decoder
 from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
 from dinov3seg_jax.models.early_refinement import EarlyRefinement
+from dinov3seg_jax.models.functions import l2_normalize
 from dinov3seg_jax.models.late_refinement import LateRefinement
-from dinov3seg_jax.models.layers import Linear, l2_normalize
+from dinov3seg_jax.models.layers import Linear
 from dinov3seg_jax.models.sam import SamEncoder
-from dinov3seg_jax.models.semantic_prior import Guidance, GuidanceProjection, PriorMaps
+from dinov3seg_jax.models.scene import ImageFeatures, PriorMaps
+from dinov3seg_jax.models.semantic_prior import Guidance, GuidanceProjection
 
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 DEVIATION = np.array((0.229, 0.224, 0.225), np.float32)
 REJECTED_LOGIT = -100.0
-
-
-class ImageFeatures(NamedTuple):
-    """What is known of an image before any text is seen."""
-
-    patches: Float[Array, "b h w d"]  # text-aligned
-    prior: PriorMaps | None
 
 
 class Segmentation(NamedTuple):
@@ -102,7 +97,7 @@ class SegmentationModel(nnx.Module):
             class_mask: False for entries that only fill the list up to a static length.
         """
         refined = self.refine_early(images, features.patches)
-        correlation = correlate(refined, text, self.config.correlation)
+        correlation = self.correlate(refined, text)
         guidance = self.project_guidance(features.prior, refined.shape[1], refined.shape[2])
 
         def refine(correlation: Array, text: Array, class_mask: Array | None) -> Array:
@@ -131,6 +126,10 @@ class SegmentationModel(nnx.Module):
         factor = self.config.vision.patch_size // self.config.early.output_stride
         grid = (patches.shape[1] * factor, patches.shape[2] * factor)
         return self.early(normalize_pixels(images), patches, grid)
+
+    def correlate(self, refined: Float[Array, "b h w d"], text: Float[Array, "b t d2"]) -> Float[Array, "b t h w c"]:
+        """§3: the cosines of refined patches with a class list."""
+        return correlate(refined, text, self.config.correlation)
 
     def project_guidance(self, prior: PriorMaps | None, height: int, width: int) -> Guidance | None:
         """The Semantic Prior Encoder's maps on the grids of the class maps."""

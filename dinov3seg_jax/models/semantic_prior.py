@@ -8,15 +8,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.models.layers import Conv, Upsample, resize_linear
-
-
-class PriorMaps(NamedTuple):
-    """What SAM, or the vision tower in its place, says of an image, on its own grid."""
-
-    final: Float[Array, "b h w d1"]
-    early: Float[Array, "b h w d2"]  # after a third of the depth
-    middle: Float[Array, "b h w d2"]  # after two thirds
+from dinov3seg_jax.models.functions import resize_linear
+from dinov3seg_jax.models.layers import Conv, Upsample
+from dinov3seg_jax.models.scene import PriorMaps
 
 
 class Guidance(NamedTuple):

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from tqdm import tqdm
 
@@ -28,14 +27,14 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.model_folder import CONFIG_FILE as CONFIG_FILE
 from dinov3seg_jax.model_folder import STEPS_FOLDER, finished_steps, is_converted, read_config
 from dinov3seg_jax.model_folder import write_config as write_config
-from dinov3seg_jax.models.parameters import ALL_FROZEN, AbstractParameters, Parameters, build
+from dinov3seg_jax.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.traced import remember
 from dinov3seg_jax.training.manifest import damage, settle, write_manifest
 from dinov3seg_jax.training.stored import read_stored
 from dinov3seg_jax.weights import model_config, read_arrays, read_manifest
 
 if TYPE_CHECKING:
-    from orbax.checkpoint import v1 as ocp  # elsewhere only where it is used: who only segments does without
+    from orbax.checkpoint import v1 as ocp  # elsewhere it and Flax only where they are used: their import takes a while
 
 UNFINISHED = ".unfinished"  # ends, or goes on, in the names of what is being written or deleted
 DAMAGED = ".damaged"  # ends the names of steps that were passed over
@@ -84,7 +83,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         self._wait()
-        content = {"parameters": unflatten_dict(parameters, sep="/"), "optimizer": jax.tree.leaves(optimizer)}
+        content = {"parameters": _nested(parameters), "optimizer": jax.tree.leaves(optimizer)}
         if jax.default_backend() == "cpu":
             # What is saved shares memory with its arrays there, and the next step writes over them.
             content = jax.tree.map(jnp.copy, content)
@@ -118,13 +117,13 @@ class Checkpoints:
         loaded = _load(
             self._folder / str(step),
             {
-                "parameters": unflatten_dict(parameters, sep="/"),
+                "parameters": _nested(parameters),
                 "optimizer": jax.tree.leaves(optimizer),
                 "progress": None,
             },
         )
         optimizer = jax.tree.unflatten(jax.tree.structure(optimizer), loaded["optimizer"])
-        return Restored(step, flatten_dict(loaded["parameters"], sep="/"), optimizer, loaded["progress"])
+        return Restored(step, _flat(loaded["parameters"]), optimizer, loaded["progress"])
 
     def close(self) -> None:
         """Wait until everything is on disk.
@@ -196,12 +195,14 @@ def load_parameters(workdir: str | Path, shardings: dict[str, Any] | None = None
     placed = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name]) for name, leaf in shapes.items()
     }
-    loaded = _load(_newest_folder(Path(workdir)), {"parameters": unflatten_dict(placed, sep="/")})
-    return config, flatten_dict(loaded["parameters"], sep="/")
+    loaded = _load(_newest_folder(Path(workdir)), {"parameters": _nested(placed)})
+    return config, _flat(loaded["parameters"])
 
 
 def _shapes(model: ModelConfig) -> AbstractParameters:
     def describe() -> bytes:
+        from dinov3seg_jax.models.graph import ALL_FROZEN, build
+
         shapes = {name: [leaf.shape, leaf.dtype.name] for name, leaf in build(model, ALL_FROZEN)[1].items()}
         return json.dumps(shapes).encode()
 
@@ -292,6 +293,18 @@ def _loading(folder: Path) -> Iterator[None]:
             f"checkpoint '{folder}' is undamaged but cannot be loaded ({_reason(error)}); its model or optimizer is "
             "another one: set the options that config.json names."
         ) from error
+
+
+def _nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    from flax.traverse_util import unflatten_dict
+
+    return unflatten_dict(parameters, sep="/")
+
+
+def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    from flax.traverse_util import flatten_dict
+
+    return flatten_dict(nested, sep="/")
 
 
 def _refuse_folders_of_their_own(folder: Path) -> None:

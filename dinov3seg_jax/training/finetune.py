@@ -5,7 +5,8 @@ import re
 import jax.numpy as jnp
 
 from dinov3seg_jax.config import ModelConfig, TrainConfig
-from dinov3seg_jax.models.parameters import FrozenBlocks, Parameters
+from dinov3seg_jax.models.graph import FrozenBlocks
+from dinov3seg_jax.parameters import Parameters
 
 TOWERS = r"(vision|text)/"
 NEVER = r".*/(periods|mask_token)"

@@ -18,7 +18,8 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.parameters import Parameters, build
+from dinov3seg_jax.models.graph import build
+from dinov3seg_jax.parameters import Parameters
 from dinov3seg_jax.processes import say
 from dinov3seg_jax.text.prompts import prompt_tokens
 from dinov3seg_jax.training.average import exchange

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dinov3seg_jax.models.layers import resize_linear
+from dinov3seg_jax.models.functions import resize_linear
 
 SAMPLES_PER_PATCH = 4  # along each side
 

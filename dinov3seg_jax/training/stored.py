@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import tensorstore
 
-from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+from dinov3seg_jax.parameters import AbstractParameters, Parameters
 
 
 def read_stored(folder: Path, expected: AbstractParameters) -> Parameters:

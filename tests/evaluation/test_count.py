@@ -260,7 +260,7 @@ def make_run(tmp_path_factory):
     import jax
 
     from dinov3seg_jax.config import DataConfig, InferenceConfig
-    from dinov3seg_jax.models.parameters import initialize
+    from dinov3seg_jax.models.graph import initialize
     from dinov3seg_jax.training.checkpoint import Checkpoints, write_config
     from tests.tiny import MODEL
 

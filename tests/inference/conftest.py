@@ -7,7 +7,8 @@ import pytest
 
 from dinov3seg_jax.config import Config, InferenceConfig, ModelConfig
 from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.models.parameters import Parameters, initialize
+from dinov3seg_jax.models.graph import initialize
+from dinov3seg_jax.parameters import Parameters
 from tests.tiny import MODEL
 
 

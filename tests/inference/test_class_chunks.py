@@ -10,7 +10,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.class_chunks import ClassChunks
 from dinov3seg_jax.inference.local_global import score_classes
 from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.models.parameters import bind, build
+from dinov3seg_jax.models.graph import bind, build
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (2, 48, 48, 3), np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, average_templates, bucket
-from dinov3seg_jax.models.parameters import bind, build
+from dinov3seg_jax.models.graph import bind, build
 
 PROMPTS = ("A photo of a {} in the scene", "a very long and rather blurry picture of the {}.")
 

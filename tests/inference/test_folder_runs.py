@@ -24,7 +24,7 @@ from dinov3seg_jax.inference.pictures import BATCHES_AHEAD, THREADS, segment_pic
 from dinov3seg_jax.inference.predict import main
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.model_folder import write_config
-from dinov3seg_jax.models.parameters import initialize
+from dinov3seg_jax.models.graph import initialize
 
 RNG = np.random.default_rng(0)
 CLASSES = "red circle, grass, sky"

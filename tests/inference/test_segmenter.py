@@ -14,7 +14,7 @@ import dinov3seg_jax
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.local_global import resize_image, score_classes
 from dinov3seg_jax.inference.segmenter import Segmenter, load, override_inference
-from dinov3seg_jax.models.parameters import bind, build
+from dinov3seg_jax.models.graph import bind, build
 
 NAMES = ("red circle", "grass", "a dog", "water", "sky")
 RNG = np.random.default_rng(0)

@@ -1,6 +1,9 @@
 """What one process traced another does not trace again; whatever is wrong with the disk only costs time."""
 
 import functools
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -9,7 +12,6 @@ import pytest
 
 from dinov3seg_jax import compile_cache
 from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.models import parameters as model_parameters
 from dinov3seg_jax.traced import remember, traced_once
 
 NUMBERS = np.arange(4, dtype=np.float32)
@@ -114,7 +116,21 @@ def test_an_edit_of_the_package_makes_all_questions_new(folder, monkeypatch):
 def test_a_second_segmenter_needs_no_model(folder, config, parameters, monkeypatch):
     picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     first = Segmenter(config, parameters).segment_arrays([picture], ["sky", "a dog"])[0]
-    monkeypatch.setattr(model_parameters, "build", None)
+    monkeypatch.setitem(sys.modules, "dinov3seg_jax.models.graph", None)
     second = Segmenter(config, parameters).segment_arrays([picture], ["sky", "a dog"])[0]
     np.testing.assert_array_equal(second.labels, first.labels)
     np.testing.assert_array_equal(second.confidence, first.confidence)
+
+
+def test_nor_what_models_are_made_of():
+    """Their import takes a tenth of the time of a later process."""
+    needed = [
+        "dinov3seg_jax.inference.pictures",
+        "dinov3seg_jax.inference.predict",
+        "dinov3seg_jax.training.checkpoint",
+    ]
+    check = f"import sys, {', '.join(needed)}; print(sorted({{'flax', 'optax', 'orbax', 'jax'}} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", check], env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True
+    )
+    assert done.stdout == "['jax']\n", done.stderr

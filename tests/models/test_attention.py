@@ -10,8 +10,8 @@ import pytest
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models import layers, splash
+from dinov3seg_jax.models.graph import bind, build
 from dinov3seg_jax.models.layers import LONG, attend
-from dinov3seg_jax.models.parameters import bind, build
 from tests.models.tiny import TINY
 
 

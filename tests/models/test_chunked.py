@@ -11,10 +11,9 @@ import pytest
 from flax import nnx
 
 from dinov3seg_jax.models import late_refinement
-from dinov3seg_jax.models.chunked import Chunk, can_chunk, collect, decode, decode_chunks, kept_bytes, no_sums, prepare
-from dinov3seg_jax.models.parameters import bind, build, initialize
-from dinov3seg_jax.models.segmenter import ImageFeatures
-from dinov3seg_jax.models.semantic_prior import PriorMaps
+from dinov3seg_jax.models.chunked import can_chunk, collect, decode, decode_chunks, kept_bytes, no_sums, prepare
+from dinov3seg_jax.models.graph import bind, build, initialize
+from dinov3seg_jax.models.scene import Chunk, ImageFeatures, PriorMaps
 from tests.models.tiny import changed, compiled, lively, random
 
 TOLERANCE = 1e-5

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dinov3seg_jax.models.parameters import bind, build, initialize
+from dinov3seg_jax.models.graph import bind, build, initialize
 from tests.models.tiny import changed, compiled, lively, random
 
 CLASSES, REAL = 6, 4

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.models.parameters import NONE_FROZEN, FrozenBlocks, bind, build, flatten, initialize
+from dinov3seg_jax.models.graph import NONE_FROZEN, FrozenBlocks, bind, build, flatten, initialize
 from dinov3seg_jax.models.sam import SamEncoder
 from tests.models.tiny import TINY, changed, compiled, lively, random
 

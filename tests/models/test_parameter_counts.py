@@ -5,7 +5,7 @@ import math
 import pytest
 from flax import nnx
 
-from dinov3seg_jax.models.parameters import build, flatten
+from dinov3seg_jax.models.graph import build, flatten
 from dinov3seg_jax.models.presets import MODELS, VISION
 from dinov3seg_jax.models.vit import VisionTransformer
 

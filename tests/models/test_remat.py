@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dinov3seg_jax.models.parameters import bind, build, initialize
+from dinov3seg_jax.models.graph import bind, build, initialize
 from tests.models.tiny import changed, compiled, lively, random
 
 HEAD = ("late/", "decoder/", "embed_correlation/", "project_text/")

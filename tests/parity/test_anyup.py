@@ -17,7 +17,7 @@ from dinov3seg_jax.models.early_refinement import (
     window_bounds,
     window_mask,
 )
-from dinov3seg_jax.models.layers import l2_normalize
+from dinov3seg_jax.models.functions import l2_normalize
 from tests.parity.fixtures import fixtures, topic
 from tests.parity.official import arrays, channels_first, channels_last, described, filled, run, section
 

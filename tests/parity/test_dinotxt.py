@@ -9,7 +9,7 @@ from flax import nnx
 
 from convert import dinotxt
 from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
-from dinov3seg_jax.models.layers import l2_normalize
+from dinov3seg_jax.models.functions import l2_normalize
 from tests.parity.fixtures import fixtures
 from tests.parity.official import arrays, channels_last, described, filled, run, state_dict, text_config, vision_config
 

@@ -16,7 +16,7 @@ from dinov3seg_jax.evaluation.confusion import IGNORED, ConfusionMatrix
 from dinov3seg_jax.inference.linear import crop_side
 from dinov3seg_jax.inference.sliding import Views, average_rows, cut, label_views
 from dinov3seg_jax.inference.windows import plan_windows, window_size
-from dinov3seg_jax.models.layers import resize_linear
+from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.linear_head import LinearProbe
 from dinov3seg_jax.models.segmenter import DEVIATION, MEAN
 from tests.parity.fixtures import fixtures

@@ -9,7 +9,7 @@ from flax import nnx
 from convert import catseg, dinov3
 from convert.rules import Fill
 from dinov3seg_jax.inference.local_global import blend_logits
-from dinov3seg_jax.models import decoder, late_refinement, layers
+from dinov3seg_jax.models import decoder, functions, late_refinement, layers
 from dinov3seg_jax.models.late_refinement import ClassRefinementBlock, SpatialRefinementBlock
 from dinov3seg_jax.models.rope import rope_periods
 from dinov3seg_jax.models.vit import VisionTransformer
@@ -102,7 +102,7 @@ def other_cubic(antialias):
 
 @pytest.mark.parametrize(
     ("resize", "right"),
-    [(layers.resize_cubic, True), (other_cubic(antialias=False), False), (other_cubic(antialias=True), False)],
+    [(functions.resize_cubic, True), (other_cubic(antialias=False), False), (other_cubic(antialias=True), False)],
     ids=["ours", "other kernel", "antialiased"],
 )
 @pytest.mark.parametrize("size", ["up", "down", "16"])
@@ -145,7 +145,7 @@ def block(name, case):
 
 def half_pixel(x, height, width):
     b, t, h, w, d = x.shape
-    return layers.resize_linear(x.reshape(b * t, h, w, d), height, width).reshape(b, t, height, width, d)
+    return functions.resize_linear(x.reshape(b * t, h, w, d), height, width).reshape(b, t, height, width, d)
 
 
 def single_residual(block, x, text, pooling):

@@ -8,7 +8,7 @@ import pytest
 
 from dinov3seg_jax.inference.local_global import blend_logits
 from dinov3seg_jax.inference.windows import gather, plan_windows
-from dinov3seg_jax.models.layers import resize_linear
+from dinov3seg_jax.models.functions import resize_linear
 from tests.parity.fixtures import fixtures
 from tests.parity.official import arrays, described
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dinov3seg_jax.config import Config, DecoderConfig, LateRefinementConfig, TextConfig, TrainConfig, VisionConfig
 from dinov3seg_jax.models import fused_swin
-from dinov3seg_jax.models.parameters import build, initialize
+from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.training.finetune import partition
 from dinov3seg_jax.training.loop import prepare
 from dinov3seg_jax.training.optimizer import make_optimizer

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.config import TrainConfig
-from dinov3seg_jax.models.parameters import build
+from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.training import loop
 from dinov3seg_jax.training.average import Averaged, exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints, load_parameters

@@ -14,7 +14,7 @@ import pytest
 
 from dinov3seg_jax.config import Config, TextConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.parameters import initialize
+from dinov3seg_jax.models.graph import initialize
 from dinov3seg_jax.training.checkpoint import (
     Checkpoints,
     load_parameters,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.config import Config, TrainConfig
-from dinov3seg_jax.models.parameters import build
+from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.training.finetune import frozen_blocks, is_trainable, join, partition
 from dinov3seg_jax.training.loop import prepare
 from dinov3seg_jax.training.sharding import make_mesh

@@ -23,8 +23,8 @@ from dinov3seg_jax.data.painted import SEEN_CLASSES
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation.evaluate import evaluate
 from dinov3seg_jax.inference.linear import LinearSegmenter, crop_side, read_probe, resize_short_side
+from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.models.linear_head import CHANNEL_DROPOUT, LinearHead
-from dinov3seg_jax.models.parameters import build, initialize
 from dinov3seg_jax.training.checkpoint import load_parameters
 from dinov3seg_jax.training.linear_probe import RUNNING, check_linear, one_cycle, pixel_cross_entropy
 from dinov3seg_jax.training.loop import train

@@ -21,7 +21,7 @@ from dinov3seg_jax.config import (
     VisionConfig,
 )
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.parameters import build, initialize
+from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.training import loop, start
 from dinov3seg_jax.training.checkpoint import Checkpoints, load_parameters, read_progress
 from dinov3seg_jax.training.loop import refuse_other_run, train

@@ -9,7 +9,7 @@ import pytest
 from dinov3seg_jax import tensor_file
 from dinov3seg_jax.config import Config, TextConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.parameters import build, initialize
+from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.training.checkpoint import Checkpoints, load_parameters, write_config
 from dinov3seg_jax.training.sharding import make_mesh, parameter_shardings
 from dinov3seg_jax.training.start import first_parameters

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.parameters import build, initialize
+from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.training.compiled import CompiledStep
 from dinov3seg_jax.training.finetune import partition
 from dinov3seg_jax.training.losses import masked_mean

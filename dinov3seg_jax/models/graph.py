@@ -1,7 +1,4 @@
-"""A model as a graph and a flat dict of arrays: "vision/backbone/norm/scale" -> array.
-
-Everything outside `models/` sees parameters in this form, on disk too, so that no format depends on the module API.
-"""
+"""A model as a graph and a flat dict of arrays (see `parameters`), and both as a model again."""
 
 import functools
 import sys
@@ -9,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
@@ -17,9 +13,7 @@ from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.linear_head import LinearProbe
 from dinov3seg_jax.models.quantized import join_scales
 from dinov3seg_jax.models.segmenter import SegmentationModel
-
-Parameters = dict[str, Array]
-AbstractParameters = dict[str, jax.ShapeDtypeStruct]
+from dinov3seg_jax.parameters import AbstractParameters, Parameters
 
 
 class FrozenBlocks(NamedTuple):
@@ -86,11 +80,6 @@ def bind(graph: nnx.GraphDef, parameters: Parameters) -> Any:
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def bind_frozen(config: ModelConfig, parameters: Parameters) -> Any:
-    """The model for inference, described when it is asked for: who finds a traced program on disk never does."""
-    return bind(build(config, ALL_FROZEN)[0], parameters)
-
-
 def flatten(state: nnx.State) -> dict[str, Any]:
     """One entry per variable, an array or its description, named by its path."""
     return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
@@ -102,8 +91,3 @@ def _module(config: ModelConfig) -> type[SegmentationModel] | type[LinearProbe]:
 
 def _path(name: str) -> tuple[str | int, ...]:
     return tuple(int(part) if part.isdecimal() else part for part in name.split("/"))
-
-
-def parameter_bytes(parameters: Parameters | AbstractParameters) -> int:
-    """Size in memory of arrays or of their descriptions."""
-    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in parameters.values())
