@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.inference.class_embeddings import bucket
+from dinov3seg_jax.inference.compiling import jit
 from dinov3seg_jax.inference.devices import on_own_pictures
 from dinov3seg_jax.inference.local_global import prepare_scenes, score_logits
 from dinov3seg_jax.models.chunked import collect, decode, decode_chunks, kept_bytes, no_sums
@@ -57,7 +58,7 @@ class ClassChunks:
         of_chunk = (0,) if config.inference.best_classes else (0, 2)
         kept_on_disk = traced_once((config.model, config.inference))
 
-        @jax.jit
+        @jit
         @on_own_pictures(mesh, common=(0,))
         @kept_on_disk
         def start(parameters: Parameters, images: UInt8[Array, "b h w 3"]) -> tuple[Scene, ...]:
@@ -65,7 +66,7 @@ class ClassChunks:
                 bind_frozen(config.model, parameters), images.astype(jnp.float32) / 255, config.inference
             )
 
-        @partial(jax.jit, static_argnames="keep")
+        @partial(jit, static_argnames="keep")
         @on_own_pictures(mesh, common=of_chunk)
         @kept_on_disk
         def gather(
@@ -81,7 +82,7 @@ class ClassChunks:
             maps, total = collect(bind_frozen(config.model, parameters), scene, chunk, sums, kept, total)
             return maps if keep else None, total
 
-        @jax.jit
+        @jit
         @on_own_pictures(mesh, common=of_chunk)
         @kept_on_disk
         def finish(
@@ -90,13 +91,13 @@ class ClassChunks:
             logits = decode(bind_frozen(config.model, parameters), scene, chunk, sums, kept)
             return logits if blends else jax.nn.sigmoid(logits)
 
-        @partial(jax.jit, static_argnames="size")
+        @partial(jit, static_argnames="size")
         @on_own_pictures(mesh, common=())
         @kept_on_disk
         def blend(local: Array, whole: Array, *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
             return score_logits(local, whole, size, config.inference, config.model.vision.patch_size)
 
-        @jax.jit
+        @jit
         @on_own_pictures(mesh, common=(1,))
         def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
             from dinov3seg_jax.models.correlation import correlate  # here, because importing Flax takes a while

@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from dinov3seg_jax.config import ModelConfig
+from dinov3seg_jax.inference.compiling import jit
 from dinov3seg_jax.inference.embedding_cache import EmbeddingCache
 from dinov3seg_jax.parameters import Parameters, bind_frozen
 from dinov3seg_jax.text.prompts import cut_padding, prompt_name, prompt_tokens
@@ -83,7 +83,7 @@ class ClassEmbeddings:
         self._parameters = parameters
         self._known: dict[str, np.ndarray] = {}
         self._cache = functools.cache(open_cache)
-        self._encode = jax.jit(encode)
+        self._encode = jit(encode)
 
     def __call__(self, names: Sequence[str]) -> Float[np.ndarray, "t d2"]:
         """Embed names that `text.prompts.check_names` has accepted: [global half | local half], each of length 1."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -12,6 +11,7 @@ from PIL import Image
 from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.compiling import jit
 from dinov3seg_jax.inference.precision import at_precision
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
@@ -51,7 +51,7 @@ class LinearSegmenter(Segmenter):
         self.config = config
         self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
 
-        @jax.jit
+        @jit
         @traced_once(config.model)
         def classify(parameters: Parameters, windows: Float[Array, "n h w 3"]) -> Float[Array, "n t gh gw"]:
             return bind_frozen(config.model, parameters)(windows)

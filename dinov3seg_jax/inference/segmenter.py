@@ -17,6 +17,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.blend import Shapes, label_tiles
 from dinov3seg_jax.inference.class_chunks import ClassChunks, ScoredChunk
 from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, EncodeText, bucket, text_encoder
+from dinov3seg_jax.inference.compiling import jit
 from dinov3seg_jax.inference.devices import make_mesh, on_every_device, on_own_pictures, shared_out
 from dinov3seg_jax.inference.embedding_cache import open_cache
 from dinov3seg_jax.inference.labels import BestClass, Labelled
@@ -98,7 +99,7 @@ class Segmenter:
         self._take(config, parameters, text_encoder(config.model), config.inference.templates, devices=devices)
         mesh = self._mesh
 
-        @jax.jit
+        @jit
         @on_own_pictures(mesh, common=(0, 2, 3))
         @traced_once((config.model, config.inference))
         def score(

@@ -17,6 +17,7 @@ from PIL import Image
 from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config, ZeroShotConfig, override_inference
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.compiling import jit
 from dinov3seg_jax.inference.labels import label_pixels
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
@@ -111,7 +112,7 @@ class ZeroShotSegmenter(Segmenter):
 
         self._take(config, towers, encode_text, load_templates(recipe.templates), checksums)
 
-        @jax.jit
+        @jit
         @traced_once((config.model, recipe))
         def encode(parameters: Parameters, pixels: Float[Array, "n h w 3"]) -> Float[Array, "n gh gw d"]:
             return encode_patches(bind(graph, parameters), pixels, recipe.patch_features)

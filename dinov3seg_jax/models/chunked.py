@@ -6,6 +6,7 @@ block with them and collects the next one's, and the last pass decodes. Between 
 or computed anew from the correlation: that is 1.7 times the arithmetic for two layers, and no memory per class.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -123,34 +124,33 @@ def decode_chunks(
     """
     sums: Sums = ()
     kept: list[Array | None] = [None] * len(chunks)
+    places = range(len(chunks))
 
-    def collect_some(places: Sequence[int], total: ClassSums) -> ClassSums:
-        for place in places:
-            kept[place], total = collect(chunks[place], sums, kept[place], total, keep=keep)
-            jax.block_until_ready(total)  # else the memory of many chunks is claimed ahead
-        return total
+    def collect_one(total: ClassSums, place: int) -> ClassSums:
+        kept[place], total = collect(chunks[place], sums, kept[place], total, keep=keep)
+        return jax.block_until_ready(total)  # else the memory of many chunks is claimed ahead
 
     def decode_one(place: int) -> Array:
         logits = jax.block_until_ready(decode(chunks[place], sums, kept[place]))
         kept[place] = None
         return logits
 
-    # The first chunk goes alone: threads that meet a new program would all compile it.
-    others = range(1, len(chunks))
-    at_once = max(min(at_once, len(others)), 1)
     for _ in range(layers):
-        first = collect_some(range(1), nothing)
-        shares = [(others[thread::at_once], nothing if thread else first) for thread in range(at_once)]
-        sums = (*sums, _add(list(_in_order(lambda share: collect_some(*share), shares, at_once))))
-    yield decode_one(0)
-    yield from _in_order(decode_one, others, at_once)
+        if at_once == 1:
+            total = functools.reduce(collect_one, places, nothing)
+        else:
+            total = _add(_in_order(functools.partial(collect_one, nothing), places, at_once))
+        sums = (*sums, total)
+    yield from _in_order(decode_one, places, at_once)
 
 
-def _add(parts: Sequence[ClassSums]) -> ClassSums:
-    """On the host, as only threads on a CPU have several, where it compiles nothing."""
-    if len(parts) == 1:
-        return parts[0]
-    return ClassSums(*jax.device_put([sum(map(np.asarray, arrays)) for arrays in zip(*parts, strict=True)]))
+def _add(parts: Iterator[ClassSums]) -> ClassSums:
+    """In their order, so that the result does not depend on the threads; on the host, where it compiles nothing."""
+    total = [np.array(array) for array in next(parts)]
+    for part in parts:
+        for so_far, array in zip(total, part, strict=True):
+            so_far += np.asarray(array)
+    return ClassSums(*jax.device_put(total))
 
 
 def _in_order(run: Callable[[Task], Result], tasks: Iterable[Task], at_once: int) -> Iterator[Result]:
@@ -162,7 +162,7 @@ def _in_order(run: Callable[[Task], Result], tasks: Iterable[Task], at_once: int
         running: deque[Future[Result]] = deque()
         for task in tasks:
             running.append(threads.submit(run, task))
-            if len(running) == at_once:
+            if len(running) > at_once:  # one waits, so that no thread does
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()

@@ -1,8 +1,11 @@
 """Class lists chunk by chunk: the scores of all at once, programs shared by lists of any length."""
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -104,3 +107,27 @@ def test_plan(monkeypatch, config, parameters, classes, options, expected):
     chunks = ClassChunks(config)
     scenes = jax.eval_shape(chunks._start, parameters, PICTURES[:1])
     assert chunks.plan(scenes, classes) == expected
+
+
+def test_threads_that_meet_a_new_program_compile_it_once():
+    """JAX sees to that; without it every thread would compile the programs of the head."""
+    compiled = []
+
+    @jax.jit
+    def program(numbers):
+        time.sleep(0.1)
+        for _ in range(50):
+            numbers = jnp.sin(numbers @ numbers)
+        return numbers
+
+    def note(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    with ThreadPoolExecutor(4) as threads:
+        first, *others = threads.map(lambda _: np.asarray(program(np.eye(8, dtype=np.float32))), range(4))
+    jax.monitoring.unregister_event_duration_listener(note)
+    assert len(compiled) == 1
+    for other in others:
+        np.testing.assert_array_equal(other, first)

@@ -22,6 +22,13 @@ def drawn(dtype=jnp.float32, tokens=LONG + 3):
     return query * 20, key, value
 
 
+@pytest.fixture(params=[0, layers.SCORES_OF_AN_IMAGE], ids=["by head", "by image"])
+def parts(request, monkeypatch):
+    """What a CPU attends in, one after the other."""
+    monkeypatch.setattr(layers, "SCORES_OF_AN_IMAGE", request.param)
+
+
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
 def test_long_sequences(dtype, tolerance):
     arrays = drawn(dtype)
@@ -31,6 +38,7 @@ def test_long_sequences(dtype, tolerance):
     np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), atol=tolerance)
 
 
+@pytest.mark.usefixtures("parts")
 def test_gradients_of_long_sequences():
     def total(attention, arrays):
         return (attention(*arrays) ** 2).sum()
@@ -44,15 +52,15 @@ def test_gradients_of_long_sequences():
         np.testing.assert_allclose(ours, plain, atol=2e-4 * float(jnp.abs(plain).max()))
 
 
-@pytest.mark.parametrize(("tokens", "by_head"), [(LONG - 1, False), (LONG, jax.default_backend() == "cpu")])
-def test_only_long_sequences_on_a_cpu_go_head_by_head(monkeypatch, tokens, by_head):
-    monkeypatch.setattr(layers, "_attend_by_head", lambda query, key, value: jnp.zeros_like(value))
-    assert (not attend(*drawn(tokens=tokens)).any()) == by_head
+@pytest.mark.parametrize(("tokens", "in_parts"), [(LONG - 1, False), (LONG, jax.default_backend() == "cpu")])
+def test_only_long_sequences_on_a_cpu_go_in_parts(monkeypatch, tokens, in_parts):
+    monkeypatch.setattr(layers, "_attend_in_parts", lambda query, key, value: jnp.zeros_like(value))
+    assert (not attend(*drawn(tokens=tokens)).any()) == in_parts
 
 
 @pytest.mark.parametrize("tokens", [LONG - 1, LONG + 3])
 def test_xla_is_the_plain_form_everywhere(monkeypatch, tokens):
-    monkeypatch.setattr(layers, "_attend_by_head", None)  # it would be called on a CPU
+    monkeypatch.setattr(layers, "_attend_in_parts", None)  # it would be called on a CPU
     arrays = drawn(tokens=tokens)
     plain = attend(*arrays, kernel="xla")
     np.testing.assert_array_equal(plain, layers.dot_product_attention(*arrays))
