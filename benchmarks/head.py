@@ -155,7 +155,7 @@ def measure_parts(options: argparse.Namespace) -> dict[str, Any]:
     length, _ = head.chunks.plan(head.scenes, 847)
     (scene,) = head.scenes
     text, mask = head.text(length)[None], np.ones((1, length), bool)
-    chunk = Chunk(text, mask)
+    chunk = Chunk(jnp.asarray(text), jnp.asarray(mask))
     generator = np.random.default_rng(0)
     maps = generator.standard_normal((1, length, *scene.refined.shape[1:3], head.config.late.dim), np.float32)
     projected = generator.standard_normal((1, length, head.config.late.dim), np.float32)
@@ -233,10 +233,11 @@ class _Head:
         drawn = initialize(self.config, jax.random.key(0))
         self.parameters = {name: jnp.asarray(value) for name, value in drawn.items()}
         inference = InferenceConfig(class_chunk=options.chunk, kept_megabytes=options.kept)
-        self.chunks = ClassChunks(dataclasses.replace(Config(), model=self.config, inference=inference), self.graph)
+        self.chunks = ClassChunks(dataclasses.replace(Config(), model=self.config, inference=inference))
         generator = np.random.default_rng(0)
-        maps = [generator.standard_normal((1, grid, grid, self.config.vision.dim), np.float32) for _ in range(4)]
-        images = np.zeros((1, *self.size, 3), np.float32)
+        shape = (1, grid, grid, self.config.vision.dim)
+        maps = [jnp.asarray(generator.standard_normal(shape, np.float32)) for _ in range(4)]
+        images = jnp.zeros((1, *self.size, 3), jnp.float32)
         features = ImageFeatures(maps[0], PriorMaps(*maps[1:]))
         self.scenes = (jax.jit(lambda p: prepare(bind(self.graph, p), images, features))(self.parameters),)
         jax.block_until_ready(self.scenes)
@@ -262,13 +263,14 @@ class _Head:
 
         from dinov3seg_jax.models.chunked import collect, decode, no_sums
         from dinov3seg_jax.models.graph import bind
-        from dinov3seg_jax.models.scene import Chunk
+        from dinov3seg_jax.models.scene import Chunk, Sums
         from dinov3seg_jax.training.flops import count_flops
 
         def run(parameters: Any) -> Any:
             model, (scene,) = bind(self.graph, parameters), self.scenes
             chunk = Chunk(self.text(1)[None], jax.numpy.ones((1, 1), bool))
-            sums, kept = (), None
+            sums: Sums = ()
+            kept = None
             for _ in range(self.config.late.layers):
                 kept, total = collect(model, scene, chunk, sums, kept, no_sums(self.config.late, scene))
                 sums = (*sums, total)

@@ -138,7 +138,8 @@ def stages(case: Case) -> Case:
             return best.results()[0]
 
         scored = score()
-        result = Segmentation(*label(), names, picture)
+        labels, confidence = label()
+        result = Segmentation(labels, confidence, names, picture)
         runs = {
             "decode": lambda: read_image(path),
             "resize": lambda: resize_image(picture, options, patch),

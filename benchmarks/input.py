@@ -120,32 +120,25 @@ def time_stages(source: ImageFolder, data: DataConfig, batch_size: int, repeats:
     rng = np.random.default_rng(0)
     batch: list[Any] = []
 
-    def timed(stage: str, run: Callable[[], Any]) -> Any:
+    def timed(stage: str, run: Callable[..., Any], *arguments: Any) -> Any:
         started = time.thread_time()
-        result = run()
+        result = run(*arguments)
         spent[stage] += time.thread_time() - started
         return result
 
+    def flip_and_pad(image: Any, label: Any) -> Any:
+        return transforms.pad(*transforms.random_flip(image, label, rng), data.crop_size)
+
     for index in (index for _ in range(repeats) for index in range(len(source))):
         _, image_file, mask_file = source.files(index)
-        image = timed("read image", lambda path=image_file: read_image(path))
-        label = timed("read mask", lambda path=mask_file: reader.read(path, str(path)))
-        pair = image, label
-        pair = timed("resize", lambda pair=pair: transforms.resize_short_side(*pair, data.short_side[0]))
-        pair = timed("crop", lambda pair=pair: transforms.random_crop(*pair, data.crop_size, rng, data.crop_tries))
-        pair = timed("colour jitter", lambda pair=pair: (transforms.color_jitter(pair[0], rng), pair[1]))
-        pair = timed(
-            "flip and pad", lambda pair=pair: transforms.pad(*transforms.random_flip(*pair, rng), data.crop_size)
-        )
-        batch.append(
-            timed(
-                "class sampling",
-                lambda pair=pair: (
-                    pair[0],
-                    *transforms.sample_classes(pair[1], data.classes_per_image, CLASSES, rng),
-                ),
-            )
-        )
+        image = timed("read image", read_image, image_file)
+        label = timed("read mask", reader.read, mask_file, str(mask_file))
+        image, label = timed("resize", transforms.resize_short_side, image, label, data.short_side[0])
+        image, label = timed("crop", transforms.random_crop, image, label, data.crop_size, rng, data.crop_tries)
+        image = timed("colour jitter", transforms.color_jitter, image, rng)
+        image, label = timed("flip and pad", flip_and_pad, image, label)
+        sampled = timed("class sampling", transforms.sample_classes, label, data.classes_per_image, CLASSES, rng)
+        batch.append((image, *sampled))
         if len(batch) == batch_size:
             timed("batch", lambda: [np.stack(parts) for parts in zip(*batch, strict=True)])
             batch.clear()

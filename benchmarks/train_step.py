@@ -146,7 +146,7 @@ def measure(size: str, depth: int, batch_size: int, attention: str, repeats: int
     }
 
 
-def case(size: str, depth: int, batch_size: int, attention: str) -> tuple[Any, int]:
+def case(size: str, depth: int, batch_size: int, attention: Any) -> tuple[Any, int]:
     """The config of one case, and of how many names its class list is."""
     import jax
 

@@ -12,6 +12,7 @@ from convert.rules import RULES_VERSION, Plan, carry_out, plan_rules
 from convert.sources import Source, hash_note, open_source, sha256
 from dinov3seg_jax import tensor_file
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.model_folder import MANIFEST_FILE
 from dinov3seg_jax.weights import WEIGHTS_FILE, Manifest, is_converted, write_manifest
 
 
@@ -31,7 +32,7 @@ def convert(
     Args:
         kind: a key of `convert.recognise.KINDS`.
         files: see `convert.sources.open_source`.
-        out: the folder to write; an earlier conversion there is replaced.
+        out: the folder to write; an earlier conversion there is replaced, unless something else lies beside it.
         overrides: options that shapes do not tell, like "text.heads=20".
         rounded_periods: for Hugging Face's files, see `convert.huggingface.rules`.
 
@@ -78,8 +79,12 @@ def refuse_occupied(out: Path) -> None:
     """Stop before something else than an earlier conversion is overwritten.
 
     Raises:
-        UserError: `out` is a file, or a folder of something else.
+        UserError: `out` is a file, or a folder that holds something else, if only the scores of those weights.
     """
+    if is_converted(out) and (others := {path.name for path in out.iterdir()} - {WEIGHTS_FILE, MANIFEST_FILE}):
+        raise UserError(
+            f"'{out}' holds '{min(others)}' beside an earlier conversion; move that away, or choose another --out."
+        )
     if out.is_symlink() or (out.exists() and not (is_converted(out) or (out.is_dir() and not any(out.iterdir())))):
         raise UserError(f"'{out}' exists and is no earlier conversion; choose another --out.")
 

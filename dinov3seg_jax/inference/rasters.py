@@ -54,7 +54,7 @@ def open_raster(path: Path) -> Raster:
     if path.suffix.lower() in TIFF:
         raise UserError(
             f"{path} is a TIFF, of which parts are read and written with rasterio; install that with "
-            "`pip install 'dinov3seg_jax[geo]'`, or convert the picture to PNG"
+            "`pip install rasterio`, or convert the picture to PNG"
         )
     return PillowRaster(path)
 

@@ -42,7 +42,7 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
         found |= held
         say(f"from {folder}: {', '.join(parts(held))}")
     missing = described.keys() - found.keys()
-    if found and missing:
+    if missing:
         say(f"drawn at random: {', '.join(parts(missing))}")
     drawn = initialize(_without_towers(config.model, missing), jax.random.key(config.seed)) if missing else {}
     return {name: found[name] if name in found else drawn[name] for name in described}

@@ -170,6 +170,9 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, tiny):
     (other / "thesis.tex").write_text("years of work")
     assert "is no earlier conversion" in refused(tmp_path, "dinov3", source, other)
     assert "is no earlier conversion" in refused(tmp_path, "dinov3", source, source)
+    (out / "zero_shot").mkdir()
+    assert "holds 'zero_shot' beside an earlier conversion" in refused(tmp_path, "dinov3", source, out)
+    assert (out / "zero_shot").is_dir()
 
 
 def test_a_failing_conversion_leaves_the_earlier_one(tmp_path, tiny):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -117,6 +118,8 @@ def test_names_and_extras_that_do_not_fit_are_refused(tmp_path):
         ({"fusion": "logits"}, "each is decoded"),
         ({"mode": "whole", "resize": "short_side"}, "seen as a whole"),
         ({"resize": "native", "global_size": 448}, "at 448 pixels"),
+        ({"resize": "tiled"}, "averaged with those of the whole tile"),
+        ({"resize": "tiled", "tile_scale": 0.25}, "Each picture at 0.25 of its height and width is cut into"),
         ({"templates": ("a {}", "the {}")}, '"a {}", "the {}"'),
     ],
 )
@@ -126,6 +129,12 @@ def test_the_recipe_in_words(changes, said):
     assert said in words
     assert describe_inference(words) == words
     assert describe_inference(json.loads(json.dumps(dataclasses.asdict(options)))) == words
+
+
+@pytest.mark.parametrize("field", ["mode", "fusion", "resize"])
+def test_every_way_has_words(field):
+    for choice in get_args(get_type_hints(InferenceConfig)[field]):
+        describe_inference(dataclasses.replace(InferenceConfig(), **{field: choice}))
 
 
 def test_a_class_has_one_colour_and_only_occurring_classes_are_named(monkeypatch):
