@@ -6,6 +6,7 @@
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -72,7 +73,10 @@ def export(
     check_inference(config.inference, config.model.vision.patch_size)
     sizes = list(dict.fromkeys(sizes)) or [(config.inference.image_size,) * 2]
     _check_sizes(sizes, config.model.vision.patch_size)
-    config, parameters = at_precision(config, parameters)
+    everywhere = dataclasses.replace(  # kernels are of one kind of device, a program for several
+        config.model, attention="auto", late=dataclasses.replace(config.model.late, kernel="xla")
+    )
+    config, parameters = at_precision(dataclasses.replace(config, model=everywhere), parameters)
     graph, described = build(config.model, ALL_FROZEN)
     listed, text = _embed(config, parameters, names)
     if not can_chunk(config.model) and not listed:

@@ -38,7 +38,8 @@ def remember(question: str, find_answer: Callable[[], bytes]) -> bytes:
     except (OSError, zlib.error):
         answer = find_answer()
     with contextlib.suppress(OSError):
-        write_whole(path, zlib.compress(answer, 1))
+        if _read_source() == SOURCE:
+            write_whole(path, zlib.compress(answer, 1))
     return answer
 
 
@@ -71,12 +72,24 @@ def traced_once(about: Any) -> Callable[[Traced], Traced]:
     return decorate
 
 
-@functools.cache
 def _circumstances() -> str:
+    """All that every answer depends on, as it is now: settings change, and differ between threads."""
+    return f"{SOURCE} {_platform()} {sorted(jax.config.values.items())}"
+
+
+@functools.cache
+def _platform() -> str:
+    versions = [importlib.metadata.version(package) for package in ("jax", "jaxlib", "flax")]
+    device = jax.devices()[0]  # Pallas traces other kernels for other generations of TPUs
+    return f"{versions} {device.platform} {device.device_kind} {device.client.platform_version}"
+
+
+def _read_source() -> str:
     package = Path(__file__).parent
     source = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         source.update(f"{path.relative_to(package)}".encode() + path.read_bytes())
-    versions = f"{jax.__version__} {importlib.metadata.version('flax')}"
-    settings = sorted(jax.config.values.items())
-    return f"{source.hexdigest()} {versions} {jax.default_backend()} {settings}"
+    return source.hexdigest()
+
+
+SOURCE = _read_source()  # as this process begins to import it; what is edited later, this process may not run

@@ -1,5 +1,6 @@
 """An exported model scores as the model does, and needs JAX and NumPy alone."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -68,7 +69,8 @@ def parameters():
 @pytest.fixture(scope="module", autouse=True)
 def _checkpoint(parameters):
     module = ModuleType("checkpoint")
-    module.load_parameters = lambda path: (CONFIG, parameters)
+    elsewhere = dataclasses.replace(CONFIG.model, attention="splash")  # what a TPU alone has
+    module.load_parameters = lambda path: (dataclasses.replace(CONFIG, model=elsewhere), parameters)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "dinov3seg_jax.training.checkpoint", module)
         yield

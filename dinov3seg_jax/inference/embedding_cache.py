@@ -65,7 +65,9 @@ class EmbeddingCache:
             "tokenizer": TABLE_SHA256,
             "heads": model.text.heads,
             "dtype": model.dtype,
-            "device": jax.default_backend(),
+            "device": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
+            "precision": jax.config.values["jax_default_matmul_precision"],
             "arrays": {name: arrays[name] for name in sorted(arrays) if name.startswith(TOWER)},
         }
         self.folder = folder / hashlib.sha256(json.dumps(shared).encode()).hexdigest()[:32]

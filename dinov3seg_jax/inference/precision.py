@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8
 
-from dinov3seg_jax.config import Config
+from dinov3seg_jax.config import Config, ModelConfig
+from dinov3seg_jax.models.kernels import has_kernel
 from dinov3seg_jax.models.quantized import SCALE
 from dinov3seg_jax.parameters import Parameters
 
@@ -21,7 +22,12 @@ def at_precision(config: Config, parameters: Parameters) -> tuple[Config, Parame
     """Config and parameters as `config.inference` asks for; the model's own dtype becomes that of the arithmetic."""
     dtype, weights = config.inference.dtype, config.inference.weights
     model = config.model if dtype == "model" else dataclasses.replace(config.model, dtype=dtype)
-    return dataclasses.replace(config, model=model), narrow(parameters, weights)
+    return dataclasses.replace(config, model=runnable(model)), narrow(parameters, weights)
+
+
+def runnable(model: ModelConfig) -> ModelConfig:
+    """The model with an attention that there is on this device, in place of one that it was trained with elsewhere."""
+    return model if has_kernel(model.attention, model.dtype) else dataclasses.replace(model, attention="auto")
 
 
 def narrow(parameters: Parameters, weights: Weights) -> Parameters:

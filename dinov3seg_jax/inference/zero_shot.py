@@ -19,6 +19,7 @@ from dinov3seg_jax.config import Config, ZeroShotConfig, override_inference
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.compiling import jit
 from dinov3seg_jax.inference.labels import label_pixels
+from dinov3seg_jax.inference.precision import runnable
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
@@ -91,7 +92,7 @@ class ZeroShotSegmenter(Segmenter):
         Raises:
             UserError: the stride leaves gaps between the windows, or a parameter is missing.
         """
-        recipe = config.zero_shot
+        config, recipe = dataclasses.replace(config, model=runnable(config.model)), config.zero_shot
         if recipe.mode == "slide" and recipe.stride > recipe.window:
             raise UserError(
                 f"zero_shot.stride {recipe.stride} is larger than zero_shot.window {recipe.window} and leaves gaps; "

@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.models.functions import gelu
-from dinov3seg_jax.models.layers import DATA, NORM_EPSILON, divides, on_each_device, on_tpu
+from dinov3seg_jax.models.kernels import on_tpu
+from dinov3seg_jax.models.layers import DATA, NORM_EPSILON, divides, on_each_device
 
 SUBLANES, LANES = 16, 128  # a tile of bfloat16
 MAPS = 4  # at once

@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.functions import gelu
+from dinov3seg_jax.models.kernels import Kernel, has_kernel
 from dinov3seg_jax.models.quantized import widen
 
-Kernel = Literal["auto", "xla", "cudnn", "splash"]
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
 Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
 
@@ -123,12 +123,6 @@ class GroupNorm(nnx.GroupNorm):
         )
 
 
-def on_tpu() -> bool:
-    """Whether what is being traced will run on TPUs: those of the mesh in view, which need not be there."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.device_kind.startswith("TPU") if device else jax.default_backend() == "tpu"
-
-
 def divides(batch: int) -> bool:
     """Whether the mesh in view, if there is one, shares so many examples out evenly."""
     return batch % jax.sharding.get_abstract_mesh().shape.get(DATA, 1) == 0
@@ -183,7 +177,7 @@ def attend(
         UserError: "cudnn" without a GPU or with another type, "splash" without a TPU.
     """
     if kernel == "splash":
-        if not on_tpu():
+        if not has_kernel(kernel, query.dtype):
             raise UserError(
                 f"model.attention 'splash' needs a TPU, and this is {jax.default_backend()}; "
                 "set --config.model.attention=auto."
@@ -193,7 +187,7 @@ def attend(
 
             return on_each_device(partial(splash_attention, causal=causal), (P(DATA),) * 3)(query, key, value)
     if kernel == "cudnn":
-        if jax.default_backend() != "gpu" or query.dtype != jnp.bfloat16:
+        if not has_kernel(kernel, query.dtype):
             raise UserError(
                 f"model.attention 'cudnn' needs a GPU and bfloat16, and this is {query.dtype} on "
                 f"{jax.default_backend()}; set --config.model.attention=auto, or on a GPU model.dtype=bfloat16."

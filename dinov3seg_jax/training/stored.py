@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import tensorstore
 
 from dinov3seg_jax.parameters import AbstractParameters, Parameters
@@ -13,12 +14,13 @@ def read_stored(folder: Path, expected: AbstractParameters) -> Parameters:
 
     Args:
         folder: absolute; of the parameters of a step.
-        expected: their names, shapes and types.
+        expected: their names, shapes and types; stored floats of another width become these.
 
     Raises:
         ValueError: one is missing, damaged, or another array.
     """
-    store = {"driver": "ocdbt", "base": f"file://{folder}"}
+    # Not a URL, in which # and % mean something.
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
     opening = {
         name: tensorstore.open(
             {"driver": "zarr3", "kvstore": {**store, "path": f"{name.replace('/', '.')}/"}}, open=True, read=True
@@ -28,8 +30,11 @@ def read_stored(folder: Path, expected: AbstractParameters) -> Parameters:
     parameters = {}
     for name, leaf in expected.items():
         array = opening[name].result()
-        if array.shape != leaf.shape or array.dtype.numpy_dtype != leaf.dtype:
+        held = array.dtype.numpy_dtype
+        floats = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (held, leaf.dtype))
+        if array.shape != leaf.shape or not (held == leaf.dtype or floats):
             raise ValueError(f"'{name}' is {array.dtype.name} {list(array.shape)}, not {leaf.dtype} {list(leaf.shape)}")
         # One after the other: what is on its way to the device is in memory twice.
-        parameters[name] = jax.block_until_ready(jax.device_put(array.read().result()))
+        values = array.read().result().astype(leaf.dtype, copy=False)
+        parameters[name] = jax.block_until_ready(jax.device_put(values))
     return parameters

@@ -35,6 +35,14 @@ def test_int8_is_at_most_half_a_step_of_its_own_channel_off(shape):
     np.testing.assert_array_equal(np.abs(values).max(axis=-2), 127)
 
 
+@pytest.mark.parametrize("kernel", ["splash", "cudnn"])
+def test_a_model_that_was_trained_with_another_devices_kernel(config, parameters, kernel):
+    theirs = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=kernel))
+    ours, _ = at_precision(theirs, parameters)
+    assert ours.model == dataclasses.replace(config.model, attention="auto")
+    assert at_precision(ours, parameters)[0] == ours
+
+
 def test_channels_of_zeros_stay_zeros():
     values, scale = quantize(np.zeros((4, 2), np.float32))
     assert not (values * scale).any()

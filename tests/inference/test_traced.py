@@ -109,8 +109,21 @@ def test_tidying_up_knows_what_is_kept(folder):
 
 def test_an_edit_of_the_package_makes_all_questions_new(folder, monkeypatch):
     remember("question", lambda: b"before")
-    monkeypatch.setattr("dinov3seg_jax.traced._circumstances", lambda: "edited")
+    monkeypatch.setattr("dinov3seg_jax.traced.SOURCE", "edited")
     assert remember("question", lambda: b"after") == b"after"
+
+
+def test_an_edit_that_a_process_may_not_have_seen_keeps_nothing(folder, monkeypatch):
+    monkeypatch.setattr("dinov3seg_jax.traced._read_source", lambda: "edited")
+    assert remember("question", lambda: b"old or new") == b"old or new"
+    assert not list(folder.iterdir())
+
+
+def test_settings_are_those_of_the_moment(folder):
+    remember("question", lambda: b"default")
+    with jax.default_matmul_precision("highest"):
+        assert remember("question", lambda: b"highest") == b"highest"
+    assert remember("question", lambda: b"") == b"default"
 
 
 def test_a_second_segmenter_needs_no_model(folder, config, parameters, monkeypatch):

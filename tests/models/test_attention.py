@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models import layers, splash
+from dinov3seg_jax.models import kernels, layers, splash
 from dinov3seg_jax.models.graph import bind, build
 from dinov3seg_jax.models.layers import LONG, attend
 from tests.models.tiny import TINY
@@ -122,7 +122,7 @@ def test_cudnn_says_what_it_needs():
 
 @pytest.mark.parametrize(("tokens", "causal"), [(200, False), (77, True)])
 def test_splash_agrees_with_plain_attention(monkeypatch, tokens, causal):
-    monkeypatch.setattr(layers, "on_tpu", lambda: True)
+    monkeypatch.setattr(kernels, "on_tpu", lambda: True)
     monkeypatch.setattr(splash, "splash_attention", functools.partial(splash.splash_attention, interpret=True))
     keys = jax.random.split(jax.random.key(0), 3)
     arrays = [jax.random.normal(key, (2, tokens, 3, 64)) for key in keys]
@@ -144,7 +144,7 @@ def test_splash_says_what_it_needs():
 
 
 def test_splash_leaves_a_batch_that_does_not_divide_to_plain_attention(monkeypatch):
-    monkeypatch.setattr(layers, "on_tpu", lambda: True)
+    monkeypatch.setattr(kernels, "on_tpu", lambda: True)
     monkeypatch.setattr(splash, "splash_attention", lambda *_, **__: pytest.fail("it cannot be cut"))
     arrays = drawn()
     plain = attend(*arrays)

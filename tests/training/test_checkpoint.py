@@ -118,6 +118,20 @@ def test_weights_alone(finished, parameters):
     assert_same(loaded, at_step(parameters, 6))
 
 
+def test_weights_that_were_kept_in_half_the_memory(tmp_path, parameters, optimizer):
+    """Of `train.frozen_dtype`; in a folder whose name means something in a URL."""
+    workdir = tmp_path / "50%20#1?"
+    write_config(workdir, CONFIG)
+    halved = {
+        name: value.astype(jnp.bfloat16) if name.endswith("/kernel") else value for name, value in parameters.items()
+    }
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(1, halved, optimizer, PROGRESS)
+    checkpoints.close()
+    _, loaded = load_parameters(workdir)
+    assert_same(loaded, {name: value.astype(jnp.float32) for name, value in halved.items()})
+
+
 def test_progress_alone(finished):
     assert read_progress(finished) == PROGRESS | {"train_seconds": 6.25}
 
