@@ -3,14 +3,19 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dinov3seg_jax.config import Config, load_config, split_overrides
 from dinov3seg_jax.errors import run_command
-from dinov3seg_jax.processes import add_arguments, joined, say
+
+if TYPE_CHECKING:
+    from dinov3seg_jax.config import Config
 
 
 def main() -> None:
     """Parse the command line, check the config, evaluate."""
+    from dinov3seg_jax.config import load_config, split_overrides
+    from dinov3seg_jax.processes import add_arguments, joined
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="a file in configs/: what to score on, and how")
     parser.add_argument(
@@ -32,11 +37,12 @@ def main() -> None:
         score(config, options.checkpoint, options.zero_shot)
 
 
-def score(config: Config, checkpoint: Path, zero_shot: bool) -> None:
+def score(config: "Config", checkpoint: Path, zero_shot: bool) -> None:
     """Evaluate and print the scores."""
     # Imported late, so that a mistake in the config is reported before a device starts.
     from dinov3seg_jax.compile_cache import keep_programs
     from dinov3seg_jax.evaluation.evaluate import evaluate, evaluate_benchmarks, report_folder
+    from dinov3seg_jax.processes import say
 
     keep_programs()
     folder = report_folder(checkpoint, zero_shot)

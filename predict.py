@@ -1,7 +1,14 @@
 """Segment pictures into classes you name; see `python predict.py --help`."""
 
 from dinov3seg_jax.errors import run_command
-from dinov3seg_jax.inference.predict import main
+
+
+def main() -> int:
+    """See `dinov3seg_jax.inference.predict`."""
+    from dinov3seg_jax.inference.predict import main
+
+    return main()
+
 
 if __name__ == "__main__":
     run_command(main)

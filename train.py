@@ -3,13 +3,14 @@
 import argparse
 import sys
 
-from dinov3seg_jax.config import load_config, split_overrides
 from dinov3seg_jax.errors import run_command
-from dinov3seg_jax.processes import add_arguments, joined
 
 
 def main() -> None:
     """Parse the command line, check the config, train."""
+    from dinov3seg_jax.config import load_config, split_overrides
+    from dinov3seg_jax.processes import add_arguments, joined
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="a file in configs/")
     parser.add_argument("--dry_run", action="store_true", help="trace the step and print what it costs; no data needed")

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from dinov3seg_jax.errors import run_command
+from dinov3seg_jax.errors import UserError, run_command
 
 COMMANDS = {
     "predict": ("dinov3seg_jax.inference.predict", "segment pictures into classes you name"),
@@ -22,12 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
 
     Raises:
-        UserError: as the command says.
+        UserError: as the command says, or there is no such command.
     """
     word, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or [""]
+    if word in ("-h", "--help"):
+        print(_usage())
+        return 0
     if word not in COMMANDS:
-        print(_usage(), file=sys.stdout if word in ("-h", "--help") else sys.stderr)
-        return 0 if word in ("-h", "--help") else 2
+        print(_usage(), file=sys.stderr)
+        raise UserError(f"there is no command '{word}'; name one of these." if word else "no command is named.")
     return importlib.import_module(COMMANDS[word][0]).main(rest, prog=f"dinov3seg {word}")
 
 

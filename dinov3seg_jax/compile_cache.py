@@ -20,6 +20,7 @@ PROGRAMS = "programs"  # below the folder of caches
 LIMIT = 2 * 2**30  # bytes; what was used longest ago goes first
 ENTRIES = "*-cache"  # JAX's names
 LOOKED = ".looked"  # its time: what is older was looked at
+AUTOTUNED = "xla_gpu_per_fusion_autotune_cache_dir/**/*"  # beside them: the fastest kernels XLA found on a GPU
 ZLIB = b"\x78"  # how the entries begin, where JAX has no better compressor
 EARLIER = 1_000_000_000  # nanoseconds by which a file's time may lag behind the clock
 
@@ -35,8 +36,8 @@ def keep_programs() -> Path | None:
     `JAX_COMPILATION_CACHE_DIR`, its settings stay as they are. To be called before anything is compiled.
 
     Returns:
-        The folder; None where there is none: the cache is off, or its folder cannot be made. One that cannot be
-        written, or a full disk, costs time and nothing else.
+        The folder; None where there is none: the cache is off, its folder cannot be made, or is or can be written by
+        another user. One that cannot be written, or a full disk, costs time and nothing else.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return Path(jax.config.values["jax_compilation_cache_dir"])
@@ -47,7 +48,10 @@ def keep_programs() -> Path | None:
     folder = base.absolute() / PROGRAMS / _processor()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
     except OSError:
+        return None
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
         return None
     tidy(folder, LIMIT)
     _kept_in = folder
@@ -70,25 +74,30 @@ def kept_in() -> Path | None:
 def tidy(folder: Path, limit: int) -> None:
     """Delete damaged programs, which JAX would never write again, then the longest unused beyond `limit` bytes.
 
-    JAX writes in place, so that a killed process or a full disk leaves halves. Each program is looked at once.
+    JAX writes in place, so that a killed process or a full disk leaves halves. Each program is looked at once. What
+    XLA found out about kernels counts and goes like programs, but is never damaged, as XLA renames whole files.
     """
     looked = folder / LOOKED
-    now = time.time_ns()
-    with contextlib.suppress(OSError):  # what another process deleted, or what cannot be deleted
-        since = looked.stat().st_mtime_ns if looked.exists() else 0
-        kept = []
-        for path, stat in [(path, path.stat()) for path in folder.glob(ENTRIES)]:
-            if stat.st_mtime_ns >= since and _is_damaged(path):
-                path.unlink(missing_ok=True)
-            else:
-                kept.append((path, stat))
-        kept.sort(key=lambda entry: max(entry[1].st_atime_ns, entry[1].st_mtime_ns))
-        total = sum(stat.st_size for _, stat in kept)
-        for path, stat in kept:
-            if total <= limit:
-                break
+    now, since = time.time_ns(), 0
+    with contextlib.suppress(OSError):
+        since = looked.stat().st_mtime_ns
+    kept = []
+    for path in (*folder.glob(ENTRIES), *folder.glob(AUTOTUNED)):
+        with contextlib.suppress(OSError):  # another process deleted it; or it cannot be read or deleted, and counts
+            stat = path.stat()
+            kept.append((path, stat))
+            if stat.st_mtime_ns >= since and path.parent == folder and _is_damaged(path):
+                path.unlink()
+                kept.pop()
+    kept.sort(key=lambda entry: max(entry[1].st_atime_ns, entry[1].st_mtime_ns))
+    total = sum(stat.st_size for _, stat in kept)
+    for path, stat in kept:
+        if total <= limit:
+            break
+        with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
             total -= stat.st_size
+    with contextlib.suppress(OSError):
         looked.touch()
         os.utime(looked, ns=(now - EARLIER, now - EARLIER))
 

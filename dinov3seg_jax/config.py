@@ -91,6 +91,11 @@ class EarlyRefinementConfig:
     unification: Literal["per_channel", "official"] = "per_channel"  # "official": AnyUp's channel-order dependence
     locality: Number = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
 
+    @property
+    def factor(self) -> int:
+        """Cells of the output grid along the side of a patch."""
+        return 16 // self.output_stride if self.enabled else 1
+
 
 @dataclass(frozen=True, config=closed)
 class LateRefinementConfig:
@@ -220,7 +225,7 @@ class InferenceConfig:
     mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": of a linear head only
     fusion: Literal["features", "logits"] = "features"
     resize: Literal["square", "short_side", "native", "tiled"] = "square"  # "tiled": cut into squares of image_size
-    tile_scale: Above0 = 1.0  # what is cut into tiles is first brought to so many times its height and width
+    tile_scale: Annotated[Above0, Field(le=16)] = 1.0  # of a picture's height and width, before it is cut into tiles
     image_size: Positive = 640
     window: Positive = 384
     stride: Positive = 128
@@ -230,7 +235,7 @@ class InferenceConfig:
     kept_megabytes: NonNegative = 256  # all classes' maps are kept between the blocks if they fit, else computed anew
     dtype: Literal["model", "float32", "bfloat16"] = "model"  # of the arithmetic; "model": what it was trained with
     weights: Literal["float32", "bfloat16", "int8"] = "float32"  # how matrices are held; see docs/inference.md
-    templates: tuple[str, ...] = ("A photo of a {} in the scene",)
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("A photo of a {} in the scene",)
 
 
 @dataclass(frozen=True, config=closed)

@@ -1,8 +1,13 @@
 """Errors a user can mend, and how a command reports them."""
 
+import errno
 import gc
+import io
+import os
 import sys
 from collections.abc import Callable
+
+UNREAD = 141  # the status of a process whose output nobody reads any more, as shells count it
 
 
 class UserError(Exception):
@@ -10,14 +15,46 @@ class UserError(Exception):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit with its status: 0 for None; 2, with one line on stderr, for a `UserError`."""
+    """Run `main` and exit with its status: 0 for None; 2, with one line on stderr, for what the user can mend.
+
+    That is a `UserError`, a path that cannot be used, and output that finds no room. Where the output is read no
+    further, as by `head`, the command ends without a word. A script imports within `main`, so that Ctrl-C has one
+    line for an answer from the start.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files and classes need not be text
     try:
-        status = main()
+        try:
+            status = main()
+        finally:
+            print(end="", flush=True)  # as Python would at its end, where nobody could catch what it raises
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = _report(str(error))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status = 130
+    except BrokenPipeError:
+        _mute(1, 2)
+        status = UNREAD
+    except OSError as error:
+        if error.filename is not None:
+            status = _report(f"{error.filename} cannot be used ({error.strerror}); check the path and its permissions.")
+        elif error.errno == errno.ENOSPC:  # on the device of stdout, or of a file without a name here
+            _mute(1)
+            status = _report(f"the output cannot be written ({error.strerror}); make room for it.")
+        else:
+            raise
     gc.freeze()  # the collections at the end would go through every object that is still there: a tenth of a short run
     sys.exit(status or 0)
+
+
+def _report(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _mute(*streams: int) -> None:
+    """What is still in Python's buffers goes nowhere, so that nothing is said of it at the end."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

@@ -7,6 +7,7 @@
 
 import argparse
 import dataclasses
+import glob
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config, override_inference, split_overrides
 from dinov3seg_jax.errors import UserError, run_command
 from dinov3seg_jax.exported import DESCRIPTION_FILE, EMBEDDINGS_FILE, VERSION, WEIGHTS_FILE, checksum_of, size_name
+from dinov3seg_jax.files import has_ended
 from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.local_global import check_inference, score_classes
 from dinov3seg_jax.inference.precision import at_precision
@@ -71,6 +73,10 @@ def export(
     if config.model.linear.classes:
         raise UserError(f"'{checkpoint}' holds a linear head, which takes no text; only a whole model can be exported.")
     check_inference(config.inference, config.model.vision.patch_size)
+    if config.inference.best_classes:
+        raise UserError(
+            "an exported program scores every class it is given; add --config.inference.best_classes=0 to the command."
+        )
     sizes = list(dict.fromkeys(sizes)) or [(config.inference.image_size,) * 2]
     _check_sizes(sizes, config.model.vision.patch_size)
     everywhere = dataclasses.replace(  # kernels are of one kind of device, a program for several
@@ -105,7 +111,8 @@ def export(
             "names": listed,
             "files": {file.name: checksum_of(file) for file in sorted(folder.iterdir())},
         }
-        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+        said = json.dumps(description, indent=1, ensure_ascii=False)
+        (folder / DESCRIPTION_FILE).write_text(said, encoding="utf-8", errors="replace")
 
     _write_folder(Path(out), write)
 
@@ -182,7 +189,12 @@ def _check_sizes(sizes: Sequence[Size], patch_size: int) -> None:
 
 
 def _write_folder(out: Path, write: Callable[[Path], Any]) -> None:
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    begun = f".{out.name}.export."
+    for left in out.parent.glob(f"{glob.escape(begun)}*"):  # by processes that were killed
+        process = left.name.removeprefix(begun)
+        if process.isdecimal() and has_ended(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = out.with_name(f"{begun}{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
         write(temporary)
@@ -212,10 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--sizes", type=_size, nargs="+", default=(), metavar="SIZE", help="640 or 480x640; default: inference's"
     )
-    parser.add_argument("--classes", default="", metavar="NAMES", help="as for predict.py; their embeddings go along")
+    parser.add_argument("--classes", default=(), metavar="NAMES", help="as for predict.py; their embeddings go along")
     overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(rest)
-    export(options.checkpoint, options.out, options.sizes, options.classes or (), overrides)
+    export(options.checkpoint, options.out, options.sizes, options.classes, overrides)
     total = sum(file.stat().st_size for file in options.out.iterdir())
     print(f"{options.out}: {total / 2**20:.1f} MB, for {', '.join(PLATFORMS)}")
 

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever meets half of one."""
+"""Writing files so that nobody ever meets half of one, under temporary names that end in the process's number."""
 
 import os
 from pathlib import Path
@@ -12,3 +12,16 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def has_ended(process: int) -> bool:
+    """Whether no other process has this number, as far as one host can tell."""
+    if process == os.getpid():  # which has written nothing yet
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        pass
+    return False

@@ -30,15 +30,19 @@ def read_config(workdir: Path) -> Config:
     """The config a run was started with.
 
     Raises:
-        UserError: the folder is not that of a run.
+        UserError: the folder is not that of a run, or its config cannot be read.
     """
     path = workdir / CONFIG_FILE
+    if workdir.is_file():
+        raise UserError(f"checkpoint '{workdir}' is a file; name a folder that train.py wrote.")
     if not workdir.is_dir():
         raise UserError(f"checkpoint folder '{workdir}' does not exist; name one that train.py wrote.")
     if not path.is_file():
         raise UserError(f"'{workdir}' is not a run's folder (it has no {CONFIG_FILE}); name one that train.py wrote.")
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")), origin=str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
     except ValueError as error:  # JSON's, or bytes that are no text
         raise UserError(f"{path} is damaged ({error}); restore it or train again.") from None
 

@@ -1,6 +1,7 @@
 """Pictures of a segmentation: colours, overlay, legend, side by side."""
 
 import functools
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,11 @@ MAX_COLORS = 4096
 _INK = (32, 33, 36)
 _PAPER = (255, 255, 255)
 _ELLIPSIS = "..."
+# Latin letters that are no other letter with an accent, as Pillow's own font has none but those of ASCII.
+_PLAIN = str.maketrans(
+    {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D"}
+    | {"ı": "i"}
+)
 _LONGEST_NAME = 14  # in rows, about 40 letters: one very long name must not push all others into one column
 
 
@@ -132,7 +138,7 @@ def legend(names: Sequence[str], colors: np.ndarray, width: int, side: int | Non
 
     Args:
         names: T names; one too long for the width, or for a column, is cut short. Pillow's own font draws Latin
-            letters, and a box for each letter of another script.
+            letters, here without their accents, and a box for each letter of another script.
         colors: uint8 [T, 3] or more rows.
         width: Width of the result in pixels, at least 1.
         side: Longer side, in pixels, of the picture that the letters are sized for; `width` if None.
@@ -234,8 +240,10 @@ def _join(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
 
 
 def _clean(name: str) -> str:
-    """One line without what no font can draw (lone surrogates)."""
-    return " ".join(name.split()).encode("utf-8", "replace").decode("utf-8")
+    """One line without what no font can draw (lone surrogates), or Pillow's own cannot (accents)."""
+    name = " ".join(name.split()).encode("utf-8", "replace").decode("utf-8").translate(_PLAIN)
+    bare = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    return unicodedata.normalize("NFC", bare)  # Korean syllables come apart, too
 
 
 def _text_width(text: str, style: _Style) -> int:

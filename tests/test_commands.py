@@ -14,12 +14,13 @@ from PIL import Image
 
 import eval as eval_script
 import train as train_script
+from dinov3seg_jax import command
 from dinov3seg_jax.config import Config, load_config
 from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, PaintedScenes
-from dinov3seg_jax.errors import run_command
+from dinov3seg_jax.errors import UNREAD, UserError, run_command
 from dinov3seg_jax.evaluation.evaluate import evaluate
 from dinov3seg_jax.inference import predict
-from dinov3seg_jax.training.checkpoint import write_config
+from dinov3seg_jax.model_folder import read_config, write_config
 from dinov3seg_jax.training.loop import train
 from tests.tiny import MODEL
 
@@ -72,7 +73,9 @@ def test_train_leaves_a_run(folder):
     assert len((run / "log.jsonl").read_text().splitlines()) == 3
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["3"]
     assert json.loads((run / "config.json").read_text())["train"]["steps"] == 3
-    assert (folder / "train.out").read_text().startswith(f"training {run} from step 0 to 3 on ")
+    drawn, begun = (folder / "train.out").read_text().splitlines()[:2]
+    assert drawn.startswith("drawn at random: decoder, ")
+    assert begun.startswith(f"training {run} from step 0 to 3 on ")
 
 
 def test_eval_leaves_scores_and_a_report_with_pictures(folder):
@@ -119,6 +122,65 @@ def test_a_mistake_ends_a_script_with_status_2_and_one_line(tmp_path):
     assert re.fullmatch(r"error: config '.*absent\.py' does not exist; [^\n]*\n", done.stderr)
 
 
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "predict.py", "-mdinov3seg_jax"])
+def test_ctrl_c_has_one_line_for_an_answer_from_the_start(tmp_path, script):
+    (tmp_path / "pydantic.py").write_text("raise KeyboardInterrupt")  # is imported early
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    done = subprocess.run([sys.executable, script, "predict"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("stdout", "status", "said"),
+    [
+        ("pipe", UNREAD, ""),
+        ("/dev/full", 2, r"error: the output cannot be written \(No space left .*\); make .*\n"),
+    ],
+)
+def test_output_that_nobody_reads_or_that_finds_no_room(stdout, status, said, unbuffered):
+    if stdout == "pipe":
+        end, output = os.pipe()
+        os.close(end)
+    else:
+        output = os.open(stdout, os.O_WRONLY)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    words = [sys.executable, "-m", "dinov3seg_jax", "--help"]
+    done = subprocess.run(words, env=environment, stdout=output, stderr=subprocess.PIPE, text=True)
+    os.close(output)
+    assert done.returncode == status
+    assert re.fullmatch(said, done.stderr)
+
+
+def test_names_that_the_terminal_cannot_show():
+    code = "from dinov3seg_jax.errors import run_command; run_command(lambda: print('bad\\udcff.jpg, \u72ac'))"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "bad\\udcff.jpg, \\u72ac\n"), done.stderr
+
+
+def test_a_path_that_cannot_be_examined_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(lambda: Path("x" * 300).stat() and None)
+    assert caught.value.code == 2
+    assert re.fullmatch(r"error: x{300} cannot be used \(File name too long\); check [^\n]*\n", capsys.readouterr().err)
+    with pytest.raises(OSError, match="a mistake of ours"):
+        run_command(lambda: (_ for _ in ()).throw(OSError("a mistake of ours")))
+
+
+def test_a_config_that_cannot_be_read(tmp_path, monkeypatch):
+    write_config(tmp_path, Config(model=MODEL))
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "not yours")))
+    with pytest.raises(UserError, match=r"config.json cannot be read \(not yours\)"):
+        read_config(tmp_path)
+
+
+def test_an_unknown_command_is_named(capsys):
+    with pytest.raises(UserError, match="there is no command 'foo'"):
+        command.main(["foo"])
+    assert "predict  segment pictures" in capsys.readouterr().err
+
+
 CONFIG_FILE = "configs/quickstart.py"
 TRAIN, EVAL = train_script.main, eval_script.main
 MISTAKES = {
@@ -130,6 +192,7 @@ MISTAKES = {
     "devices": (TRAIN, ["--config", CONFIG_FILE, "--config.model_parallel=7"], "devices were asked for"),
     "no checkpoint folder": (EVAL, ["--config", CONFIG_FILE, "--checkpoint", "absent"], "'absent' does not exist"),
     "not a run's folder": (EVAL, ["--config", CONFIG_FILE, "--checkpoint", "empty"], "is not a run's folder"),
+    "a file, not a folder": (EVAL, ["--config", CONFIG_FILE, "--checkpoint", CONFIG_FILE], "is a file; name a folder"),
     "no checkpoint yet": (EVAL, ["--config", CONFIG_FILE, "--checkpoint", "early"], "holds no complete checkpoint"),
     "missing image": (predict.main, ["--image", "absent.png", "--classes", "a"], "absent.png does not exist"),
     "no images": (predict.main, ["--image", "empty", "--classes", "a"], "holds no picture"),

@@ -10,6 +10,7 @@ import zlib
 import jax
 import pytest
 
+from dinov3seg_jax import compile_cache
 from dinov3seg_jax.cache_folder import VARIABLE
 from dinov3seg_jax.compile_cache import keep_programs, tidy
 
@@ -32,8 +33,9 @@ print(json.dumps([jax.jit(lambda x: (x * x).sum())(jax.numpy.arange(100.0)).item
 
 
 @pytest.fixture
-def options():
+def options(monkeypatch):
     """What JAX is set to, put back after the test."""
+    monkeypatch.setattr(compile_cache, "_kept_in", None)
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     jax.config.update("jax_compilation_cache_dir", None)
     yield
@@ -90,6 +92,21 @@ def test_a_folder_that_jax_was_told_stays(tmp_path, monkeypatch):
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.usefixtures("options")
+@pytest.mark.parametrize("way", ["writable", "owned"])
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path, monkeypatch, way):
+    """Who can write there can run code."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    folder = keep_programs()
+    jax.config.update("jax_compilation_cache_dir", None)
+    if way == "writable":
+        folder.chmod(0o770)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    assert keep_programs() is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
 def write(folder, name, content, age=0):
     path = folder / f"{name}-cache"
     path.write_bytes(content)
@@ -116,6 +133,26 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
         write(tmp_path, name, program, age)
     tidy(tmp_path, 2 * len(program))
     assert [path.name for path in sorted(tmp_path.glob("*-cache"))] == ["b-cache", "d-cache"]
+
+
+def test_one_that_cannot_be_read_does_not_keep_the_others(tmp_path, monkeypatch):
+    program = zlib.compress(os.urandom(1000))
+    paths = [write(tmp_path, name, program, age) for name, age in {"a": 30, "b": 20, "c": 10}.items()]
+    read = type(paths[0]).read_bytes
+    monkeypatch.setattr(type(paths[0]), "read_bytes", lambda path: read(path if path != paths[0] else tmp_path))
+    tidy(tmp_path, 2 * len(program))
+    assert [path.name for path in sorted(tmp_path.glob("*-cache"))] == ["b-cache", "c-cache"]
+
+
+def test_what_xla_found_out_about_kernels_counts(tmp_path):
+    folder = tmp_path / "xla_gpu_per_fusion_autotune_cache_dir"  # as JAX calls it
+    (folder / "deeper").mkdir(parents=True)
+    write(tmp_path, "program", zlib.compress(os.urandom(1000)))
+    for name, age in {"old": 100, "new": 0}.items():
+        write(folder / "deeper", name, b"x" * 10**5, age)
+    tidy(tmp_path, 150_000)
+    assert [path.name for path in folder.glob("*/*")] == ["new-cache"]
+    assert len(list(tmp_path.glob("*-cache"))) == 1
 
 
 def test_what_cannot_be_tidied_stays(tmp_path, monkeypatch):

@@ -83,6 +83,8 @@ def test_there_are_configs():
         ("data.short_side=(96,)", "data.short_side"),
         ("data.short_side=96", "'data.short_side' is 96, but"),
         ("model.early.window_ratio=1.5", "'model.early.window_ratio' is 1.5, but"),
+        ("inference.templates=[]", "'inference.templates' is (), but"),
+        ("inference.tile_scale=1e9", "'inference.tile_scale' is 1000000000.0, but"),
         ("workdir=3", "'workdir' is 3, but"),
         ("train=3", "'train' is 3, but"),
         ("=3", "there is no option ''"),

@@ -14,7 +14,7 @@ import pytest
 from dinov3seg_jax import exported
 from dinov3seg_jax.config import Config, InferenceConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.export import main
+from dinov3seg_jax.export import _write_folder, main
 from dinov3seg_jax.inference.precision import narrow
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.models.graph import initialize
@@ -164,6 +164,11 @@ def test_all_platforms_share_a_program(folder):
     [
         (["--sizes", "40"], "--sizes has 40x40; both sides have to be multiples of the 16 pixels"),
         (["--classes", "cat, cat"], "appears twice"),
+        (["--classes", ""], "holds no class name"),
+        (
+            ["--config.inference.best_classes=2"],
+            "scores every class it is given; add .*best_classes=0",
+        ),
         (["--config.inference.weights=int4"], "'inference.weights' is 'int4'"),
         (["--config.inference.mode=slide"], "is for a linear head only"),
         (["--config.model.dtype=bfloat16"], "cannot be changed for a trained model"),
@@ -178,6 +183,25 @@ def test_what_cannot_be_exported(tmp_path, arguments, message):
 def test_nothing_is_overwritten(tmp_path):
     with pytest.raises(UserError, match="exists; choose another --out"):
         main(["--checkpoint", "run", "--out", str(tmp_path)])
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    main(["--checkpoint", "run", "--out", str(tmp_path / "out"), "--classes", "cat\udcff"])
+    assert exported.load(tmp_path / "out").names == ("cat?",)
+
+
+def test_what_killed_processes_left_is_cleared_away(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f".out.export.{ended.pid}", ".out.export.1", ".out.export.notes", f".out.{ended.pid}"):
+        (tmp_path / name / "deeper").mkdir(parents=True)
+    _write_folder(tmp_path / "out", lambda folder: None)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".out.export.1",
+        ".out.export.notes",
+        f".out.{ended.pid}",
+        "out",
+    }
 
 
 def test_a_size_that_is_none(tmp_path, capsys):

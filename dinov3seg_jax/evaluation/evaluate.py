@@ -25,6 +25,7 @@ from dinov3seg_jax.evaluation.report import describe_inference, picture_row, wri
 from dinov3seg_jax.inference.linear import read_probe
 from dinov3seg_jax.inference.segmenter import Segmenter, of_run
 from dinov3seg_jax.inference.zero_shot import SECTION, ZeroShotSegmenter, describe_zero_shot, read_towers
+from dinov3seg_jax.processes import say
 from dinov3seg_jax.training.checkpoint import CONFIG_FILE, STEPS_FOLDER, load_parameters, read_progress
 
 Way = Literal["run", "zero_shot", "linear"]
@@ -125,7 +126,7 @@ def open_model(config: Config, checkpoint: Path, zero_shot: bool) -> Model:
     config = dataclasses.replace(config, model=trained.model)
     linear = way != "zero_shot" and config.model.linear.classes > 0
     if way == "zero_shot":
-        print(describe_zero_shot(config.zero_shot))
+        say(describe_zero_shot(config.zero_shot))
         return Model(ZeroShotSegmenter(config, parameters), config, trained, checkpoint, way, linear)
     return Model(of_run(config, parameters, devices), config, trained, checkpoint, way, linear)
 

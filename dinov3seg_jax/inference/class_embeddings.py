@@ -20,6 +20,7 @@ EncodeText = Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]
 LENGTH_STEP = 8
 PROMPTS_AT_ONCE = 256
 NAMES_AT_ONCE = 64
+NAMES_KNOWN = 20_000  # 160 MB of the largest model's embeddings; the oldest go, so that a server does not grow
 
 
 def bucket(count: int) -> int:
@@ -102,7 +103,10 @@ class ClassEmbeddings:
                     self._known[new[place]] = row
                     if cache is not None:  # at once: what an interruption leaves is not lost
                         cache.write(tokens[place], row)
-        return np.stack([self._known[name] for name in spoken])
+        embeddings = np.stack([self._known[name] for name in spoken])
+        for name in list(self._known)[: max(len(self._known) - NAMES_KNOWN, 0)]:
+            del self._known[name]
+        return embeddings
 
     def _embed(self, tokens: Int[np.ndarray, "t p length"]) -> Float[np.ndarray, "t d2"]:
         """Batches of one size, or of a bucket if one is enough; short prompts go together and are cut to their length.

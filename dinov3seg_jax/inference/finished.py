@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.files import has_ended, write_whole
 
 RUN_FILE = ".predictions.json"  # hidden, so that no picture's results can have its name
+RECORD = "files"  # in it, by the names of their results: the pictures that were asked about, as they were then
 SUMMARY = ".json"  # of a picture; written last
 OTHERS = (("_overlay.png",), ("_labels.png", "_labels.tif"))  # one of each
+LONGEST = "_overlay.png"  # of these ends
+NAME_BYTES = 255  # that a file's name can have
 
 Question = dict[str, Any]  # what results depend on, by the words that a user knows it by
 
@@ -32,15 +35,36 @@ class Picture(NamedTuple):
         """All files that can be written."""
         return map(self._named, (SUMMARY, *(end for ends in OTHERS for end in ends)))
 
-    def is_done(self) -> bool:
-        """Whether all results are there, and newer than the picture."""
+    def state(self) -> str:
+        """What tells it from another picture, and from itself before an edit; empty if it is not there."""
         try:
-            written = self.summary.stat().st_mtime_ns
-            return written >= self.path.stat().st_mtime_ns and all(
-                any(self._named(end).exists() for end in ends) for ends in OTHERS
+            found = self.path.stat()
+        except OSError:
+            return ""
+        return f"{self.path.name}, {found.st_size} bytes, {found.st_mtime_ns} ns"
+
+    def is_done(self, recorded: str) -> bool:
+        """Whether all results are there, and the picture's state is the recorded one."""
+        try:
+            return recorded == self.state() != "" and all(
+                any(self._named(end).exists() for end in ends) for ends in ((SUMMARY,), *OTHERS)
             )
         except OSError:
             return False
+
+    def summary_is_ours(self) -> bool | None:
+        """Whether it holds what this program writes; None if there is none."""
+        try:
+            found = json.loads(self.summary.read_bytes())
+        except OSError:
+            return None
+        except ValueError:
+            return False
+        return isinstance(found, dict) and {"names", "classes"} <= found.keys()
+
+    def has_long_name(self) -> bool:
+        """Whether a result's name, also the temporary one (see `files.write_whole`), is too long for a file."""
+        return len(os.fsencode(f".{self.target.name}{LONGEST}.{os.getpid()}")) > NAME_BYTES
 
     def _named(self, end: str) -> Path:
         return self.target.with_name(self.target.name + end)
@@ -56,26 +80,37 @@ def to_do(out: Path, question: Question, pictures: Sequence[Picture], overwrite:
         overwrite: do all of them, whatever is there.
 
     Raises:
-        UserError: the folder holds the answers to another question.
+        UserError: the folder holds the answers to another question, or a file that is nobody's answer in a place of
+            theirs.
     """
-    earlier = _read(out)
-    if overwrite or earlier is None:
+    if overwrite:
         return list(pictures)
-    asked = json.loads(json.dumps(question))
-    if differing := [word for word in asked if asked[word] != earlier.get(word)]:
+    earlier = _read(out)
+    if earlier is not None and (differing := _differing(question, earlier)):
         raise UserError(
             f"{out} holds results of other {' and '.join(differing)}; choose another --out, or add --overwrite to "
             "replace them"
         )
-    return [picture for picture in pictures if not picture.is_done()]
+    recorded = _record(earlier)
+    left = [picture for picture in pictures if not picture.is_done(recorded.get(_key(out, picture), ""))]
+    for picture in left:
+        if picture.summary_is_ours() is False:
+            raise UserError(
+                f"{picture.summary} was not written by this program; choose another --out, or add --overwrite to "
+                "replace it"
+            )
+    return left
 
 
 def begin(out: Path, question: Question | None, pictures: Sequence[Picture]) -> None:
-    """Record the question, and clear away what could be taken for an answer to it.
+    """Record the question and the pictures, and clear away what could be taken for an answer to it.
+
+    A picture that changes after this is done again next time, whichever state of it is read.
 
     Args:
         out: as for `to_do`.
-        question: the same; None records nothing, so that nothing is taken for done next time.
+        question: the same; None records nothing, so that nothing is taken for done next time, and earlier results
+            stay until they are replaced.
         pictures: which it returned.
 
     Raises:
@@ -83,13 +118,21 @@ def begin(out: Path, question: Question | None, pictures: Sequence[Picture]) -> 
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(question, indent=1) + "\n"
-        if _read(out) != json.loads(text):
+        earlier = _read(out)
+        recorded = _record(earlier)
+        goes_on = question is not None and earlier is not None and not _differing(question, earlier)
+        if not goes_on:
             (out / RUN_FILE).unlink(missing_ok=True)  # first: without it, nothing is taken for done
-        for picture in pictures:
-            picture.summary.unlink(missing_ok=True)
         if question is not None:
-            write_whole(out / RUN_FILE, text.encode())
+            # A picture that is away keeps its answers to the same question.
+            states = {picture: state for picture in pictures if (state := picture.state()) or not goes_on}
+            for picture in states:
+                ours = _key(out, picture) in recorded or picture.summary_is_ours()
+                for path in picture.results() if ours else [picture.summary]:
+                    path.unlink(missing_ok=True)
+            record = (recorded if goes_on else {}) | {_key(out, picture): state for picture, state in states.items()}
+            text = json.dumps(question | {RECORD: dict(sorted(record.items()))}, indent=1)
+            write_whole(out / RUN_FILE, f"{text}\n".encode())
         clear(out, pictures)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error
@@ -104,21 +147,23 @@ def clear(out: Path, pictures: Iterable[Picture]) -> None:
         with contextlib.suppress(FileNotFoundError):
             for entry in list(os.scandir(folder)):
                 name, _, process = entry.name.removeprefix(".").rpartition(".")
-                if entry.name.startswith(".") and name in known and process.isdecimal() and _has_ended(int(process)):
+                if entry.name.startswith(".") and name in known and process.isdecimal() and has_ended(int(process)):
                     Path(entry.path).unlink(missing_ok=True)
 
 
-def _has_ended(process: int) -> bool:
-    """Whether no other process has this number, as far as one host can tell."""
-    if process == os.getpid():  # which has written nothing yet
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # another user's
-        pass
-    return False
+def _differing(question: Question, earlier: Question) -> list[str]:
+    """The words that say what is another question about it."""
+    asked = json.loads(json.dumps(question))
+    return [word for word in asked if asked[word] != earlier.get(word)]
+
+
+def _key(out: Path, picture: Picture) -> str:
+    return picture.target.relative_to(out).as_posix()
+
+
+def _record(earlier: Question | None) -> dict[str, str]:
+    record = (earlier or {}).get(RECORD)
+    return record if isinstance(record, dict) else {}
 
 
 def _read(out: Path) -> Question | None:

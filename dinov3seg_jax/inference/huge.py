@@ -39,7 +39,11 @@ RUNTIME_BYTES = 600 * 2**20  # Python, JAX and compiled programs
 MOST_AT_ONCE = 8  # tiles, if memory allows
 OVERVIEW_SIDE = 2048
 OVERVIEW_ROWS = 64  # that are read together
-CONTROL_GROUP = Path("/sys/fs/cgroup")
+LEAST_ROOM = 64 * 2**20  # for pictures as a whole: in tiles, smaller ones take no less
+CONTROL_GROUPS = (  # a container's limit and use, in Linux' new and old places
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 
 class Plan(NamedTuple):
@@ -126,24 +130,47 @@ class Spool:
 
 
 def auto_memory() -> int:
-    """Half of the memory that is available, in bytes: what `--memory auto` stands for."""
-    available = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # a container's limit, which is "max" where there is none
-        limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        available = min(available, max(limit - used, 0))
-    return available // 2
+    """What this process takes and half of what is free, in bytes: `--memory auto`, once the model is loaded."""
+    free = psutil.virtual_memory().available
+    for folder, limit, used in CONTROL_GROUPS:
+        with contextlib.suppress(OSError, ValueError):  # the limit is "max" where there is none
+            room = int((folder / limit).read_text()) - int((folder / used).read_text()) + _file_cache(folder)
+            free = min(free, max(room, 0))
+    return psutil.Process().memory_info().rss + free // 2
 
 
-def needs_streaming(source: Path, memory_bytes: int) -> bool:
+def _file_cache(control_group: Path) -> int:
+    """Bytes that count as used by a container and that the system takes back when it needs them."""
+    lines = (line.split() for line in (control_group / "memory.stat").read_text().splitlines())
+    return next((int(size) for name, size in lines if name == "inactive_file"), 0)
+
+
+def room_for_pictures(model: Segmenter, memory_bytes: int, batch_size: int) -> int:
+    """Bytes that pictures may take that go through the model as a whole, so many at a time.
+
+    Args:
+        model: that runs.
+        memory_bytes: that the process may take.
+        batch_size: pictures that run together.
+    """
+    taken = RUNTIME_BYTES + model.held_bytes() + batch_size * model.tile_bytes()
+    return max(memory_bytes - taken, LEAST_ROOM)
+
+
+def needs_streaming(source: Path, room: int) -> bool:
     """Whether a picture is to go through `segment_file`: too large as a whole, or a georeferenced TIFF.
 
     Only the file's header is read. A GeoTIFF is recognised where rasterio is installed.
+
+    Args:
+        source: the picture.
+        room: bytes; see `room_for_pictures`.
 
     Raises:
         UserError: the file is missing, damaged or no picture.
     """
     height, width = picture_size(source)
-    return height * width * BYTES_PER_PIXEL > memory_bytes or is_georeferenced(source)
+    return height * width * BYTES_PER_PIXEL > room or is_georeferenced(source)
 
 
 def segment_file(

@@ -2,9 +2,8 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +36,21 @@ class Outcome(NamedTuple):
     error: str = ""  # one sentence
 
 
+class Look(NamedTuple):
+    """What a picture's header says."""
+
+    picture: Picture
+    shape: Shape
+    size: int  # bytes that it takes at most, from when it is read until it is written; of a huge one, all the room
+
+
+class Batch(NamedTuple):
+    """Pictures of one shape that run together."""
+
+    looks: list[Look]
+    images: list[Future[UInt8[np.ndarray, "h w 3"] | UserError]]  # being read; none of a huge one
+
+
 def segment_pictures(
     model: Segmenter,
     names: Sequence[str],
@@ -47,81 +61,103 @@ def segment_pictures(
 ) -> Iterator[Outcome]:
     """Segment pictures and write their results; one that cannot be read or written stops none of the others.
 
-    Batches depend on `pictures` alone. So results are the same to the last bit, however often a run was interrupted:
-    a batch of which some are wanted runs as a whole, and what is not wanted of it is dropped.
+    Batches depend on `pictures` and `memory` alone. So results are the same to the last bit, however often a run was
+    interrupted: a batch of which some are wanted runs as a whole, and what is not wanted of it is dropped.
 
     Args:
         model: any.
         names: that `model.check_names` returned.
         pictures: all of the run, in an order that is the same each time.
         wanted: those that have no results yet.
-        batch_size: pictures that run together.
-        memory: bytes that the process may take; a picture that needs more goes through `huge.segment_file`.
+        batch_size: pictures that run together, if there is room.
+        memory: bytes that the process may take. A picture that needs more goes through `huge.segment_file`, where the
+            model can do that, and no more are read ahead or wait to be written than there is room for.
 
     Yields:
         One outcome for each wanted picture, when its results are on disk.
+
+    Raises:
+        UserError: the model's own views of a picture need more than the memory.
     """
+    if type(model) is Segmenter and model.tile_bytes() > memory:
+        raise UserError(
+            f"inference.image_size {model.config.inference.image_size} takes about {model.tile_bytes() / 1e9:,.0f} GB, "
+            f"more than --memory allows ({memory / 1e9:,.1f} GB); use a smaller one"
+        )
+    room, held = huge.room_for_pictures(model, memory, batch_size), 0
     with _pool() as readers, _pool() as writers:
-        batches = _plan(pictures, wanted, batch_size, lambda picture: _shape(model, picture.path, memory), readers)
-        reading = deque(_begin(readers, *batch) for batch in islice(batches, BATCHES_AHEAD))
-        writing: deque[Future[Outcome]] = deque()
-        while reading:
-            batch, shape, images = reading.popleft()
-            reading.extend(_begin(readers, *following) for following in islice(batches, 1))
-            if shape == HUGE:
-                found: Iterator[Any] = (_segment_huge(model, names, picture, wanted, memory) for picture in batch)
-            else:
-                found = iter(_segment(model, names, [image.result() for image in images], batch_size))
-            for picture, result in zip(batch, found, strict=True):
-                if picture in wanted:
-                    writing.append(writers.submit(_write, picture, result))
-            while len(writing) > max(batch_size, THREADS):
-                yield writing.popleft().result()
-        while writing:
-            yield writing.popleft().result()
+        batches = _plan(pictures, wanted, batch_size, lambda picture: _look(model, picture, room), room, readers)
+        upcoming = next(batches, None)
+        reading: deque[Batch] = deque()
+        writing: deque[tuple[Future[Outcome], int]] = deque()
+        while upcoming or reading or writing:
+            if len(writing) <= max(batch_size, THREADS):
+                while upcoming and len(reading) <= BATCHES_AHEAD and (not held or held + _size(upcoming) <= room):
+                    reading.append(_begin(readers, upcoming))
+                    held += _size(upcoming)
+                    upcoming = next(batches, None)
+                if reading:
+                    batch = reading.popleft()
+                    results = _results(model, names, batch, batch_size, memory)
+                    for look, result in zip(batch.looks, results, strict=True):
+                        if look.picture in wanted:
+                            writing.append((writers.submit(_write, look.picture, result), look.size))
+                        else:
+                            held -= look.size
+                    continue
+            written, size = writing.popleft()
+            yield written.result()
+            held -= size
 
 
 def _plan(
     pictures: Sequence[Picture],
     wanted: Collection[Picture],
     batch_size: int,
-    shape_of: Callable[[Picture], Shape],
+    look: Callable[[Picture], Look],
+    room: int,
     readers: ThreadPoolExecutor,
-) -> Iterator[tuple[list[Picture], Shape]]:
+) -> Iterator[list[Look]]:
     """The batches with a wanted picture, each of pictures of one shape that are not far from each other."""
     for start in range(0, len(pictures), BATCHES_LOOKED_AT * batch_size):
         near = pictures[start : start + BATCHES_LOOKED_AT * batch_size]
         if not any(picture in wanted for picture in near):
             continue
-        alike: dict[Shape, list[Picture]] = {}
-        for picture, shape in zip(near, readers.map(shape_of, near), strict=True):
-            alike.setdefault(shape, []).append(picture)
-        for shape, group in alike.items():
-            for first in range(0, len(group), batch_size):
-                batch = group[first : first + batch_size]
-                if any(picture in wanted for picture in batch):
-                    yield batch, shape
+        alike: dict[Shape, list[list[Look]]] = {}
+        for found in readers.map(look, near):
+            group = alike.setdefault(found.shape, [[]])
+            if len(group[-1]) == batch_size or (group[-1] and _size([*group[-1], found]) > room):
+                group.append([])
+            group[-1].append(found)
+        for batch in (batch for group in alike.values() for batch in group):
+            if any(found.picture in wanted for found in batch):
+                yield batch
 
 
-def _shape(model: Segmenter, path: Path, memory: int) -> Shape:
+def _size(batch: Sequence[Look]) -> int:
+    return sum(look.size for look in batch)
+
+
+def _look(model: Segmenter, picture: Picture, room: int) -> Look:
     """By its header. Where that misleads, as a damaged one can, a batch has pictures of two sizes, which is no harm."""
+    path = picture.path
     try:
-        if type(model) is Segmenter and huge.needs_streaming(path, memory):
-            return HUGE
+        if type(model) is Segmenter and huge.needs_streaming(path, room):
+            return Look(picture, HUGE, room)
         with open_picture(path, str(path)) as image:
             width, height = image.size
             with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
                 if image.getexif().get(ORIENTATION, 1) > 4:
                     width, height = height, width
     except UserError:
-        return UNREADABLE
-    return resized_size((height, width), model.config.inference, model.config.model.vision.patch_size)
+        return Look(picture, UNREADABLE, 0)
+    shape = resized_size((height, width), model.config.inference, model.config.model.vision.patch_size)
+    return Look(picture, shape, huge.BYTES_PER_PIXEL * height * width)
 
 
-def _begin(
-    readers: ThreadPoolExecutor, batch: list[Picture], shape: Shape
-) -> tuple[list[Picture], Shape, list[Future[UInt8[np.ndarray, "h w 3"] | UserError]]]:
-    return batch, shape, [] if shape == HUGE else [readers.submit(_read, picture.path) for picture in batch]
+def _begin(readers: ThreadPoolExecutor, looks: list[Look]) -> Batch:
+    huge_one = looks[0].shape == HUGE
+    return Batch(looks, [] if huge_one else [readers.submit(_read, look.picture.path) for look in looks])
 
 
 def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | UserError:
@@ -129,6 +165,15 @@ def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | UserError:
         return read_image(path)
     except UserError as error:
         return error
+
+
+def _results(
+    model: Segmenter, names: Sequence[str], batch: Batch, batch_size: int, memory: int
+) -> Iterable[Segmentation | dict[str, Any] | UserError]:
+    """What is to be written of each picture of a batch."""
+    if batch.looks[0].shape == HUGE:
+        return (_segment_huge(model, names, look.picture, memory) for look in batch.looks)
+    return _segment(model, names, [image.result() for image in batch.images], batch_size)
 
 
 def _segment(
@@ -143,11 +188,7 @@ def _segment(
     return [image if isinstance(image, UserError) else next(results) for image in images]
 
 
-def _segment_huge(
-    model: Segmenter, names: Sequence[str], picture: Picture, wanted: Collection[Picture], memory: int
-) -> dict[str, Any] | UserError | None:
-    if picture not in wanted:
-        return None
+def _segment_huge(model: Segmenter, names: Sequence[str], picture: Picture, memory: int) -> dict[str, Any] | UserError:
     try:
         return huge.segment_file(model, picture.path, names, picture.target.parent, picture.target.name, memory)
     except UserError as error:

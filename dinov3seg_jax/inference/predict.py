@@ -7,6 +7,7 @@ import argparse
 import collections
 import dataclasses
 import gc
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from dinov3seg_jax.text.prompts import check_names, load_templates, parse_names
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 CLASSES_SHOWN = 5
+SMALLEST_MEMORY = 10**6  # bytes; less is an amount whose unit was forgotten
 OBJECTS = 100_000  # that are made between two garbage collections; Python's own 700 take an eighth of a start
 
 
@@ -67,8 +69,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "predict.py") -> in
     skipped = len(pictures) - len(wanted)
     if skipped:
         print(f"{skipped} of {len(pictures)} pictures are done already", flush=True)
+    for picture in filter(Picture.has_long_name, wanted):
+        print(f"error: {picture.path} has a name that is too long for its results; shorten it", file=sys.stderr)
+    failed = sum(map(Picture.has_long_name, wanted))
+    wanted = list(itertools.filterfalse(Picture.has_long_name, wanted))
     if not wanted:
-        return 0
+        return 2 if failed else 0
 
     gc.set_threshold(OBJECTS)
     from dinov3seg_jax.inference.huge import auto_memory
@@ -87,12 +93,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "predict.py") -> in
 
     batch_size = min(options.batch, len(pictures))
     outcomes = segment_pictures(model, names, pictures, set(wanted), batch_size, memory or auto_memory())
-    failed, started = 0, time.perf_counter()
+    done, started = 0, time.perf_counter()
     hidden = None if of_folder else True  # None: where nobody watches
     for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):
         report(outcome)
-        failed += outcome.summary is None
-    seconds, done = time.perf_counter() - started, len(wanted) - failed
+        done += outcome.summary is not None
+    seconds, failed = time.perf_counter() - started, failed + len(wanted) - done
     if of_folder:
         print(f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s", flush=True)
         if failed:
@@ -105,7 +111,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         "--weights",
-        type=Path,
+        type=given_path,
         required=True,
         metavar="FOLDER",
         help="of a run, or of converted dinov3.txt weights",
@@ -174,17 +180,20 @@ def describe(summary: dict[str, Any]) -> str:
 
 
 def output_places(source: Path, paths: Sequence[Path], out: Path) -> list[Path]:
-    """Folder and stem of each picture's output: its place below `source`, and its suffix where stems are not unique."""
+    """Folder and stem of each picture's output: its place below `source`, and its suffix where stems are not unique.
+
+    No two are the same: whoever shares a name takes its next one, and at last its own with the dot, as files do.
+    """
     root = source if source.is_dir() else source.parent
-    stems = collections.Counter(path.with_suffix("") for path in paths)
-    return [
-        out / path.relative_to(root).with_name(path.stem if stems[path.with_suffix("")] == 1 else _with_suffix(path))
-        for path in paths
-    ]
-
-
-def _with_suffix(path: Path) -> str:
-    return path.name.replace(".", "_")
+    names = {path: [path.stem, path.name.replace(".", "_"), path.name] for path in paths}
+    while True:
+        places = {path: path.with_name(choices[0]) for path, choices in names.items()}
+        users = collections.Counter(places.values())
+        sharing = [path for path, place in places.items() if users[place] > 1 and len(names[path]) > 1]
+        if not sharing:
+            return [out / place.relative_to(root) for place in places.values()]
+        for path in sharing:
+            del names[path][0]
 
 
 def _question(request: Request, source: Path) -> dict[str, Any]:
@@ -211,7 +220,7 @@ def _memory(text: str) -> int | None:
     """Bytes; None for "auto".
 
     Raises:
-        UserError: it is neither.
+        UserError: it is neither, or too small to be meant.
     """
     if text == "auto":
         return None
@@ -221,12 +230,24 @@ def _memory(text: str) -> int | None:
         size = 0
     if size <= 0:
         raise UserError(f"--memory is '{text}', which is no amount of memory; write it as in 4GB or 512MB, or auto")
+    if size < SMALLEST_MEMORY:
+        raise UserError(f"--memory is '{text}', which is {size:,} bytes, less than 1 MB; write the unit, as in 4GB")
     return size
+
+
+def given_path(text: str) -> Path:
+    """A path on a command line."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or a folder")  # `Path` takes it for "."
+    return Path(text)
 
 
 def count(text: str) -> int:
     """A number of things on a command line."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from error
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
@@ -239,12 +260,16 @@ def _parse(arguments: Sequence[str] | None, prog: str) -> tuple[argparse.Namespa
         epilog="--config.inference.OPTION=VALUE changes an option of the inference, as in "
         "--config.inference.image_size=320; with --zero_shot it is --config.zero_shot.OPTION=VALUE.",
     )
-    parser.add_argument("--image", type=Path, required=True, metavar="PATH", help="a picture, or a folder of pictures")
+    parser.add_argument(
+        "--image", type=given_path, required=True, metavar="PATH", help="a picture, or a folder of pictures"
+    )
     parser.add_argument(
         "--classes", required=True, metavar="NAMES", help='"red circle, grass", or @FILE with one name per line'
     )
     add_model_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=given_path, default=Path("predictions"), metavar="FOLDER", help="default: %(default)s"
+    )
     parser.add_argument(
         "--memory",
         default="auto",

@@ -1,6 +1,7 @@
 """Pictures on disk that are read in parts, and label maps that are written in parts."""
 
 import contextlib
+import os
 import struct
 import warnings
 import zlib
@@ -17,7 +18,7 @@ from dinov3seg_jax.inference.tiles import Source
 
 TIFF = (".tif", ".tiff")
 BLOCK = 256  # side of a GeoTIFF's tiles
-CACHE_MEGABYTES = 64  # of rasterio, for parts of a file that several tiles share
+CACHE_MEGABYTES = 64  # of GDAL, for parts of a file that several tiles share
 
 
 class Raster(Source, Protocol):
@@ -110,8 +111,7 @@ class GeoRaster:
         self._rasterio, self._path = rasterio, path
         try:
             path.open("rb").close()  # for a sentence of our own where there is no file
-            with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES):
-                self._file = rasterio.open(path)
+            self._file = rasterio.open(path)
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist; check the path") from error
         except (OSError, rasterio.errors.RasterioError) as error:
@@ -196,7 +196,8 @@ class GeoLabels:
         """Begin the file."""
         indexed = len(colors) <= PALETTE_NAMES
         self._kind = np.uint8 if indexed else np.uint16
-        self._file = picture._rasterio.open(
+        self._rasterio, self._path = picture._rasterio, path
+        self._file = self._rasterio.open(
             path,
             "w",
             driver="GTiff",
@@ -213,23 +214,40 @@ class GeoLabels:
         )
         if indexed:
             self._file.write_colormap(1, {index: (*map(int, color), 255) for index, color in enumerate(colors)})
-        self._top = 0
+        self._top = self._checksum = 0
 
     def write(self, rows: Integer[np.ndarray, "n width"]) -> None:
         """The next rows."""
         window = ((self._top, self._top + len(rows)), (0, rows.shape[1]))
-        self._file.write(rows.astype(self._kind), 1, window=window)
+        values = rows.astype(self._kind)
+        self._file.write(values, 1, window=window)
         self._top += len(rows)
+        self._checksum = zlib.crc32(values.tobytes(), self._checksum)
 
     def close(self) -> None:
-        """Complete the file."""
+        """Complete the file, and see whether it is: rasterio does not say that the last of it found no room.
+
+        Raises:
+            OSError: it is not.
+        """
         self._file.close()
+        if self._top < self._file.height:  # given up
+            return
+        checksum = 0
+        with self._rasterio.open(self._path) as file:
+            for top in range(0, file.height, BLOCK):
+                rows = file.read(1, window=((top, min(top + BLOCK, file.height)), (0, file.width)))
+                checksum = zlib.crc32(rows, checksum)
+        if checksum != self._checksum:
+            raise OSError("the label map cannot be read back, as on a full disk")
 
 
 def _rasterio(path: Path) -> Any:
     """The module, for a TIFF and where it is installed."""
     if path.suffix.lower() not in TIFF:
         return None
+    # Read from here when GDAL first needs it, in whatever thread; `rasterio.Env` would have to be around every read.
+    os.environ.setdefault("GDAL_CACHEMAX", str(CACHE_MEGABYTES))
     try:
         import rasterio
         import rasterio.errors
@@ -239,14 +257,15 @@ def _rasterio(path: Path) -> Any:
     return rasterio
 
 
-def _palette_of(file: Any) -> UInt8[np.ndarray, "256 3"] | None:
+def _palette_of(file: Any) -> UInt8[np.ndarray, "n 3"] | None:
+    """A colour for each value of the file's dtype, black where the file has none."""
     if file.count != 1:
         return None
     try:
         listed = file.colormap(1)
     except ValueError:  # it has none
         return None
-    palette = np.zeros((256, 3), np.uint8)
+    palette = np.zeros((np.iinfo(file.dtypes[0]).max + 1, 3), np.uint8)
     for index, color in listed.items():
         palette[index] = color[:3]
     return palette

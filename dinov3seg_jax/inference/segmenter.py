@@ -1,7 +1,7 @@
 """The public door: load a checkpoint, then segment any picture into any classes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
@@ -35,6 +35,7 @@ Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
 
 BAND_BYTES = 2**30  # of the scores that are blended together
 DECODER_SCALE = 4  # of its grid to that of its input
+LISTS_KNOWN = 64  # of names
 MAPS_PER_VIEW = 16  # of all channels that exist at once, roughly
 
 
@@ -135,7 +136,10 @@ class Segmenter:
         self._mesh = make_mesh(devices)
         if self._mesh is not None:
             self._parameters = jax.device_put(self._parameters, on_every_device(self._mesh))
-        self._accepted: dict[tuple[str, ...], tuple[str, ...]] = {}  # checking a thousand names takes a while
+        accept = partial(
+            check_names, tokenizer=self._embed.tokenizer, templates=templates, context_length=self._embed.context_length
+        )
+        self._accept = lru_cache(LISTS_KNOWN)(accept)  # checking a thousand names takes a while
 
     def segment(self, image: Picture, names: Sequence[str] | str) -> Segmentation:
         """Segment one picture.
@@ -215,9 +219,8 @@ class Segmenter:
         """What the tiles of all pictures have in common, for a list of so many classes."""
         options, model = self.config.inference, self.config.model
         side, patch_size = options.image_size, model.vision.patch_size
-        finer = 16 // model.early.output_stride if model.early.enabled else 1
         pixels = options.fusion == "logits" and options.mode != "whole"
-        cells = side if pixels else side // patch_size * finer * DECODER_SCALE
+        cells = side if pixels else side // patch_size * model.early.factor * DECODER_SCALE
         return Shapes.of(side, cells, classes, tile_stride(options, patch_size), options.tile_scale)
 
     def score_tiles(
@@ -289,11 +292,7 @@ class Segmenter:
         Raises:
             UserError: a name is empty, doubled or too long, or there is none.
         """
-        listed = parse_names(names) if isinstance(names, str) else tuple(names)
-        if listed not in self._accepted:
-            embed = self._embed
-            self._accepted[listed] = check_names(listed, embed.tokenizer, embed.templates, embed.context_length)
-        return self._accepted[listed]
+        return self._accept(parse_names(names) if isinstance(names, str) else tuple(names))
 
     def _score_list(self, pixels: UInt8[np.ndarray | Array, "b h w 3"], names: Sequence[str]) -> Iterator[ScoredChunk]:
         """Scores of all names, a few at a time where the model allows it."""

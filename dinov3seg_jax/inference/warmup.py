@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg warmup")
     folder = keep_programs()
     if folder is None:
         raise UserError(
-            "nothing can be kept, as the cache is off or cannot be written; set DINOV3SEG_CACHE to a folder of yours"
+            "nothing can be kept, as the cache is off, cannot be written, or is not yours alone; set DINOV3SEG_CACHE "
+            "to a folder of yours"
         )
     started = time.perf_counter()
     model, names = load_model(request)

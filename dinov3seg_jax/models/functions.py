@@ -64,7 +64,7 @@ def resize_cubic(x: Float[Array, "b h w c"], height: int, width: int) -> Float[A
 
 
 def l2_normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """x / max(||x||, 1e-12) over the last axis, in float32; the gradient at 0 is 0, not NaN."""
+    """x / max(||x||, 1e-12) over the last axis, in float32; the gradient at 0 is 1e12 times the cotangent, not NaN."""
     x = x.astype(jnp.float32)
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

@@ -123,7 +123,7 @@ class SegmentationModel(nnx.Module):
         """§2; without it, the patches as they are."""
         if not self.config.early.enabled:
             return patches
-        factor = self.config.vision.patch_size // self.config.early.output_stride
+        factor = self.config.early.factor
         grid = (patches.shape[1] * factor, patches.shape[2] * factor)
         return self.early(normalize_pixels(images), patches, grid)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dinov3seg_jax.inference import class_embeddings
 from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, average_templates, bucket
 from dinov3seg_jax.models.graph import bind, build
 
@@ -24,7 +25,7 @@ def test_mean_of_templates():
         np.testing.assert_allclose(mean[half], expected / np.linalg.norm(expected, axis=1, keepdims=True))
 
 
-def test_names_are_embedded_once_and_independently(model_config, parameters):
+def test_names_are_embedded_once_and_independently(model_config, parameters, monkeypatch):
     graph, _ = build(model_config)
     embed = ClassEmbeddings(lambda of, tokens: bind(graph, of).encode_text(tokens), parameters, PROMPTS, 77)
     counts = []
@@ -36,6 +37,11 @@ def test_names_are_embedded_once_and_independently(model_config, parameters):
     np.testing.assert_array_equal(first, again[[2, 1]])
     assert embed(["cat"]).shape == (1, 64)
     assert counts == [2, 1]
+
+    monkeypatch.setattr(class_embeddings, "NAMES_KNOWN", 2)
+    assert embed(["cat", "dog", "bird"]).shape == (3, 64)
+    embed(["cat"])
+    assert counts == [2, 1, 1], "the oldest was forgotten"
 
     tokens = embed.tokenizer.tokenize([prompt.replace("{}", "bird") for prompt in PROMPTS])
     rows = np.asarray(embed._encode(parameters, tokens))

@@ -122,7 +122,14 @@ def test_a_picture_runs_in_the_same_batch_whatever_else_is_done(folder, short_si
     np.testing.assert_array_equal(batches[3], batches[0])
 
 
-def test_only_a_few_pictures_are_in_memory(tmp_path, model, monkeypatch):
+@pytest.mark.parametrize(
+    ("room", "most_beside"),  # the picture that was just written
+    [(PLENTY, (BATCHES_AHEAD + 1) * 2 + max(2, THREADS)), (5 * 16 * huge.BYTES_PER_PIXEL, 4), (1, 0)],
+)
+def test_only_a_few_pictures_are_in_memory(tmp_path, model, monkeypatch, room, most_beside):
+    """In a little room, as many whole batches as there is room for, or a single picture."""
+    monkeypatch.setattr(huge, "room_for_pictures", lambda *_: room)
+    monkeypatch.setattr(huge, "needs_streaming", lambda *_: False)
     batch, read, written = 2, itertools.count(), 0
     so_far = [0]
     picture = np.zeros((4, 4, 3), np.uint8)
@@ -135,7 +142,14 @@ def test_only_a_few_pictures_are_in_memory(tmp_path, model, monkeypatch):
         written += 1
         most = max(most, so_far[0] - written)
     assert written == 40
-    assert 0 < most <= (BATCHES_AHEAD + 1) * batch + max(batch, THREADS)
+    assert most <= most_beside
+    assert most > 0 or room == 1
+
+
+def test_views_too_large_for_the_memory_are_refused(folder, model):
+    wanted = listed(folder, folder)
+    with pytest.raises(UserError, match="^inference.image_size 48 takes about 0 GB, more than --memory allows"):
+        list(segment_pictures(model, ("a",), wanted, set(wanted), 1, 10**4))
 
 
 def test_a_picture_too_large_for_the_memory_goes_tile_by_tile(folder, model, monkeypatch, capsys):
@@ -180,13 +194,107 @@ def test_what_is_missing_is_done_again(folder, tmp_path, capsys, missing):
     assert len(printed) == 3
 
 
-def test_a_picture_that_changed_is_done_again(folder, tmp_path, capsys):
+@pytest.mark.parametrize("seconds", [10, -10])
+def test_a_picture_that_changed_is_done_again(folder, tmp_path, capsys, seconds):
     main(words(folder, "out"))
-    later = (tmp_path / "out" / "001.json").stat().st_mtime + 10
-    os.utime(folder / "001.png", (later, later))
+    other = (tmp_path / "out" / "001.json").stat().st_mtime + seconds
+    os.utime(folder / "001.png", (other, other))
     capsys.readouterr()
     assert main(words(folder, "out")) == 0
     assert capsys.readouterr().out.startswith("4 of 5 pictures are done already")
+
+
+def test_another_picture_of_the_same_stem_is_done_again(folder, tmp_path, capsys):
+    """Also an older one of the same size."""
+    main(words(folder, "out"))
+    before = (folder / "001.png").stat()
+    (folder / "001.png").rename(folder / "001.bmp")  # pictures are recognised by content
+    os.utime(folder / "001.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
+    capsys.readouterr()
+    assert main(words(folder, "out")) == 0
+    assert capsys.readouterr().out.startswith("4 of 5 pictures are done already")
+    assert json.loads((tmp_path / "out" / "001.json").read_text())["file"] == "001.bmp"
+
+
+def test_a_picture_that_changes_while_it_waits_is_done_again(folder, tmp_path, monkeypatch, capsys):
+    def read(path):
+        os.utime(path, ns=(0, 0))
+        return pictures_read(path)
+
+    pictures_read = pictures.read_image
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures, "read_image", read)
+        main(words(folder, "out"))
+    capsys.readouterr()
+    assert main(words(folder, "out")) == 0
+    assert "done already" not in capsys.readouterr().out
+
+
+def test_a_picture_that_was_away_is_asked_the_new_question(folder, tmp_path, capsys):
+    main(words(folder, "out", classes="grass, sky"))
+    (folder / "001.png").rename(tmp_path / "001.png")
+    assert main(words(folder, "out", "--overwrite")) == 0
+    (tmp_path / "001.png").rename(folder / "001.png")
+    capsys.readouterr()
+    assert main(words(folder, "out")) == 0
+    assert capsys.readouterr().out.startswith("4 of 5 pictures are done already")
+    main(words(folder, "whole"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_picture_that_was_away_keeps_its_answers_to_the_same_question(folder, tmp_path, capsys):
+    """A link that leads nowhere for a while is named; the next run passes it over."""
+    (folder / "001.png").rename(tmp_path / "001.png")
+    (folder / "001.png").symlink_to(tmp_path / "001.png")
+    main(words(folder, "out"))
+    whole = contents(tmp_path / "out")
+    (tmp_path / "001.png").rename(tmp_path / "002.png")
+    capsys.readouterr()
+    assert main(words(folder, "out")) == 2
+    assert "001.png does not exist" in capsys.readouterr().err
+    (tmp_path / "002.png").rename(tmp_path / "001.png")
+    assert main(words(folder, "out")) == 0
+    assert capsys.readouterr().out.startswith("5 of 5 pictures are done already")
+    assert contents(tmp_path / "out") == whole
+
+
+def test_nothing_is_left_of_another_question(folder, tmp_path):
+    """Where the picture has none to the new one; also when a killed process left no JSON. Other files stay."""
+    main(words(folder, "out", classes="grass, sky"))
+    out = tmp_path / "out"
+    (out / "003.json").unlink()
+    (out / "001_labels.tif").touch()
+    (out / "005_labels.png").touch()
+    for name in ("001", "003", "005"):
+        (folder / f"{name}.png").write_bytes(b"damaged")
+    assert main(words(folder, "out", "--overwrite")) == 2
+    left = {path.name for path in out.iterdir() if path.name[:3] in ("001", "003", "005")}
+    assert left == {"005_labels.png"}
+
+
+def test_a_file_of_the_user_among_the_results(folder, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "003.json").write_text('{"shapes": []}')
+    with monkeypatch.context() as patched:
+        patched.setattr(segmenter, "load", None)  # it is found before
+        with pytest.raises(UserError, match=r"003.json was not written by this program"):
+            main(words(folder, "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["003.json"]
+    assert main(words(folder, "out", "--overwrite")) == 0
+    main(words(folder, "whole"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_name_too_long_for_its_results(folder, tmp_path, monkeypatch, capsys):
+    long = folder / f"{'n' * 251}.png"
+    (folder / "001.png").rename(long)
+    for skipped in (0, 4):
+        assert main(words(folder, "out")) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith(f"error: {long} has a name that is too long for its results; shorten it\n")
+        assert captured.out.startswith(f"{skipped} of 5 pictures are done already") == bool(skipped)
+        assert len(list((tmp_path / "out").glob("*.json"))) == 1 + 4
+        monkeypatch.setattr(segmenter, "load", None)
 
 
 @pytest.mark.parametrize(

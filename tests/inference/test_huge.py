@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,7 +168,26 @@ def test_only_pictures_too_large_for_the_memory_are_streamed(tmp_path):
     source = save(tmp_path / "a.png", 100, 100)
     assert not huge.needs_streaming(source, 10_000 * huge.BYTES_PER_PIXEL)
     assert huge.needs_streaming(source, 10_000 * huge.BYTES_PER_PIXEL - 1)
-    assert 0 < huge.auto_memory() < 2**50
+
+
+def test_pictures_get_what_the_model_leaves():
+    model = SimpleNamespace(held_bytes=lambda: 10**9, tile_bytes=lambda: 10**7)
+    assert huge.room_for_pictures(model, 2**31, 3) == 2**31 - huge.RUNTIME_BYTES - 10**9 - 3 * 10**7
+    assert huge.room_for_pictures(model, 10**9, 3) == huge.LEAST_ROOM
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_auto_memory_in_a_container(tmp_path, monkeypatch, version):
+    """What files take of a container's memory is free as soon as it is needed."""
+    _, limit, used = huge.CONTROL_GROUPS[version]
+    (tmp_path / limit).write_text(f"{10 * 2**20}\n")
+    (tmp_path / used).write_text(f"{9 * 2**20}\n")
+    (tmp_path / "memory.stat").write_text(f"file 1\ninactive_file {7 * 2**20}\ntotal_inactive_file 1\n")
+    monkeypatch.setattr(huge, "CONTROL_GROUPS", [(tmp_path, limit, used), (tmp_path / "none", limit, used)])
+    monkeypatch.setattr(huge.psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=3)))
+    assert huge.auto_memory() == 3 + 4 * 2**20
+    (tmp_path / limit).write_text("max\n")
+    assert huge.auto_memory() > 3 + 4 * 2**20
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16", "1"])
@@ -252,9 +272,68 @@ def test_what_rasterio_reads(rasterio, tmp_path):
         open_raster(tmp_path / "bad.tif")
 
 
+def test_a_palette_of_16_bits(rasterio, tmp_path):
+    from dinov3seg_jax.inference.rasters import open_raster
+
+    source = tmp_path / "a.tif"
+    shape = {"count": 1, "height": 1, "width": 3, "dtype": "uint16"}
+    with rasterio.open(source, "w", driver="GTiff", photometric="palette", **shape) as file:
+        file.write(np.array([[[2, 300, 65535]]], np.uint16))
+        file.write_colormap(1, {2: (1, 2, 3, 255), 300: (4, 5, 6, 255)})
+    assert open_raster(source).read(0, 1, 0, 3).tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
+
+
+def test_a_tiff_that_found_no_room_is_not_taken_for_whole(rasterio, tmp_path):
+    """The last of a file is written as it is closed, which rasterio does in silence, whatever becomes of it."""
+    from resource import RLIMIT_FSIZE, getrlimit, setrlimit
+
+    from dinov3seg_jax.inference.rasters import GeoLabels, open_raster
+
+    labels = RNG.integers(0, 5, (300, 400))
+    picture = open_raster(save(tmp_path / "a.tif", *labels.shape))
+
+    def write(path):
+        file = GeoLabels(path, picture, class_colors(names_of(5)))
+        file.write(labels)
+        file.close()
+        return path.stat().st_size
+
+    size, before = write(tmp_path / "whole.tif"), getrlimit(RLIMIT_FSIZE)
+    try:
+        for room in (size - 10, size // 2):
+            setrlimit(RLIMIT_FSIZE, (room, before[1]))
+            with pytest.raises(OSError, match=r"cannot be read back|[Ff]ailed"):
+                write(tmp_path / f"{room}.tif")
+    finally:
+        setrlimit(RLIMIT_FSIZE, before)
+
+
+READ_ALL = """
+import resource, sys
+from pathlib import Path
+from dinov3seg_jax.inference.rasters import open_raster
+raster = open_raster(Path(sys.argv[1]))
+raster.read(0, 256, 0, raster.width)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for top in range(0, raster.height, 256):
+    raster.read(top, min(top + 256, raster.height), 0, raster.width)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / raster.held_bytes)
+"""
+
+
+def test_a_tiff_is_read_in_the_memory_that_it_says(rasterio, tmp_path):
+    source, side = tmp_path / "a.tif", 20_000
+    shape = {"count": 1, "height": side, "width": side, "dtype": "uint8", "tiled": True, "compress": "deflate"}
+    with rasterio.open(source, "w", driver="GTiff", sparse_ok=True, **shape):
+        pass
+    done = subprocess.run([sys.executable, "-c", READ_ALL, str(source)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.2
+
+
 PEAK = """
 import resource, sys
 from pathlib import Path
+from types import SimpleNamespace
 from tests.inference.test_huge import Stub, names_of
 from dinov3seg_jax.inference import huge
 source, memory = Path(sys.argv[1]), int(sys.argv[2])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,47 @@ def test_a_folder_with_a_bad_picture(tmp_path, capsys):
     assert errors[1] == "error: 1 of 4 pictures could not be segmented; see above"
 
 
+@pytest.mark.parametrize(
+    ("below", "stems"),
+    [
+        ("a.png", "a"),
+        ("a.png a.jpg b.png", "a_png a_jpg b"),
+        ("a.png a.jpg a_png.jpg", "a.png a_jpg a_png_jpg"),
+        ("a.b.png a.b.jpg a_b.png a_b.jpg", "a.b.png a.b.jpg a_b.png a_b.jpg"),
+        ("a.png a.jpg a_png.jpg a.png.gif", "a.png a_jpg a_png_jpg a_png_gif"),
+        ("a.png d/a.jpg d.e/a.jpg", "a d/a d.e/a"),
+    ],
+)
+def test_results_of_no_two_pictures_have_one_name(tmp_path, below, stems):
+    paths = [tmp_path / name for name in below.split()]
+    for order in (1, -1):
+        places = predict.output_places(tmp_path, paths[::order], Path("out"))
+        assert places == [Path("out", stem) for stem in stems.split()][::order]
+
+
+@pytest.mark.usefixtures("loads")
+@pytest.mark.parametrize("text", ['{"names": ["a"]}', "[1]", "not JSON"])
+def test_a_file_of_the_user_is_replaced_only_when_asked(tmp_path, text):
+    path = save(tmp_path / "t.png")
+    (tmp_path / "t.json").write_text(text)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"t.json was not written by this program.*--overwrite"):
+            main(arguments(path, tmp_path))
+        assert (tmp_path / "t.json").read_text() == text
+    assert main([*arguments(path, tmp_path), "--overwrite"]) == 0
+    assert json.loads((tmp_path / "t.json").read_text())["names"] == CLASSES.split(", ")
+
+
+@pytest.mark.usefixtures("loads")
+def test_a_picture_that_fails_keeps_its_earlier_results(tmp_path):
+    path = save(tmp_path / "a.png")
+    assert main(arguments(path, tmp_path / "out")) == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    path.write_bytes(path.read_bytes()[:1000])
+    assert main([*arguments(path, tmp_path / "out", "grass"), "--overwrite"]) == 2
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
 @pytest.mark.usefixtures("loads")
 def test_one_truncated_picture(tmp_path, capsys):
     path = save(tmp_path / "a.png")
@@ -95,6 +137,7 @@ def bad_inputs():
         "file as output folder": ({"out": "a.png"}, "is a file"),
         "output among the inputs": ({"image": "pictures", "out": "pictures/out"}, "lies in the folder of the pictures"),
         "no memory": ({"more": "--memory=much"}, "which is no amount of memory"),
+        "memory without a unit": ({"more": "--memory=4"}, "is '4', which is 4 bytes, less than 1 MB; write the unit"),
         "override of the model": ({"more": "--config.model.late.layers=1"}, "cannot be changed"),
         "unknown option": ({"more": "--config.inference.widow=16"}, "did you mean 'window'"),
     }
@@ -150,6 +193,9 @@ HELP_AND_MISTAKES = [
     (["--help"], "usage: dinov3seg COMMAND"),
     (["--picture"], "usage: dinov3seg COMMAND"),
     (["predict", *arguments("a.png", "out", CLASSES, "--batch=0")], "argument --batch: 0 is less than 1"),
+    (["predict", *arguments("a.png", "out", CLASSES, "--batch=abc")], "argument --batch: 'abc' is no whole number"),
+    (["predict", *arguments("", "out")], "argument --image: the path is empty"),
+    (["predict", *arguments("a.png", "")], "argument --out: the path is empty"),
     (["predict", *arguments("absent.png", "out")], "absent.png does not exist"),
     (["predict", *arguments("a.png", "out", "cat, cat")], "'cat' appears twice"),
     (["predict", *arguments("a.png", "out")], "checkpoint folder 'run' does not exist"),

@@ -3,11 +3,12 @@
 import dataclasses
 from itertools import pairwise
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3seg_jax.config import InferenceConfig
+from dinov3seg_jax.config import EarlyRefinementConfig, InferenceConfig
 from dinov3seg_jax.inference.blend import Shapes, bands, count_tiles, label_tiles
 from dinov3seg_jax.inference.class_chunks import ScoredChunk
 from dinov3seg_jax.inference.labels import taps
@@ -21,6 +22,7 @@ from dinov3seg_jax.inference.tiles import (
     read_scaled,
     tile_stride,
 )
+from dinov3seg_jax.models.graph import initialize
 
 PATCH, SIDE, CELLS = 16, 64, 16
 OPTIONS = InferenceConfig(image_size=SIDE)
@@ -234,6 +236,21 @@ def test_the_model_sees_a_picture_of_one_tile_as_a_square_one(tiled, model):
     ours, theirs = tiled.segment(image, NAMES), model.segment(image, NAMES)
     np.testing.assert_allclose(ours.confidence, theirs.confidence, atol=1e-6)
     assert (ours.labels == theirs.labels).mean() > 0.999
+
+
+@pytest.mark.parametrize(("patch_size", "output_stride"), [(32, 16), (8, 8)])
+def test_tiles_of_a_model_with_other_patches_and_early_refinement(config, patch_size, output_stride):
+    model = dataclasses.replace(
+        config.model,
+        vision=dataclasses.replace(config.model.vision, patch_size=patch_size),
+        early=EarlyRefinementConfig(dim=16, heads=2, output_stride=output_stride),
+    )
+    inference = dataclasses.replace(config.inference, mode="whole", image_size=2 * patch_size, resize="tiled")
+    config = dataclasses.replace(config, model=model, inference=inference)
+    image = RNG.integers(0, 256, (70, 40, 3), np.uint8)
+    found = Segmenter(config, initialize(model, jax.random.key(0))).segment(image, NAMES)
+    assert found.labels.shape == (70, 40)
+    assert len(np.unique(found.confidence)) > 100
 
 
 @pytest.mark.slow
