@@ -1,4 +1,4 @@
-"""The command `dinov3seg`: `dinov3seg predict ...` and `dinov3seg warmup ...`."""
+"""The command `dinov3seg`: `dinov3seg predict ...`, `dinov3seg warmup ...`, `dinov3seg export ...`."""
 
 import importlib
 import sys
@@ -9,6 +9,7 @@ from dinov3seg_jax.errors import UserError, run_command
 COMMANDS = {
     "predict": ("dinov3seg_jax.inference.predict", "segment pictures into classes you name"),
     "warmup": ("dinov3seg_jax.inference.warmup", "compile and embed ahead of time"),
+    "export": ("dinov3seg_jax.export", "write a run's model for JAX alone"),
 }
 
 

@@ -212,13 +212,20 @@ def _size(text: str) -> Size:
     return int(sides[0]), int(sides[-1])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Export a run's model; `arguments` of the command line, default those of this process.
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m dinov3seg_jax.export") -> int:
+    """Export a run's model.
+
+    Args:
+        arguments: of the command line; those of this process if None.
+        prog: what the command is called.
+
+    Returns:
+        The exit status.
 
     Raises:
         UserError: see `export`.
     """
-    parser = argparse.ArgumentParser(prog="python -m dinov3seg_jax.export", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FOLDER", help="of a run")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one")
     parser.add_argument(
@@ -230,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     export(options.checkpoint, options.out, options.sizes, options.classes, overrides)
     total = sum(file.stat().st_size for file in options.out.iterdir())
     print(f"{options.out}: {total / 2**20:.1f} MB, for {', '.join(PLATFORMS)}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -181,6 +181,14 @@ def test_an_unknown_command_is_named(capsys):
     assert "predict  segment pictures" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", command.COMMANDS)
+def test_every_command_knows_its_name(capsys, word):
+    with pytest.raises(SystemExit) as caught:
+        command.main([word, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: dinov3seg {word} ")
+
+
 CONFIG_FILE = "configs/quickstart.py"
 TRAIN, EVAL = train_script.main, eval_script.main
 MISTAKES = {
