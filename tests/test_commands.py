@@ -247,6 +247,7 @@ def test_a_folder_of_photographs_trains_and_is_scored(samples, tmp_path, monkeyp
         "data.crop_size": 32,
         "data.short_side": "(32, 40)",
         "train.steps": 3,
+        "train.alignment_steps": 3,
         "train.batch_size": 2,
         "train.log_every": 1,
         "inference.image_size": 48,
