@@ -7,7 +7,6 @@ import argparse
 import collections
 import dataclasses
 import gc
-import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -69,12 +68,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "predict.py") -> in
     skipped = len(pictures) - len(wanted)
     if skipped:
         print(f"{skipped} of {len(pictures)} pictures are done already", flush=True)
-    for picture in filter(Picture.has_long_name, wanted):
+    unnameable = [picture for picture in wanted if picture.has_long_name()]
+    for picture in unnameable:
         print(f"error: {picture.path} has a name that is too long for its results; shorten it", file=sys.stderr)
-    failed = sum(map(Picture.has_long_name, wanted))
-    wanted = list(itertools.filterfalse(Picture.has_long_name, wanted))
+        wanted.remove(picture)
     if not wanted:
-        return 2 if failed else 0
+        return 2 if unnameable else 0
 
     gc.set_threshold(OBJECTS)
     from dinov3seg_jax.inference.huge import auto_memory
@@ -98,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "predict.py") -> in
     for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):
         report(outcome)
         done += outcome.summary is not None
-    seconds, failed = time.perf_counter() - started, failed + len(wanted) - done
+    seconds, failed = time.perf_counter() - started, len(unnameable) + len(wanted) - done
     if of_folder:
         print(f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s", flush=True)
         if failed:
