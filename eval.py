@@ -40,7 +40,7 @@ def main() -> None:
 def score(config: "Config", checkpoint: Path, zero_shot: bool) -> None:
     """Evaluate and print the scores."""
     # Imported late, so that a mistake in the config is reported before a device starts.
-    from dinov3seg_jax.compile_cache import keep_programs
+    from dinov3seg_jax.cache.programs import keep_programs
     from dinov3seg_jax.evaluation.evaluate import evaluate, evaluate_benchmarks, report_folder
     from dinov3seg_jax.processes import say
 

@@ -4,8 +4,8 @@ from dinov3seg_jax.errors import run_command
 
 
 def main() -> int:
-    """See `dinov3seg_jax.inference.predict`."""
-    from dinov3seg_jax.inference.predict import main
+    """See `dinov3seg_jax.cli.predict`."""
+    from dinov3seg_jax.cli.predict import main
 
     return main()
 

@@ -23,11 +23,11 @@ def main() -> None:
     config = load_config(options.config, overrides)
     # Imported late, so that a mistake in the config is reported before a device starts.
     if options.dry_run:
-        from dinov3seg_jax.training.dry_run import dry_run
+        from dinov3seg_jax.costs.dry_run import dry_run
 
         dry_run(config, options.topology or "")
     else:
-        from dinov3seg_jax.compile_cache import keep_programs
+        from dinov3seg_jax.cache.programs import keep_programs
         from dinov3seg_jax.training.loop import train
 
         keep_programs()

@@ -152,8 +152,8 @@ def _our_run(case: dict[str, Any], weights: dict[str, Any] | None) -> Run:
     import jax.numpy as jnp
     from flax import nnx
 
-    from convert.huggingface import rules
-    from convert.rules import apply_rules
+    from dinov3seg_jax.convert.tables.huggingface import rules
+    from dinov3seg_jax.convert.tables.rules import apply_rules
     from dinov3seg_jax.models.graph import bind, describe
     from dinov3seg_jax.models.presets import VISION
     from dinov3seg_jax.models.vit import VisionTransformer

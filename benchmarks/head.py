@@ -217,7 +217,7 @@ class _Head:
             TextConfig,
             VisionConfig,
         )
-        from dinov3seg_jax.inference.class_chunks import ClassChunks
+        from dinov3seg_jax.inference.classes.chunks import ClassChunks
         from dinov3seg_jax.models.chunked import prepare
         from dinov3seg_jax.models.graph import bind, build, initialize
         from dinov3seg_jax.models.scene import ImageFeatures, PriorMaps
@@ -250,7 +250,7 @@ class _Head:
 
     def label(self, text: Any, length: int, keep: bool) -> Any:
         """Labels and confidence of every pixel."""
-        from dinov3seg_jax.inference.labels import BestClass
+        from dinov3seg_jax.inference.views.labels import BestClass
 
         best = BestClass([self.size])
         for chunk in self.chunks.score_scenes(self.parameters, self.scenes, self.size, text, length, keep):

@@ -112,9 +112,9 @@ def stages(case: Case) -> Case:
     from PIL import Image
 
     from dinov3seg_jax.data.images import read_image
-    from dinov3seg_jax.inference.labels import BestClass
-    from dinov3seg_jax.inference.local_global import resize_image
     from dinov3seg_jax.inference.result import Segmentation
+    from dinov3seg_jax.inference.views.labels import BestClass
+    from dinov3seg_jax.inference.views.local_global import resize_image
 
     model, names = _segmenter(case), _names(case["names"])
     options, patch = model.config.inference, model.config.model.vision.patch_size
@@ -163,7 +163,7 @@ def windows(case: Case) -> Case:
     import jax.numpy as jnp
     import numpy as np
 
-    from dinov3seg_jax.inference.windows import gather, plan_windows
+    from dinov3seg_jax.inference.views.windows import gather, plan_windows
     from dinov3seg_jax.models.graph import bind, build
 
     model = _segmenter(case)
@@ -410,8 +410,8 @@ def _torch_encoder(model: Any) -> tuple[Any, Any]:
     import jax.numpy as jnp
 
     from benchmarks.backbone import _their_model
-    from convert.huggingface import rules
-    from convert.rules import apply_rules
+    from dinov3seg_jax.convert.tables.huggingface import rules
+    from dinov3seg_jax.convert.tables.rules import apply_rules
 
     prefix = "vision/backbone/"
     theirs = _their_model({"model": "vits16"})

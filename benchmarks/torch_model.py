@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.inference.windows import coverage, plan_windows
+from dinov3seg_jax.inference.views.windows import coverage, plan_windows
+from dinov3seg_jax.models.dinov3seg import DEVIATION, MEAN
 from dinov3seg_jax.models.late_refinement import shifted_window_mask
-from dinov3seg_jax.models.segmenter import DEVIATION, MEAN
 
 
 class TorchModel(nn.Module):

@@ -78,13 +78,13 @@ def measure(size: str, depth: int, batch_size: int, attention: str, repeats: int
     import jax
     import numpy as np
 
+    from dinov3seg_jax.costs.dry_run import abstract_batch
     from dinov3seg_jax.models.graph import initialize
     from dinov3seg_jax.training.chips import peak_flops
-    from dinov3seg_jax.training.compiled import CompiledStep
-    from dinov3seg_jax.training.dry_run import abstract_batch
     from dinov3seg_jax.training.finetune import partition
     from dinov3seg_jax.training.loop import model_flops, prepare
     from dinov3seg_jax.training.optimizer import make_optimizer
+    from dinov3seg_jax.training.program import CompiledStep
     from dinov3seg_jax.training.sharding import make_mesh
     from dinov3seg_jax.training.step import Batch, TrainState
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinov3seg_jax.inference.windows import gather, plan_windows
+from dinov3seg_jax.inference.views.windows import gather, plan_windows
 from dinov3seg_jax.models.graph import bind, build, initialize
 from dinov3seg_jax.models.presets import NANO
 

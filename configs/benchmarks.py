@@ -3,7 +3,7 @@
     python eval.py --config configs/benchmarks.py --checkpoint runs/coco_stuff --config.data.eval.root=DATASETS
 
 DATASETS holds a folder for each data set, as `python -m dinov3seg_jax.data.prepare` makes it (docs/data.md), under its
-name in `dinov3seg_jax/data/benchmarks.py`; or the tree that DETECTRON2_DATASETS names for the field's PyTorch tools.
+name in `dinov3seg_jax/data/benchmark_sets.py`; or the tree that DETECTRON2_DATASETS names for PyTorch tools.
 Without the option, that environment variable is taken. Other sets are chosen by --config.benchmarks=ade20k_150,voc_20b.
 
 The model is the checkpoint's: what is set here is how it is asked. The paper reports A-847 20.09, PC-459 27.80,
@@ -15,7 +15,7 @@ import os
 from ml_collections import ConfigDict
 
 from dinov3seg_jax.config import default_config
-from dinov3seg_jax.data.benchmarks import FIVE
+from dinov3seg_jax.data.benchmark_sets import FIVE
 
 
 def get_config() -> ConfigDict:

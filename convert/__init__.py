@@ -1,1 +1,1 @@
-"""Released weights into this project's parameters: one table of rules per source, and the engine that applies them."""
+"""`python -m convert`, for a checkout; what it does is in `dinov3seg_jax/convert`."""

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+pytest_plugins = ["tests.small_model"]
+
 # Nearly all the time goes into compiling. JAX reads this when it first touches a device, which no import does, and
 # the scripts that tests start inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dinov3seg_jax import tensor_file, weights
 from dinov3seg_jax.config import ModelConfig
+from dinov3seg_jax.store import converted as weights
+from dinov3seg_jax.store import safetensors as tensor_file
 
 
 def write_folder(folder: Path, arrays: dict[str, np.ndarray], kind: str, model: ModelConfig) -> None:

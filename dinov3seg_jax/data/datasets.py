@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dinov3seg_jax.config import DatasetConfig
-from dinov3seg_jax.data.benchmarks import BENCHMARKS, Benchmark, Split
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS, Benchmark, Split
 from dinov3seg_jax.data.folder import ImageFolder
 from dinov3seg_jax.data.label_maps import original_ids
 from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, PaintedScenes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dinov3seg_jax.data.benchmarks import BENCHMARKS, FIVE, PUBLISHED
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS, FIVE, PUBLISHED
 from dinov3seg_jax.files import write_whole
 
 MEAN = "mean"

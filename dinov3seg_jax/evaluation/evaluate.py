@@ -10,22 +10,22 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from dinov3seg_jax import weights
 from dinov3seg_jax.config import Config, DatasetConfig
-from dinov3seg_jax.data.benchmarks import BENCHMARKS
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.datasets import Dataset, class_names, open_dataset
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
-from dinov3seg_jax.evaluation.areas import area_scores
 from dinov3seg_jax.evaluation.benchmark_table import write_table
 from dinov3seg_jax.evaluation.confusion import scores
 from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
+from dinov3seg_jax.evaluation.dinov3_scores import area_scores
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import describe_inference, picture_row, write_report
 from dinov3seg_jax.inference.linear import read_probe
 from dinov3seg_jax.inference.segmenter import Segmenter, of_run
 from dinov3seg_jax.inference.zero_shot import SECTION, ZeroShotSegmenter, describe_zero_shot, read_towers
 from dinov3seg_jax.processes import say
+from dinov3seg_jax.store import converted as weights
 from dinov3seg_jax.training.checkpoint import CONFIG_FILE, STEPS_FOLDER, load_parameters, read_progress
 
 Way = Literal["run", "zero_shot", "linear"]

@@ -8,20 +8,20 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from dinov3seg_jax import weights
+from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.compiling import jit
-from dinov3seg_jax.inference.precision import at_precision
+from dinov3seg_jax.inference.device.jit import jit
+from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
-from dinov3seg_jax.inference.windows import plan_windows, window_size
+from dinov3seg_jax.inference.views.sliding import Views, batches, cut, label_views
+from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.graph import build
-from dinov3seg_jax.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.store import converted as weights
 from dinov3seg_jax.text.prompts import parse_names
-from dinov3seg_jax.traced import traced_once
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 

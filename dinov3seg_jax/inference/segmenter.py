@@ -10,26 +10,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image, ImageOps
 
-from dinov3seg_jax import weights
+from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config, override_inference
 from dinov3seg_jax.data.images import read_image
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.blend import Shapes, label_tiles
-from dinov3seg_jax.inference.class_chunks import ClassChunks, ScoredChunk
-from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, EncodeText, bucket, text_encoder
-from dinov3seg_jax.inference.compiling import jit
-from dinov3seg_jax.inference.devices import make_mesh, on_every_device, on_own_pictures, shared_out
-from dinov3seg_jax.inference.embedding_cache import open_cache
-from dinov3seg_jax.inference.labels import BestClass, Labelled
-from dinov3seg_jax.inference.local_global import check_inference, resize_image, score_classes
-from dinov3seg_jax.inference.precision import at_precision
+from dinov3seg_jax.inference.classes.chunks import ClassChunks, ScoredChunk
+from dinov3seg_jax.inference.classes.embedding_cache import open_cache
+from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, EncodeText, bucket, text_encoder
+from dinov3seg_jax.inference.device.jit import jit
+from dinov3seg_jax.inference.device.precision import at_precision
+from dinov3seg_jax.inference.device.sharing import make_mesh, on_every_device, on_own_pictures, shared_out
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.tiles import ArraySource, Tiling, plan_tiles, tile_stride
-from dinov3seg_jax.inference.windows import plan_windows
+from dinov3seg_jax.inference.views.blend import Shapes, label_tiles
+from dinov3seg_jax.inference.views.labels import BestClass, Labelled
+from dinov3seg_jax.inference.views.local_global import check_inference, resize_image, score_classes
+from dinov3seg_jax.inference.views.tiles import ArraySource, Tiling, plan_tiles, tile_stride
+from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.store import converted as weights
 from dinov3seg_jax.text.prompts import check_names, parse_names
-from dinov3seg_jax.traced import traced_once
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
 

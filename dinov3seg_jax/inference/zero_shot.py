@@ -14,23 +14,23 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
-from dinov3seg_jax import weights
+from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config, ZeroShotConfig, override_inference
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.compiling import jit
-from dinov3seg_jax.inference.labels import label_pixels
-from dinov3seg_jax.inference.precision import runnable
+from dinov3seg_jax.inference.device.jit import jit
+from dinov3seg_jax.inference.device.precision import runnable
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.inference.sliding import Views, batches, cut, label_views
-from dinov3seg_jax.inference.windows import plan_windows, window_size
+from dinov3seg_jax.inference.views.labels import label_pixels
+from dinov3seg_jax.inference.views.sliding import Views, batches, cut, label_views
+from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.dinotxt import DinoTxt
+from dinov3seg_jax.models.dinov3seg import normalize_pixels
 from dinov3seg_jax.models.functions import l2_normalize, resize_cubic
 from dinov3seg_jax.models.graph import any_values, bind, describe
-from dinov3seg_jax.models.segmenter import normalize_pixels
-from dinov3seg_jax.parameters import Parameters
+from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.store import converted as weights
 from dinov3seg_jax.text.prompts import load_templates
-from dinov3seg_jax.traced import traced_once
 
 SECTION = "zero_shot"
 TOWERS = ("vision/", "text/")

@@ -21,7 +21,7 @@ from dinov3seg_jax.config import LateRefinementConfig, ModelConfig
 from dinov3seg_jax.models.scene import Chunk, ClassSums, ImageFeatures, Scene, Sums
 
 if TYPE_CHECKING:
-    from dinov3seg_jax.models.segmenter import SegmentationModel  # whose Flax takes a while to import
+    from dinov3seg_jax.models.dinov3seg import SegmentationModel  # whose Flax takes a while to import
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

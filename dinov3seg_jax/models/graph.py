@@ -10,10 +10,10 @@ from flax import nnx
 from jaxtyping import Array
 
 from dinov3seg_jax.config import ModelConfig
+from dinov3seg_jax.models.dinov3seg import SegmentationModel
 from dinov3seg_jax.models.linear_head import LinearProbe
+from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.models.quantized import join_scales
-from dinov3seg_jax.models.segmenter import SegmentationModel
-from dinov3seg_jax.parameters import AbstractParameters, Parameters
 
 
 class FrozenBlocks(NamedTuple):

@@ -22,16 +22,16 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from tqdm import tqdm
 
+from dinov3seg_jax.cache.traced import remember
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.model_folder import CONFIG_FILE as CONFIG_FILE
-from dinov3seg_jax.model_folder import STEPS_FOLDER, finished_steps, is_converted, read_config
-from dinov3seg_jax.model_folder import write_config as write_config
-from dinov3seg_jax.parameters import AbstractParameters, Parameters
-from dinov3seg_jax.traced import remember
-from dinov3seg_jax.training.manifest import damage, settle, write_manifest
-from dinov3seg_jax.training.stored import read_stored
-from dinov3seg_jax.weights import model_config, read_arrays, read_manifest
+from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+from dinov3seg_jax.store.arrays import read_stored
+from dinov3seg_jax.store.checksums import damage, settle, write_manifest
+from dinov3seg_jax.store.converted import model_config, read_arrays, read_manifest
+from dinov3seg_jax.store.folder import CONFIG_FILE as CONFIG_FILE
+from dinov3seg_jax.store.folder import STEPS_FOLDER, finished_steps, is_converted, read_config
+from dinov3seg_jax.store.folder import write_config as write_config
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp  # elsewhere it and Flax only where they are used: their import takes a while

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from dinov3seg_jax.config import ModelConfig, TrainConfig
 from dinov3seg_jax.models.graph import FrozenBlocks
-from dinov3seg_jax.parameters import Parameters
+from dinov3seg_jax.models.parameters import Parameters
 
 TOWERS = r"(vision|text)/"
 NEVER = r".*/(periods|mask_token)"

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import bind
-from dinov3seg_jax.parameters import Parameters
+from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.losses import named_labels, upsample_logits
 

@@ -19,7 +19,7 @@ from dinov3seg_jax.data.datasets import Dataset, open_dataset
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build
-from dinov3seg_jax.parameters import Parameters
+from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.processes import say
 from dinov3seg_jax.text.prompts import prompt_tokens
 from dinov3seg_jax.training.average import exchange
@@ -31,7 +31,6 @@ from dinov3seg_jax.training.checkpoint import (
     write_config,
 )
 from dinov3seg_jax.training.chips import peak_flops
-from dinov3seg_jax.training.compiled import CompiledStep
 from dinov3seg_jax.training.finetune import frozen_blocks, join, partition
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.linear_probe import check_linear
@@ -39,6 +38,7 @@ from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
 from dinov3seg_jax.training.profiling import Profiler
+from dinov3seg_jax.training.program import CompiledStep
 from dinov3seg_jax.training.sharding import (
     DATA,
     batch_sharding,

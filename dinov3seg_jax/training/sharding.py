@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.layers import DATA
-from dinov3seg_jax.parameters import AbstractParameters
+from dinov3seg_jax.models.parameters import AbstractParameters
 
 MODEL = "model"
 FSDP_BYTES = Config.fsdp_bytes  # parameters larger than this are spread over the data axis too

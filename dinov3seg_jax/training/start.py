@@ -10,10 +10,10 @@ import jax
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
-from dinov3seg_jax.parameters import Parameters
+from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.processes import say
+from dinov3seg_jax.store.converted import is_converted, parts, read_arrays, read_manifest, refuse_other_model
 from dinov3seg_jax.training.checkpoint import load_parameters, read_config
-from dinov3seg_jax.weights import is_converted, parts, read_arrays, read_manifest, refuse_other_model
 
 ENCODERS = ("vision", "text", "sam")  # sections of ModelConfig and first words of parameter names
 

@@ -13,7 +13,7 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.models.correlation import correlate
 from dinov3seg_jax.models.graph import bind
 from dinov3seg_jax.models.layers import over_batch
-from dinov3seg_jax.parameters import Parameters
+from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import make_linear_loss
 from dinov3seg_jax.training.losses import alignment_loss, named_labels, sample_patches, sigmoid_cross_entropy

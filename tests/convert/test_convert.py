@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert import dinov3, huggingface
 from convert.__main__ import main
-from convert.rules import apply_rules
-from convert.sources import hash_note
+from dinov3seg_jax.convert.sources import hash_note
+from dinov3seg_jax.convert.tables import dinov3, huggingface
+from dinov3seg_jax.convert.tables.rules import apply_rules
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.weights import is_converted, read_arrays, read_manifest
+from dinov3seg_jax.store.converted import is_converted, read_arrays, read_manifest
 from tests.convert.files import FIXTURES, LAYOUTS, drawn, official, save
 
 HEADS = {"dinotxt_tiny": ["--config.text.heads=4"]}

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinov3seg_jax import tensor_file
-from dinov3seg_jax.weights import WEIGHTS_FILE, read_manifest
+from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store.converted import WEIGHTS_FILE, read_manifest
 from tests.convert.files import FIXTURES, LAYOUTS, drawn, stream
 
 pytestmark = [

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from convert.convert import prepare
-from convert.sources import Source, Tensor
 from dinov3seg_jax.config import SamConfig, TextConfig, VisionConfig
+from dinov3seg_jax.convert.run import prepare
+from dinov3seg_jax.convert.sources import Source, Tensor
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.presets import SAM, VISION
 from tests.convert.files import LAYOUTS

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from convert.dinov3 import BLOCKS
-from convert.rules import Fill, apply_rules, drop, prefixed, rule
-from convert.transforms import linear, linear_guided, transposed_convolution
+from dinov3seg_jax.convert.tables.dinov3 import BLOCKS
+from dinov3seg_jax.convert.tables.rules import Fill, apply_rules, drop, prefixed, rule
+from dinov3seg_jax.convert.tables.transforms import linear, linear_guided, transposed_convolution
 from dinov3seg_jax.errors import UserError
 
 ROWS = (rule("norm", "scale"), rule(r"layer\.(?P<layer>\d+)\.weight", "blocks/kernel", linear), drop("unused"))

@@ -8,7 +8,7 @@ import pytest
 
 from convert.__main__ import main
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.weights import read_arrays, read_manifest
+from dinov3seg_jax.store.converted import read_arrays, read_manifest
 from tests.convert.files import official, save
 
 torch = pytest.importorskip("torch")

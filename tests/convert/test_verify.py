@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from convert.__main__ import main
-from dinov3seg_jax import tensor_file
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.weights import MANIFEST_FILE, WEIGHTS_FILE
+from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store.converted import MANIFEST_FILE, WEIGHTS_FILE
 from tests.convert.files import FIXTURES, official, save
 from tests.parity.official import arrays
 
@@ -117,7 +117,7 @@ def exact(monkeypatch):
     """Our outputs are those recorded, without a model that has to be compiled."""
     values = arrays(FIXTURES / f"{VIT}.npz")
     recorded = {key.removeprefix("out/sq64/"): value for key, value in values.items() if key.startswith("out/sq64/")}
-    monkeypatch.setattr("convert.verify.compute", lambda config, parameters, inputs, wanted: recorded)
+    monkeypatch.setattr("dinov3seg_jax.convert.verify.compute", lambda config, parameters, inputs, wanted: recorded)
 
 
 @pytest.mark.usefixtures("exact")
@@ -154,7 +154,7 @@ def tampered(folder, target, name, *, manifest_too):
     (target / WEIGHTS_FILE).write_bytes(content)
     manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
     if manifest_too:
-        from convert.convert import array_sha256
+        from dinov3seg_jax.convert.run import array_sha256
 
         manifest["arrays"][name]["sha256"] = array_sha256(target / WEIGHTS_FILE, entry)
     (target / MANIFEST_FILE).write_text(json.dumps(manifest))

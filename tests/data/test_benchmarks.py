@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dinov3seg_jax.data.benchmarks import BENCHMARKS, FIVE, PUBLISHED
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS, FIVE, PUBLISHED
 from dinov3seg_jax.data.datasets import DATASETS
 from dinov3seg_jax.data.label_maps import original_ids
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dinov3seg_jax.config import DatasetConfig
-from dinov3seg_jax.data.benchmarks import BENCHMARKS
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.datasets import DATASETS, class_names, open_dataset, prompt_names
 from dinov3seg_jax.data.painted import CLASS_NAMES, UNSEEN_CLASSES
 from dinov3seg_jax.errors import UserError

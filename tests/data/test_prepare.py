@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3seg_jax.data.benchmarks import BENCHMARKS
-from dinov3seg_jax.data.prepare import convert
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
+from dinov3seg_jax.data.prepare import example as convert
 from dinov3seg_jax.data.prepare.run import prepare
 from dinov3seg_jax.errors import UserError
 from tests.data.archives import IGNORED, MAKERS, SHRUNK, Miniature, make_ade20k_150, make_voc_20

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.data.label_maps import original_ids, stray_value, to_classes
+from dinov3seg_jax.data.prepare.decoding import shrink
 from dinov3seg_jax.data.prepare.pascal_context import decode_runs
-from dinov3seg_jax.data.prepare.pictures import shrink
 
 # Of the mask in `_striped_ellipse`, by pycocotools 2.0.11.
 RUNS = (

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dinov3seg_jax.config import DatasetConfig
-from dinov3seg_jax.data.benchmarks import BENCHMARKS
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
 from dinov3seg_jax.data.prepare.run import prepare
 from dinov3seg_jax.data.tfds_builder import write_records

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dinov3seg_jax.data.benchmarks import BENCHMARKS, FIVE, PUBLISHED
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS, FIVE, PUBLISHED
 from dinov3seg_jax.evaluation.benchmark_table import write_table
 
 OURS = dict(zip(FIVE, (10.0, 20.0, 30.0, 40.0, 50.5), strict=True))

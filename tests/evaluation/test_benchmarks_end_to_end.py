@@ -10,7 +10,7 @@ import pytest
 
 import eval as eval_script
 from dinov3seg_jax.config import Config, DataConfig, DatasetConfig
-from dinov3seg_jax.data.benchmarks import BENCHMARKS
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.datasets import open_dataset
 from dinov3seg_jax.data.prepare.run import prepare
 from dinov3seg_jax.data.tfds_builder import write_records

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dinov3seg_jax.evaluation.areas import area_scores
 from dinov3seg_jax.evaluation.confusion import IGNORED, ConfusionMatrix, scores
+from dinov3seg_jax.evaluation.dinov3_scores import area_scores
 
 torch = pytest.importorskip("torch")
 classification = pytest.importorskip("torchmetrics.classification")

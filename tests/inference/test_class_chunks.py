@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.class_chunks import ClassChunks
-from dinov3seg_jax.inference.local_global import score_classes
+from dinov3seg_jax.inference.classes.chunks import ClassChunks
 from dinov3seg_jax.inference.segmenter import Segmenter
+from dinov3seg_jax.inference.views.local_global import score_classes
 from dinov3seg_jax.models.graph import bind, build
 
 RNG = np.random.default_rng(0)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dinov3seg_jax.inference import class_embeddings
-from dinov3seg_jax.inference.class_embeddings import ClassEmbeddings, average_templates, bucket
+from dinov3seg_jax.inference.classes import embeddings as class_embeddings
+from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, average_templates, bucket
 from dinov3seg_jax.models.graph import bind, build
 
 PROMPTS = ("A photo of a {} in the scene", "a very long and rather blurry picture of the {}.")

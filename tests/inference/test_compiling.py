@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dinov3seg_jax.inference.compiling import jit
+from dinov3seg_jax.inference.device.jit import jit
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA orders operations otherwise on a CPU alone")

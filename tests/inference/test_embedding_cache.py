@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dinov3seg_jax.inference.class_embeddings import NAMES_AT_ONCE, ClassEmbeddings
-from dinov3seg_jax.inference.embedding_cache import EmbeddingCache, cache_folder, checksums, open_cache
+from dinov3seg_jax.inference.classes.embedding_cache import EmbeddingCache, cache_folder, checksums, open_cache
+from dinov3seg_jax.inference.classes.embeddings import NAMES_AT_ONCE, ClassEmbeddings
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.text.prompts import prompt_tokens
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dinov3seg_jax.inference import labels
-from dinov3seg_jax.inference.labels import BestClass, bilinear_weights, label_pixels
+from dinov3seg_jax.inference.views import labels
+from dinov3seg_jax.inference.views.labels import BestClass, bilinear_weights, label_pixels
 
 
 def interpolate(grid, height, width):

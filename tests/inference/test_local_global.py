@@ -9,12 +9,12 @@ import pytest
 
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference import local_global
-from dinov3seg_jax.inference.local_global import check_inference, global_size, resize_image, score_classes
-from dinov3seg_jax.inference.windows import plan_windows
+from dinov3seg_jax.inference.views import local_global
+from dinov3seg_jax.inference.views.local_global import check_inference, global_size, resize_image, score_classes
+from dinov3seg_jax.inference.views.windows import plan_windows
+from dinov3seg_jax.models.dinov3seg import Segmentation
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.scene import ImageFeatures
-from dinov3seg_jax.models.segmenter import Segmentation
 
 SIZE, WINDOW, STRIDE, PATCH = (48, 64), 32, 16, 16
 GRID = (3, 4)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.precision import at_precision, narrow, quantize
+from dinov3seg_jax.inference.device.precision import at_precision, narrow, quantize
 from dinov3seg_jax.inference.segmenter import Segmenter, override_inference
 from dinov3seg_jax.models.graph import bind, build, initialize
+from dinov3seg_jax.models.parameters import parameter_bytes
 from dinov3seg_jax.models.quantized import SCALE
-from dinov3seg_jax.parameters import parameter_bytes
 from tests.models import tiny
 
 NAMES = ("red circle", "grass", "a dog", "water", "sky")

@@ -12,8 +12,8 @@ from PIL import Image
 
 import dinov3seg_jax
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.local_global import resize_image, score_classes
 from dinov3seg_jax.inference.segmenter import Segmenter, load, override_inference
+from dinov3seg_jax.inference.views.local_global import resize_image, score_classes
 from dinov3seg_jax.models.graph import bind, build
 
 NAMES = ("red circle", "grass", "a dog", "water", "sky")

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from dinov3seg_jax.config import EarlyRefinementConfig, InferenceConfig
-from dinov3seg_jax.inference.blend import Shapes, bands, count_tiles, label_tiles
-from dinov3seg_jax.inference.class_chunks import ScoredChunk
-from dinov3seg_jax.inference.labels import taps
+from dinov3seg_jax.inference.classes.chunks import ScoredChunk
 from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.inference.tiles import (
+from dinov3seg_jax.inference.views.blend import Shapes, bands, count_tiles, label_tiles
+from dinov3seg_jax.inference.views.labels import taps
+from dinov3seg_jax.inference.views.tiles import (
     ArraySource,
     blend_weights,
     cut_tile,
@@ -154,7 +154,7 @@ def test_labelling_in_parts_equals_everything_at_once(scale, widest):
 
 
 def test_more_classes_than_are_labelled_together(monkeypatch):
-    monkeypatch.setattr("dinov3seg_jax.inference.blend.CLASSES_AT_ONCE", 4)
+    monkeypatch.setattr("dinov3seg_jax.inference.views.blend.CLASSES_AT_ONCE", 4)
     image = RNG.integers(0, 256, (90, 150, 3), np.uint8)
     ((labels, confidence),) = run(noisy_score, [image], 9)
     expected = plain(noisy_score, image, 9, OPTIONS)

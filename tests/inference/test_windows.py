@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dinov3seg_jax.inference.windows import coverage, gather, merge, plan_windows, window_size
+from dinov3seg_jax.inference.views.windows import coverage, gather, merge, plan_windows, window_size
 
 
 def test_the_papers_grid():

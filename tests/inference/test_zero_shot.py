@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 import dinov3seg_jax
+from dinov3seg_jax.cli import predict
 from dinov3seg_jax.config import Config, DataConfig, DatasetConfig, LinearConfig, ZeroShotConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation.evaluate import evaluate
-from dinov3seg_jax.inference import predict, sliding, zero_shot
-from dinov3seg_jax.inference.sliding import Views, label_views, strip_rows
-from dinov3seg_jax.inference.windows import plan_windows
+from dinov3seg_jax.inference import zero_shot
+from dinov3seg_jax.inference.views import sliding
+from dinov3seg_jax.inference.views.sliding import Views, label_views, strip_rows
+from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter, describe_zero_shot, resize_short_side
 from dinov3seg_jax.training import checkpoint
 from tests.converted import write_folder

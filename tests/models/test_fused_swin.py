@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 
 from dinov3seg_jax.config import Config, LateRefinementConfig
+from dinov3seg_jax.costs.topology import topology_mesh
 from dinov3seg_jax.models import fused_swin
 from dinov3seg_jax.models.late_refinement import SpatialRefinementBlock
 from dinov3seg_jax.training.sharding import batch_sharding, on_mesh, replicated
-from dinov3seg_jax.training.topology import topology_mesh
 from tests.models.tiny import random
 
 DIM, GUIDANCE, WINDOW = 128, 8, 4

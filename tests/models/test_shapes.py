@@ -9,10 +9,10 @@ import pytest
 from dinov3seg_jax.config import LateRefinementConfig, SamConfig, VisionConfig
 from dinov3seg_jax.models.correlation import correlate
 from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
+from dinov3seg_jax.models.dinov3seg import SegmentationModel
 from dinov3seg_jax.models.early_refinement import EarlyRefinement
 from dinov3seg_jax.models.late_refinement import LateRefinement
 from dinov3seg_jax.models.sam import SamEncoder
-from dinov3seg_jax.models.segmenter import SegmentationModel
 from tests.models.tiny import TINY, changed, shapes_of
 
 VISION_OPTIONS = [

@@ -10,10 +10,10 @@ from flax import nnx
 from dinov3seg_jax.config import DecoderConfig, LateRefinementConfig
 from dinov3seg_jax.models.correlation import CorrelationEmbedding, correlate
 from dinov3seg_jax.models.decoder import Decoder
+from dinov3seg_jax.models.dinov3seg import refine_best
 from dinov3seg_jax.models.functions import l2_normalize
 from dinov3seg_jax.models.late_refinement import ClassRefinementBlock, LateRefinement, average_pool, resize_aligned
 from dinov3seg_jax.models.layers import Linear
-from dinov3seg_jax.models.segmenter import refine_best
 from dinov3seg_jax.models.semantic_prior import ConvRelu
 
 

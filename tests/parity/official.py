@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convert.rules import Fill, Row, apply_rules
 from dinov3seg_jax.config import SamConfig, TextConfig, VisionConfig
+from dinov3seg_jax.convert.tables.rules import Fill, Row, apply_rules
 from dinov3seg_jax.models.graph import bind, flatten
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # most time is compiling

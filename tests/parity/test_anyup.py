@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert import anyup
 from dinov3seg_jax.config import EarlyRefinementConfig
+from dinov3seg_jax.convert.tables import anyup
 from dinov3seg_jax.models.early_refinement import (
     EarlyRefinement,
     Encoder,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert import catseg
 from dinov3seg_jax.config import DecoderConfig
+from dinov3seg_jax.convert.tables import catseg
 from dinov3seg_jax.models.decoder import Decoder
+from dinov3seg_jax.models.dinov3seg import REJECTED_LOGIT
 from dinov3seg_jax.models.late_refinement import ClassRefinementBlock, SpatialRefinementBlock
-from dinov3seg_jax.models.segmenter import REJECTED_LOGIT
 from dinov3seg_jax.training.losses import sigmoid_cross_entropy
 from tests.parity.aggregator import Aggregator, class_block, late_config
 from tests.parity.fixtures import fixtures

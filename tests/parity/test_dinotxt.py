@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from convert import dinotxt
+from dinov3seg_jax.convert.tables import dinotxt
 from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
 from dinov3seg_jax.models.functions import l2_normalize
 from tests.parity.fixtures import fixtures

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert import dinov3, linear
-from convert.rules import prefixed
 from dinov3seg_jax.config import LinearConfig, ModelConfig
-from dinov3seg_jax.evaluation.areas import area_scores, areas
+from dinov3seg_jax.convert.tables import dinov3, linear
+from dinov3seg_jax.convert.tables.rules import prefixed
 from dinov3seg_jax.evaluation.confusion import IGNORED, ConfusionMatrix
+from dinov3seg_jax.evaluation.dinov3_scores import area_scores, areas
 from dinov3seg_jax.inference.linear import crop_side
-from dinov3seg_jax.inference.sliding import Views, average_rows, cut, label_views
-from dinov3seg_jax.inference.windows import plan_windows, window_size
+from dinov3seg_jax.inference.views.sliding import Views, average_rows, cut, label_views
+from dinov3seg_jax.inference.views.windows import plan_windows, window_size
+from dinov3seg_jax.models.dinov3seg import DEVIATION, MEAN
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.linear_head import LinearProbe
-from dinov3seg_jax.models.segmenter import DEVIATION, MEAN
 from tests.parity.fixtures import fixtures
 from tests.parity.official import (
     arrays,

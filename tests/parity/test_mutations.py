@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert import catseg, dinov3
-from convert.rules import Fill
-from dinov3seg_jax.inference.local_global import blend_logits
+from dinov3seg_jax.convert.tables import catseg, dinov3
+from dinov3seg_jax.convert.tables.rules import Fill
+from dinov3seg_jax.inference.views.local_global import blend_logits
 from dinov3seg_jax.models import decoder, functions, late_refinement, layers
 from dinov3seg_jax.models.late_refinement import ClassRefinementBlock, SpatialRefinementBlock
 from dinov3seg_jax.models.rope import rope_periods

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from convert import sam
+from dinov3seg_jax.convert.tables import sam
 from dinov3seg_jax.models.sam import SamEncoder, relative_positions
 from tests.parity.fixtures import fixtures
 from tests.parity.official import arrays, channels_first, channels_last, described, filled, run, sam_config, section

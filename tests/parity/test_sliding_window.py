@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from dinov3seg_jax.inference.local_global import blend_logits
-from dinov3seg_jax.inference.windows import gather, plan_windows
+from dinov3seg_jax.inference.views.local_global import blend_logits
+from dinov3seg_jax.inference.views.windows import gather, plan_windows
 from dinov3seg_jax.models.functions import resize_linear
 from tests.parity.fixtures import fixtures
 from tests.parity.official import arrays, described

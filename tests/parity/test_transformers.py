@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert import huggingface, sam
+from dinov3seg_jax.convert.tables import huggingface, sam
 from dinov3seg_jax.models.layers import LONG
 from dinov3seg_jax.models.presets import SAM, VISION
 from dinov3seg_jax.models.sam import SamEncoder

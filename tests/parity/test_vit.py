@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from convert import dinov3, huggingface
+from dinov3seg_jax.convert.tables import dinov3, huggingface
 from dinov3seg_jax.models.rope import patch_centres, rope_tables, rotate_patches
 from dinov3seg_jax.models.vit import Tokens, VisionTransformer
 from tests.parity.fixtures import fixtures

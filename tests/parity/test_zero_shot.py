@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert import dinotxt
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.inference.class_embeddings import average_templates
-from dinov3seg_jax.inference.labels import label_pixels
-from dinov3seg_jax.inference.sliding import Views, average_rows, cut, label_views
-from dinov3seg_jax.inference.windows import plan_windows, window_size
+from dinov3seg_jax.convert.tables import dinotxt
+from dinov3seg_jax.inference.classes.embeddings import average_templates
+from dinov3seg_jax.inference.views.labels import label_pixels
+from dinov3seg_jax.inference.views.sliding import Views, average_rows, cut, label_views
+from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.inference.zero_shot import encode_patches, stretch
 from dinov3seg_jax.models.dinotxt import DinoTxt
 from dinov3seg_jax.text.prompts import fill

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from dinov3seg_jax.training.manifest import damage
+from dinov3seg_jax.store.checksums import damage
 
 CONFIG_FILE = """
 from dinov3seg_jax.config import to_config_dict

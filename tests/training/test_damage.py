@@ -14,9 +14,9 @@ import pytest
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.store.checksums import MANIFEST_FILE, damage
 from dinov3seg_jax.training import checkpoint
 from dinov3seg_jax.training.checkpoint import Checkpoints, read_progress, write_config
-from dinov3seg_jax.training.manifest import MANIFEST_FILE, damage
 
 PARAMETERS = {"one/kernel": jnp.asarray(np.random.default_rng(0).normal(size=(300, 100)).astype(np.float32))}
 OPTIMIZER = {"count": jnp.int32(4), "mu": PARAMETERS}

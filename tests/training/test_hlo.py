@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dinov3seg_jax.training.hlo import Exchange, Program, array_bytes, group_size
+from dinov3seg_jax.costs.hlo import Exchange, Program, array_bytes, group_size
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
-from dinov3seg_jax.training.compiled import CompiledStep
 from dinov3seg_jax.training.finetune import partition
 from dinov3seg_jax.training.losses import masked_mean
+from dinov3seg_jax.training.program import CompiledStep
 from dinov3seg_jax.training.step import Batch, choose_hardest, make_gradient
 from tests.training.several_devices import CONFIG as SMALL
 from tests.training.several_devices import VOCABULARY, batch_of

@@ -5,11 +5,11 @@ import importlib.util
 import pytest
 
 from dinov3seg_jax.config import load_config
+from dinov3seg_jax.costs.dry_run import dry_run
+from dinov3seg_jax.costs.hlo import Exchange, Traffic
+from dinov3seg_jax.costs.topology import Estimate, describe
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.training.chips import find_chip
-from dinov3seg_jax.training.dry_run import dry_run
-from dinov3seg_jax.training.hlo import Exchange, Traffic
-from dinov3seg_jax.training.topology import Estimate, describe
 
 CHIP = find_chip("TPU v5e")
 HAS_COMPILER = importlib.util.find_spec("libtpu") is not None

@@ -7,8 +7,8 @@ from jaxtyping import Int
 
 from dinov3seg_jax.data.label_maps import ade_values
 from dinov3seg_jax.data.prepare.archives import Member
+from dinov3seg_jax.data.prepare.decoding import read_colours
 from dinov3seg_jax.data.prepare.matching import Listing, pair, select
-from dinov3seg_jax.data.prepare.pictures import read_colours
 
 
 def list_challenge(members: Sequence[Member], split: str) -> Listing:

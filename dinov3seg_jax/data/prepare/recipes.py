@@ -7,8 +7,8 @@ import numpy as np
 
 from dinov3seg_jax.data.prepare import ade20k, coco_stuff, pascal_context, voc
 from dinov3seg_jax.data.prepare.archives import Member
+from dinov3seg_jax.data.prepare.decoding import read_indices
 from dinov3seg_jax.data.prepare.matching import Listing
-from dinov3seg_jax.data.prepare.pictures import read_indices
 
 
 @dataclass(frozen=True)

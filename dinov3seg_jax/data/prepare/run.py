@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dinov3seg_jax.data.benchmarks import BENCHMARKS
+from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.prepare.archives import list_members
-from dinov3seg_jax.data.prepare.convert import Job, stored_ignore, unwritable
+from dinov3seg_jax.data.prepare.example import Job, stored_ignore, unwritable
 from dinov3seg_jax.data.prepare.matching import Listing
 from dinov3seg_jax.data.prepare.recipes import RECIPES
 from dinov3seg_jax.data.prepare.workers import outcomes

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from dinov3seg_jax.data.prepare.convert import Job, Outcome, finish
+from dinov3seg_jax.data.prepare.example import Job, Outcome, finish
 from dinov3seg_jax.errors import UserError
 
 LARGEST_CHUNK = 16

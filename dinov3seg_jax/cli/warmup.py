@@ -1,0 +1,76 @@
+"""The command `dinov3seg warmup`: compile programs and embed names now, so that later processes find them on disk."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from dinov3seg_jax.cli.predict import add_model_arguments, check_request, load_model, with_own_config
+from dinov3seg_jax.config import split_overrides
+from dinov3seg_jax.errors import UserError
+
+SIZES = "640x480,480x640,1920x1080"
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg warmup") -> int:
+    """Segment grey pictures of some sizes, and say how long each step took.
+
+    Args:
+        arguments: of the command line; those of this process if None.
+        prog: what the command is called.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: the model, the names or the sizes cannot be used, or nothing can be kept.
+    """
+    options, overrides = _parse(arguments, prog)
+    request = check_request(options, overrides)
+    sizes = [_size(text) for text in options.sizes.split(",")]
+    request = with_own_config(request)
+
+    from dinov3seg_jax.cache.programs import keep_programs
+
+    folder = keep_programs()
+    if folder is None:
+        raise UserError(
+            "nothing can be kept, as the cache is off, cannot be written, or is not yours alone; set DINOV3SEG_CACHE "
+            "to a folder of yours"
+        )
+    started = time.perf_counter()
+    model, names = load_model(request)
+    print(f"loaded in {time.perf_counter() - started:.1f} s", flush=True)
+    for width, height in sizes:
+        started = time.perf_counter()
+        grey = np.full((height, width, 3), 128, np.uint8)
+        model.segment_arrays([grey] * options.batch, names, options.batch)
+        count = f"{options.batch} of {width} x {height}, {len(names)} names"
+        print(f"{count}: {time.perf_counter() - started:.1f} s", flush=True)
+    print(f"programs are kept in {folder}", flush=True)
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.strip().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) * int(height)):
+        raise UserError(f"--sizes holds '{text}', which is no size; write width and height as in 640x480")
+    return int(width), int(height)
+
+
+def _parse(arguments: Sequence[str] | None, prog: str) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Compile programs and embed names ahead of time, for all later processes."
+    )
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--classes",
+        default="thing",
+        metavar="NAMES",
+        help="that will be asked for; lists of like lengths share programs",
+    )
+    parser.add_argument("--sizes", default=SIZES, metavar="WxH,...", help="of pictures to come; default: %(default)s")
+    overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    return parser.parse_args(rest), overrides

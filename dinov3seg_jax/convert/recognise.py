@@ -1,0 +1,310 @@
+"""Which release some files are, told by their keys and shapes: the kind, the model's options, and the table to use."""
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dinov3seg_jax.config import (
+    EarlyRefinementConfig,
+    LateRefinementConfig,
+    ModelConfig,
+    SamConfig,
+    VisionConfig,
+    apply_override,
+    from_dict,
+)
+from dinov3seg_jax.convert.sources import Source
+from dinov3seg_jax.convert.tables import anyup, catseg, dinotxt, dinov3, huggingface, linear, sam
+from dinov3seg_jax.convert.tables.rules import Row, Shape, drop, prefixed
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.graph import build
+from dinov3seg_jax.models.layers import NORM_EPSILON
+from dinov3seg_jax.models.presets import NANO, SAM, VISION
+
+WRAPPER = r"(?:(?:teacher|model|state_dict|module|backbone)\.)*"  # what training puts before the keys of a model
+TRAINING_HEADS = drop(rf"{WRAPPER}(?:dino_head|ibot_head|dino_loss|ibot_patch_loss)\..*")
+REST_OF_CATSEG = drop(r"(?:sem_seg_head\.predictor\.clip_model|upsample[12])\..*")
+HEAD_DIM = 64  # of every release but vit7b16, where the file does not say
+SAT_NOTE = (
+    "these are SAT-493M weights, made for images normalised with mean (0.430, 0.411, 0.296) and deviation "
+    "(0.213, 0.156, 0.143), not ImageNet's; for a linear head on them set --config.model.linear.pixels=sat493m"
+)
+
+SMALL = dataclasses.replace(
+    NANO, early=EarlyRefinementConfig(enabled=False), late=LateRefinementConfig(enabled=False), spe="none"
+)
+
+Shapes = Mapping[str, Shape]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """What files are and how they are converted."""
+
+    kind: str
+    name: str  # a released size, or "custom"
+    rows: tuple[Row, ...]
+    expected: dict[str, Shape]  # our name -> shape, of every parameter they fill
+    model: dict[str, dict[str, Any]]  # sections of `ModelConfig`, as far as the files decide them
+    notes: tuple[str, ...]
+
+
+class _Found(NamedTuple):
+    """What the reader of one kind makes of keys and shapes."""
+
+    name: str
+    rows: tuple[Row, ...]
+    model: dict[str, dict[str, Any]]
+    parts: str  # regex for the start of our names
+    notes: list[str]
+    around: dict[str, Any] = {}  # noqa: RUF012 -- other options that those parts' shapes depend on
+
+
+class _Kind(NamedTuple):
+    """A row of the table below."""
+
+    what: str
+    mark: str  # regex of a key that only this kind has, whatever stands before it
+    read: Callable[[Shapes, Source, bool], _Found]
+
+
+def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, rounded_periods: bool = False) -> Recognised:
+    """Say what a source is.
+
+    Args:
+        source: opened files; no tensor of them is read.
+        kind: what they should be, a key of `KINDS`.
+        overrides: options that shapes do not tell, like "text.heads=20".
+        rounded_periods: for Hugging Face's files, see `dinov3seg_jax.convert.tables.huggingface.rules`.
+
+    Raises:
+        UserError: they are of another kind, or of none.
+    """
+    shapes = {re.sub(f"^{WRAPPER}", "", key): tensor.shape for key, tensor in source.tensors.items()}
+    kind_found = next((name for name, row in KINDS.items() if any(re.fullmatch(row.mark, key) for key in shapes)), None)
+    if kind_found is None:
+        shown = ", ".join(sorted(source.tensors)[:3]) or "none at all"
+        raise UserError(f"'{source.files[0]}' is of no known kind (its keys are {shown}, ...); see docs/convert.md.")
+    if kind_found != kind:
+        raise UserError(
+            f"'{source.files[0]}' holds {KINDS[kind_found].what}, not {KINDS[kind].what}; "
+            f"run python -m convert {kind_found}."
+        )
+    try:
+        found = KINDS[kind].read(shapes, source, rounded_periods)
+    except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"'{source.files[0]}' looks like {KINDS[kind].what}, but lacks what tells its size ({reason}); "
+            "get it again."
+        ) from None
+    for override in overrides:
+        apply_override(found.model, override)
+    expected = {name: shape for name, shape in _shapes_of(found).items() if re.match(found.parts, name)}
+    notes = [f"left out of the training checkpoint: {', '.join(source.left_out)}"] if source.left_out else []
+    return Recognised(kind, found.name, found.rows, expected, found.model, (*found.notes, *notes))
+
+
+def _shapes_of(found: _Found) -> dict[str, Shape]:
+    """Parameters of a whole model with the options found, small or absent where nothing is said."""
+    values: dict[str, Any] = dataclasses.asdict(SMALL)
+    for section, options in itertools.chain(found.around.items(), found.model.items()):
+        values[section] = values[section] | options if isinstance(options, dict) else options
+    return _shapes_of_model(from_dict({"model": values}, origin="the source").model)
+
+
+@functools.cache
+def _shapes_of_model(config: ModelConfig) -> dict[str, Shape]:
+    return {name: tuple(leaf.shape) for name, leaf in build(config)[1].items()}
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many blocks there are, by the largest number in a key."""
+    numbers = [int(match[1]) for key in shapes if (match := re.match(pattern, key))]
+    return max(numbers, default=-1) + 1
+
+
+def _vision(shapes: Shapes, source: Source, rounded: bool) -> tuple[str, tuple[Row, ...], dict[str, Any], list[str]]:
+    """A backbone in either layout: its size, its table with our full names, its options."""
+    hugging = "embeddings.cls_token" in shapes
+    if hugging:
+        names = ("embeddings.cls_token", "embeddings.patch_embeddings.weight", "embeddings.register_tokens")
+        first, attention, up, gate = "layer.0.", "attention.q_proj.bias", "mlp.up_proj.weight", "mlp.gate_proj.weight"
+        depth = _count(shapes, r"layer\.(\d+)\.")
+    else:
+        names = ("cls_token", "patch_embed.proj.weight", "storage_tokens")
+        first, attention, gate = "blocks.0.", "attn.qkv.bias", "mlp.w1.weight"
+        up = "mlp.w2.weight" if f"{first}{gate}" in shapes else "mlp.fc1.weight"
+        depth = _count(shapes, r"blocks\.(\d+)\.")
+    storage = shapes.get(names[2]) or shapes.get("register_tokens") or (1, 0, 0)
+    dim = shapes[names[0]][-1]
+    given = source.config if hugging else {}
+    if abs(given.get("layer_norm_eps", NORM_EPSILON) - NORM_EPSILON) > 1e-9:
+        raise UserError(f"config.json says layer_norm_eps {given['layer_norm_eps']}; only {NORM_EPSILON} is supported.")
+    theta = given.get("rope_theta") or (given.get("rope_parameters") or {}).get("rope_theta") or 100.0
+    options = {
+        "dim": dim,
+        "depth": depth,
+        "heads": 0,
+        "patch_size": shapes[names[1]][-1],
+        **_ffn(dim, shapes[first + up][0], gated=first + gate in shapes),
+        "qkv_bias": first + attention in shapes,
+        "storage_tokens": storage[1],
+        "rope_base": float(theta),
+        "untie_cls_and_patch_norms": "cls_norm.weight" in shapes,
+        "head_blocks": 0,
+    }
+    name = next((known for known, preset in VISION.items() if _same_but_heads(preset, options)), "custom")
+    if name != "custom":
+        options["ffn_align"] = VISION[name].ffn_align  # another may give the same width
+    if hugging:
+        options["heads"] = given.get("num_attention_heads") or (
+            VISION[name].heads if name != "custom" else max(dim // HEAD_DIM, 1)
+        )
+        rows = huggingface.rules(options["rope_base"], rounded_periods=rounded)
+    else:
+        options["heads"] = dim // (4 * shapes["rope_embed.periods"][0])
+        rows = dinov3.RULES
+    notes, files = [], " ".join(file.name for file in source.files)
+    if (name == "vitl16" and "local_cls_norm.weight" in shapes) or "sat493m" in files:
+        name, notes = f"{name}_sat493m", [SAT_NOTE]
+    return name, (*prefixed(rows, WRAPPER, "vision/backbone/"), TRAINING_HEADS), options, notes
+
+
+def _ffn(dim: int, hidden: int, *, gated: bool) -> dict[str, Any]:
+    """Options that give a block this hidden width; round ones where there are any."""
+    if not gated:
+        return {"ffn": "mlp", "ffn_ratio": hidden / dim, "ffn_align": 8}
+    for align, halves in ((align, halves) for align in (8, 64) for halves in range(1, 25)):
+        if -(-int(int(dim * halves / 2) * 2 / 3) // align) * align == hidden:
+            return {"ffn": "swiglu", "ffn_ratio": halves / 2, "ffn_align": align}
+    return {"ffn": "swiglu", "ffn_ratio": (-(-3 * hidden // 2) + 0.5) / dim, "ffn_align": 1}
+
+
+def _same_but_heads(preset: VisionConfig, options: Mapping[str, Any]) -> bool:
+    decisive = ("dim", "depth", "patch_size", "ffn", "ffn_ratio", "qkv_bias", "storage_tokens")
+    tied = not options["untie_cls_and_patch_norms"]
+    return tied and all(getattr(preset, option) == options[option] for option in decisive)
+
+
+def _dinov3(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    name, rows, options, notes = _vision(shapes, source, rounded)
+    return _Found(name, rows, {"vision": options}, "vision/backbone/", notes)
+
+
+def _dinotxt(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    """Head and text, with or without the backbone, which is a file of its own or in the same one."""
+    inner = "visual_model.backbone."
+    own = {key.removeprefix(inner): shape for key, shape in shapes.items() if key.startswith(inner)}
+    beside = {key: shape for key, shape in shapes.items() if not key.startswith(("visual_model.", "text_model."))}
+    dim = shapes["visual_model.head.ln_final.weight"][0]
+    vision: dict[str, Any] = {"dim": dim, "heads": max(dim // HEAD_DIM, 1)}
+    rows: tuple[Row, ...] = prefixed(dinotxt.HEAD_AND_TEXT, WRAPPER)
+    name, parts = "dinov3.txt head and text", "vision/head/|text/"
+    notes: list[str] = []
+    if own or len(beside) > 1:  # besides logit_scale
+        backbone, table, vision, notes = _vision(own or beside, source, rounded)
+        rows += prefixed(dinov3.RULES, f"{WRAPPER}{re.escape(inner)}", "vision/backbone/") if own else table
+        name, parts = f"{backbone} with dinov3.txt", "vision/|text/"
+        if SAT_NOTE in notes:
+            notes = [*notes, "dinov3.txt's head was trained on the LVD-1689M backbone; this one is no partner for it"]
+    vision["head_blocks"] = _count(shapes, r"visual_model\.head\.blocks\.(\d+)\.")
+    vocabulary, width = shapes["text_model.backbone.token_embedding.weight"]
+    text = {
+        "dim": width,
+        "depth": _count(shapes, r"text_model\.backbone\.blocks\.(\d+)\."),
+        "heads": max(width // HEAD_DIM, 1),
+        "ffn_ratio": shapes["text_model.backbone.blocks.0.feed_forward.fc1.weight"][0] / width,
+        "vocab_size": vocabulary,
+        "context_length": shapes["text_model.backbone.positional_embedding"][0],
+    }
+    return _Found(name, rows, {"vision": vision, "text": text}, parts, notes)
+
+
+def _sam(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    shapes = {key.removeprefix("image_encoder."): shape for key, shape in shapes.items()}
+    dim, depth, grid = shapes["pos_embed"][-1], _count(shapes, r"blocks\.(\d+)\."), shapes["pos_embed"][1]
+    reach = [(shapes[f"blocks.{number}.attn.rel_pos_h"][0] + 1) // 2 for number in range(depth)]
+    patch_size = shapes["patch_embed.proj.weight"][-1]
+    options: dict[str, Any] = {
+        "dim": dim,
+        "depth": depth,
+        "heads": dim // shapes["blocks.0.attn.rel_pos_h"][1],
+        "patch_size": patch_size,
+        "mlp_ratio": shapes["blocks.0.mlp.lin1.weight"][0] / dim,
+        "window": next((side for side in reach if side != grid), SamConfig.window),
+        "global_blocks": tuple(number for number, side in enumerate(reach) if side == grid),
+        "neck_dim": shapes["neck.0.weight"][0],
+        "image_size": grid * patch_size,
+    }
+    config = SamConfig(**options)
+    name = next((known for known, preset in SAM.items() if preset == config), "custom")
+    rows = prefixed(sam.rules(config), f"{WRAPPER}(?:{sam.CHECKPOINT_PREFIX})?", "sam/")
+    return _Found(
+        name, (*rows, *prefixed(sam.REST_OF_CHECKPOINT, WRAPPER)), {"sam": options}, "sam/", [], {"spe": "sam"}
+    )
+
+
+def _anyup(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    dim = shapes["rope.freqs"][1]
+    options = {"enabled": True, "dim": dim, "heads": 4, "unification": "official"}
+    name = "anyup" if dim == 128 else "custom"
+    return _Found(name, prefixed(anyup.RULES, WRAPPER, "early/"), {"early": options}, "early/", [])
+
+
+def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    prefix = re.compile(catseg.CHECKPOINT_PREFIX)
+    shapes = {prefix.sub("", key, count=1): shape for key, shape in shapes.items()}
+    mask = shapes.get("layers.0.swin_block.block_2.attn_mask")
+    padding = 256 if "layers.0.attention.padding_tokens" in shapes else 0  # as released; the file does not say
+    late = {
+        "enabled": True,
+        "layers": _count(shapes, r"layers\.(\d+)\."),
+        "dim": shapes["conv1.weight"][0],
+        "heads": 4,
+        "window": math.isqrt(mask[-1]) if mask else 12,
+        "class_attention": "linear",
+        "doubled_residual": True,
+        "pad_classes": padding,
+        "max_classes": padding,
+    }
+    stages = ("decoder1", "decoder2")
+    decoder = {
+        "dims": tuple(shapes[f"{stage}.conv.double_conv.0.weight"][0] for stage in stages),
+        "guidance_dims": tuple(shapes[f"decoder_guidance_projection.{number}.0.weight"][0] for number in (0, 1)),
+    }
+    # What the aggregator's inputs are as wide as: CAT-Seg's text, its image features and their lifted maps.
+    around = {
+        "correlation": "local",  # one channel
+        "spe": "sam",
+        "vision": {"dim": shapes["text_guidance_projection.0.weight"][1] // 2},
+        "sam": {"neck_dim": shapes["guidance_projection.0.weight"][1]},
+        "spe_dims": tuple(shapes[f"decoder_guidance_projection.{number}.0.weight"][1] for number in (0, 1)),
+    }
+    rows = (*prefixed(catseg.RULES, f"{WRAPPER}(?:{catseg.CHECKPOINT_PREFIX})?"), REST_OF_CATSEG)
+    parts = "embed_correlation/|guidance/project_|project_text/|late/|decoder/"
+    return _Found("catseg", rows, {"late": late, "decoder": decoder}, parts, [], around)
+
+
+def _linear(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    """A linear segmentation head; which blocks it sees is not in the file."""
+    classes, width = next(shape[:2] for key, shape in shapes.items() if key.endswith("conv.weight"))
+    rows = prefixed(linear.RULES, rf"{WRAPPER}(?:{linear.CHECKPOINT_PREFIX})?")
+    return _Found("linear head", rows, {"linear": {"classes": classes}}, "linear/", [], {"vision": {"dim": width}})
+
+
+# In this order: what a dinov3.txt file holds includes a backbone.
+KINDS = {
+    "dinotxt": _Kind("dinov3.txt", r"text_model\.backbone\.token_embedding\.weight", _dinotxt),
+    "catseg": _Kind(
+        "CAT-Seg's aggregator", rf"(?:{catseg.CHECKPOINT_PREFIX})?text_guidance_projection\.0\.weight", _catseg
+    ),
+    "anyup": _Kind("AnyUp", r"key_features_encoder\.0\.basis", _anyup),
+    "sam": _Kind("SAM's image encoder", rf"(?:{sam.CHECKPOINT_PREFIX})?blocks\.0\.attn\.rel_pos_h", _sam),
+    "linear": _Kind("a linear head", rf"(?:{linear.CHECKPOINT_PREFIX})?batchnorm_layer\.running_mean", _linear),
+    "dinov3": _Kind("a DINOv3 backbone", r"(?:embeddings\.)?cls_token", _dinov3),
+}

@@ -1,0 +1,137 @@
+"""A conversion from end to end: recognise, plan, then one tensor at a time into its place, whole or not at all."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dinov3seg_jax.convert.recognise import Recognised, recognise
+from dinov3seg_jax.convert.sources import Source, hash_note, open_source, sha256
+from dinov3seg_jax.convert.tables.rules import RULES_VERSION, Plan, carry_out, plan_rules
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store.converted import WEIGHTS_FILE, Manifest, is_converted, write_manifest
+from dinov3seg_jax.store.folder import MANIFEST_FILE
+
+
+def convert(
+    kind: str,
+    files: Sequence[str | Path],
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    rounded_periods: bool = False,
+) -> Manifest:
+    """Convert official files into a folder.
+
+    Everything but the values is checked before a tensor is read. The folder appears when it is complete; until then
+    everything is in a hidden folder beside it, which goes away whatever happens.
+
+    Args:
+        kind: a key of `dinov3seg_jax.convert.recognise.KINDS`.
+        files: see `dinov3seg_jax.convert.sources.open_source`.
+        out: the folder to write; an earlier conversion there is replaced, unless something else lies beside it.
+        overrides: options that shapes do not tell, like "text.heads=20".
+        rounded_periods: for Hugging Face's files, see `dinov3seg_jax.convert.tables.huggingface.rules`.
+
+    Raises:
+        UserError: the files cannot be read or are not this kind of model, or `out` cannot be written.
+    """
+    out = Path(out)
+    refuse_occupied(out)
+    source = open_source(files)
+    recognised, plan = prepare(source, kind, overrides, rounded_periods=rounded_periods)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            entries = _write_arrays(temporary / WEIGHTS_FILE, plan, source)
+            manifest = _describe(temporary / WEIGHTS_FILE, entries, recognised, source)
+            write_manifest(temporary, manifest)
+            temporary.chmod(0o755)  # mkdtemp's is for its owner alone
+            _put_in_place(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another --out, or make room.") from None
+    return manifest
+
+
+def prepare(
+    source: Source, kind: str, overrides: Sequence[str] = (), *, rounded_periods: bool = False
+) -> tuple[Recognised, Plan]:
+    """What a source is and where each of its tensors goes; no tensor is read.
+
+    Raises:
+        UserError: it is not this kind of model, or does not fit one.
+    """
+    recognised = recognise(source, kind, overrides, rounded_periods=rounded_periods)
+    shapes = {key: tensor.shape for key, tensor in source.tensors.items()}
+    try:
+        return recognised, plan_rules(shapes, recognised.rows, recognised.expected)
+    except UserError as error:
+        raise UserError(f"'{source.files[0]}' cannot be converted: {error}") from None
+
+
+def refuse_occupied(out: Path) -> None:
+    """Stop before something else than an earlier conversion is overwritten.
+
+    Raises:
+        UserError: `out` is a file, or a folder that holds something else, if only the scores of those weights.
+    """
+    if is_converted(out) and (others := {path.name for path in out.iterdir()} - {WEIGHTS_FILE, MANIFEST_FILE}):
+        raise UserError(
+            f"'{out}' holds '{min(others)}' beside an earlier conversion; move that away, or choose another --out."
+        )
+    if out.is_symlink() or (out.exists() and not (is_converted(out) or (out.is_dir() and not any(out.iterdir())))):
+        raise UserError(f"'{out}' exists and is no earlier conversion; choose another --out.")
+
+
+def _write_arrays(path: Path, plan: Plan, source: Source) -> dict[str, tensor_file.Entry]:
+    entries = tensor_file.create(path, plan.shapes)
+    with path.open("r+b") as file:
+        for (name, position), values in carry_out(plan, lambda key: source.tensors[key].read()):
+            tensor_file.write_part(file, entries[name], position, values)
+        os.fsync(file.fileno())
+    return entries
+
+
+def _describe(path: Path, entries: dict[str, tensor_file.Entry], recognised: Recognised, source: Source) -> Manifest:
+    digests = {file: sha256(file) for file in source.files}
+    notes = [note for file, digest in digests.items() if (note := hash_note(file, digest))]
+    return Manifest(
+        kind=recognised.kind,
+        name=recognised.name,
+        rules_version=RULES_VERSION,
+        sources=[{"name": file.name, "sha256": digest} for file, digest in digests.items()],
+        notes=[*recognised.notes, *notes],
+        model=recognised.model,
+        arrays={
+            name: {"shape": list(entry.shape), "sha256": array_sha256(path, entry)} for name, entry in entries.items()
+        },
+    )
+
+
+def array_sha256(path: Path, entry: tensor_file.Entry) -> str:
+    """Checksum of one array's bytes on disk, in hex."""
+    digest = hashlib.sha256()
+    for block in tensor_file.blocks(path, entry):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    """Rename; an earlier conversion steps aside first, and comes back if that fails."""
+    if not is_converted(out):
+        os.replace(temporary, out)
+        return
+    aside = temporary.with_name(f"{temporary.name}.old")
+    os.replace(out, aside)
+    try:
+        os.replace(temporary, out)
+    except OSError:
+        os.replace(aside, out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,165 @@
+"""The real step, compiled for slices of TPUs that are not there: does it fit, and what bounds it."""
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.costs.hlo import Program, Traffic
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.training.chips import Chip, find_chip
+from dinov3seg_jax.training.flops import count_traced
+from dinov3seg_jax.training.loop import model_flops, prepare
+from dinov3seg_jax.training.sharding import make_mesh
+
+FILES_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one step costs one chip. Bytes, operations, seconds."""
+
+    topology: str
+    kind: str
+    chips: int
+    chip: Chip
+    examples: float  # each chip's share of the batch
+    compile_seconds: float
+    held: int  # arguments: parameters, optimiser state, batch
+    temporary: int
+    flops: float  # all matrix products, those done again to save memory included
+    model_flops: float  # without those
+    traffic: Traffic
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Seconds that each resource needs at its best rate."""
+        return {
+            "arithmetic": self.flops / self.chip.flops,
+            "memory": self.traffic.memory / self.chip.bandwidth,
+            "interconnect": self.traffic.sent / self.chip.interconnect,
+        }
+
+    @property
+    def bound_by(self) -> str:
+        """The resource that needs longest."""
+        return max(self.bounds, key=lambda name: self.bounds[name])
+
+    @property
+    def utilisation(self) -> float:
+        """The model's operations against the peak, if all else is hidden behind the resource that needs longest."""
+        return self.model_flops / self.chip.flops / max(self.bounds.values())
+
+
+def topology_mesh(config: Config, topology: str) -> Mesh:
+    """The mesh of a run on a slice.
+
+    Args:
+        config: its `data_parallel` and `model_parallel`.
+        topology: generation and shape, as in "v5e:16x16".
+
+    Raises:
+        UserError: there is no TPU compiler here, or it does not know the slice, or the config does not fit it.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or it asks a cloud's metadata server first
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a compiler alone holds no chip that it could lock
+    from jax.experimental import topologies
+
+    try:
+        devices: Any = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # whatever the plugin raises; it is no part of JAX
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--topology {topology} cannot be compiled for ({reason}); name a slice as in v5e:4x4, and install the "
+            "compiler with: pip install libtpu"
+        ) from error
+    if find_chip(devices[0].device_kind) is None:
+        raise UserError(f"--topology {topology} has {devices[0].device_kind} chips, whose peaks are not known")
+    return make_mesh(config.data_parallel, config.model_parallel, devices)
+
+
+def _compile(lowered: Any) -> tuple[Any, str]:
+    """The program, and its text as the compiler writes it: JAX does not read everything back that a newer one makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        texts = Path(folder).glob("*.after_optimizations.txt")
+        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text()
+
+
+def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
+    """Compile the step for a slice and add up what it takes.
+
+    Args:
+        config: of the run; `train.batch_size` is of all chips together.
+        topology: as for `topology_mesh`.
+        names: token ids of the class names.
+        batch: described, as by `dry_run.abstract_batch`.
+
+    Raises:
+        UserError: as `topology_mesh`, or the compiler refuses the step: it does not fit.
+    """
+    mesh = topology_mesh(config, topology)
+    run = prepare(config, mesh)
+    tokens = jax.ShapeDtypeStruct(np.shape(names), np.int32)
+    arguments = (*run.abstract, tokens, batch)
+    traced = run.step.trace(*arguments)
+    started = time.perf_counter()
+    try:
+        compiled, text = _compile(traced.lower())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if "Used" in line), str(error).splitlines()[0])
+        raise UserError(
+            f"the step does not fit the memory of {topology}: {reason}; set a smaller --config.train.batch_size"
+        ) from error
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    kind = mesh.devices.flat[0].device_kind
+    chip = find_chip(kind)
+    assert chip is not None
+    return Estimate(
+        topology,
+        kind,
+        mesh.size,
+        chip,
+        config.train.batch_size / mesh.size,
+        seconds,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        count_traced(traced.jaxpr) / mesh.size,
+        model_flops(config, run, traced.jaxpr, arguments) / mesh.size,
+        Program(text).traffic(),
+    )
+
+
+def describe(found: Estimate) -> str:
+    """The estimate as a paragraph of lines."""
+    chip, bounds, traffic = found.chip, found.bounds, found.traffic
+    lines = [
+        f"{found.topology}: {found.chips} chips ({found.kind}), {found.examples:g} crops each; "
+        f"compiled in {found.compile_seconds:.0f} s",
+        f"  memory a chip     {(found.held + found.temporary) / 1e9:8.2f} of {chip.memory / 1e9:.0f} GB: "
+        f"{found.held / 1e9:.2f} parameters, state and batch, {found.temporary / 1e9:.2f} temporaries",
+        f"  arithmetic        {found.flops / 1e12:8.3f} TFLOP  {bounds['arithmetic'] * 1e3:8.1f} ms at best; "
+        f"{found.model_flops / 1e12:.3f} TFLOP without what is done again to save memory",
+        f"  memory traffic    {traffic.memory / 1e9:8.2f} GB     {bounds['memory'] * 1e3:8.1f} ms at best",
+        f"  interconnect      {traffic.sent / 1e9:8.2f} GB     {bounds['interconnect'] * 1e3:8.1f} ms at best",
+    ]
+    lines += [
+        f"    {kind:16s} {count:6.0f} with {size / 1e9:8.3f} GB" for kind, (count, size) in traffic.by_kind().items()
+    ]
+    largest = sorted(traffic.by_file.items(), key=lambda row: -row[1])[:FILES_SHOWN]
+    lines.append("  memory traffic by part: " + ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in largest))
+    lines.append(
+        f"  bound by {found.bound_by}: at best {max(bounds.values()) * 1e3:.1f} ms a step, "
+        f"{found.utilisation:.0%} of the chips' peak"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,244 @@
+"""A trained model as programs that need JAX alone: StableHLO (jax.export), weights and embeddings of names in a folder.
+
+    dinov3seg export --checkpoint runs/quickstart --out FOLDER [--sizes 160 96x160] [--classes "a, b"]
+
+`dinov3seg_jax.export.scorer` reads the folder; docs/export.md says what is in it.
+"""
+
+import argparse
+import dataclasses
+import glob
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, UInt8
+
+from dinov3seg_jax.config import Config, override_inference, split_overrides
+from dinov3seg_jax.errors import UserError, run_command
+from dinov3seg_jax.export.scorer import DESCRIPTION_FILE, EMBEDDINGS_FILE, VERSION, WEIGHTS_FILE, checksum_of, size_name
+from dinov3seg_jax.files import has_ended
+from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
+from dinov3seg_jax.inference.device.precision import at_precision
+from dinov3seg_jax.inference.views.local_global import check_inference, score_classes
+from dinov3seg_jax.models.chunked import can_chunk
+from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
+from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+from dinov3seg_jax.store import converted as weights
+from dinov3seg_jax.text.prompts import check_names, parse_names
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+TEXT_TOWER = "text/"
+
+Size = tuple[int, int]
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    sizes: Sequence[Size] = (),
+    names: Sequence[str] | str = (),
+    overrides: Sequence[str] = (),
+) -> None:
+    """Write the scores of a run's model as programs.
+
+    Args:
+        checkpoint: the folder of a run.
+        out: a new folder; it appears whole or not at all.
+        sizes: heights and widths of the pictures, one program for each; default the square of inference.image_size.
+            A program takes one size only, since windows, masks and resizing are planned from it before tracing.
+        names: classes whose embeddings are put beside the programs.
+        overrides: as in `segmenter.load`.
+
+    Raises:
+        UserError: the folder holds no such model or the other exists, a size does not fit, or a name cannot be used.
+    """
+    if weights.is_converted(checkpoint):
+        raise UserError(f"'{checkpoint}' holds converted weights, which have no head to export; name a run's folder.")
+    if Path(out).exists():
+        raise UserError(f"'{out}' exists; choose another --out.")
+    from dinov3seg_jax.training.checkpoint import load_parameters
+
+    config, parameters = load_parameters(checkpoint)
+    config = override_inference(config, overrides)
+    if config.model.linear.classes:
+        raise UserError(f"'{checkpoint}' holds a linear head, which takes no text; only a whole model can be exported.")
+    check_inference(config.inference, config.model.vision.patch_size)
+    if config.inference.best_classes:
+        raise UserError(
+            "an exported program scores every class it is given; add --config.inference.best_classes=0 to the command."
+        )
+    sizes = list(dict.fromkeys(sizes)) or [(config.inference.image_size,) * 2]
+    _check_sizes(sizes, config.model.vision.patch_size)
+    everywhere = dataclasses.replace(  # kernels are of one kind of device, a program for several
+        config.model, attention="auto", late=dataclasses.replace(config.model.late, kernel="xla")
+    )
+    config, parameters = at_precision(dataclasses.replace(config, model=everywhere), parameters)
+    graph, described = build(config.model, ALL_FROZEN)
+    listed, text = _embed(config, parameters, names)
+    if not can_chunk(config.model) and not listed:
+        raise UserError("this model's class list has a fixed length; say which classes with --classes.")
+    stored: dict[str, Any] = {
+        name: _storable(value) for name, value in parameters.items() if not name.startswith(TEXT_TOWER)
+    }
+    texts = {name: leaf for name, leaf in described.items() if name.startswith(TEXT_TOWER)}
+    length = None if can_chunk(config.model) else len(listed)
+    program = scoring(config, graph, texts)
+
+    def write(folder: Path) -> None:
+        for size in sizes:
+            lowered = lower(program, stored, size, 2 * config.model.vision.dim, length)
+            (folder / f"{size_name(size)}.bin").write_bytes(lowered.serialize())
+        np.savez(folder / WEIGHTS_FILE, **stored)
+        if text is not None:
+            np.save(folder / EMBEDDINGS_FILE, text)
+        description = {
+            "version": VERSION,
+            "jax": jax.__version__,
+            "platforms": PLATFORMS,
+            "sizes": sizes,
+            "text_width": 2 * config.model.vision.dim,
+            "classes": length,
+            "names": listed,
+            "files": {file.name: checksum_of(file) for file in sorted(folder.iterdir())},
+        }
+        said = json.dumps(description, indent=1, ensure_ascii=False)
+        (folder / DESCRIPTION_FILE).write_text(said, encoding="utf-8", errors="replace")
+
+    _write_folder(Path(out), write)
+
+
+def scoring(config: Config, graph: nnx.GraphDef, texts: AbstractParameters) -> Callable[..., Array]:
+    """The function that is exported; it scores what a `Segmenter` would.
+
+    Args:
+        config: of the run.
+        graph: of its model.
+        texts: the text tower's parameters, which are not used and so become zeros.
+    """
+
+    def score(
+        parameters: dict[str, Array],
+        images: UInt8[Array, "b height width 3"],
+        text: Float[Array, "t d2"],
+        class_mask: Bool[Array, " t"],
+    ) -> Float[Array, "b t h w"]:
+        absent = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in texts.items()}
+        model = bind(graph, absent | {name: _restored(value) for name, value in parameters.items()})
+
+        def score_one(image: UInt8[Array, "height width 3"]) -> Float[Array, "t h w"]:
+            pixels = image[None].astype(jnp.float32) / 255
+            return score_classes(model, pixels, text[None], class_mask[None], config.inference)[0]
+
+        return jax.vmap(score_one)(images)  # traced for one picture, since their number is a symbol
+
+    return score
+
+
+def lower(
+    program: Callable[..., Array], stored: dict[str, np.ndarray], size: Size, width: int, length: int | None
+) -> jax.export.Exported:
+    """Trace for pictures of a size; how many there are stays open, and of how many classes, unless `length` says it."""
+    pictures, classes = jax.export.symbolic_shape("b, t")
+    count = length or classes
+    return jax.export.export(jax.jit(program), platforms=PLATFORMS)(
+        {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in stored.items()},
+        jax.ShapeDtypeStruct((pictures, *size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((count, width), jnp.float32),
+        jax.ShapeDtypeStruct((count,), jnp.bool_),
+    )
+
+
+def _storable(value: Array) -> np.ndarray:
+    """NumPy files know no bfloat16: its bits are stored as uint16."""
+    array = np.asarray(value)
+    return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
+
+
+def _restored(value: Array) -> Array:
+    return jax.lax.bitcast_convert_type(value, jnp.bfloat16) if value.dtype == jnp.uint16 else value
+
+
+def _embed(
+    config: Config, parameters: Parameters, names: Sequence[str] | str
+) -> tuple[tuple[str, ...], Float[np.ndarray, "t d2"] | None]:
+    listed = parse_names(names) if isinstance(names, str) else tuple(names)
+    if not listed:
+        return (), None
+    encode_text = text_encoder(config.model)
+    embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model.text.context_length)
+    listed = check_names(listed, embed.tokenizer, embed.templates, embed.context_length)
+    return listed, embed(listed)
+
+
+def _check_sizes(sizes: Sequence[Size], patch_size: int) -> None:
+    for size in sizes:
+        if min(size) < patch_size or any(side % patch_size for side in size):
+            raise UserError(
+                f"--sizes has {size_name(size)}; both sides have to be multiples of the {patch_size} pixels."
+            )
+
+
+def _write_folder(out: Path, write: Callable[[Path], Any]) -> None:
+    begun = f".{out.name}.export."
+    for left in out.parent.glob(f"{glob.escape(begun)}*"):  # by processes that were killed
+        process = left.name.removeprefix(begun)
+        if process.isdecimal() and has_ended(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = out.with_name(f"{begun}{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another --out.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _size(text: str) -> Size:
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; write 640 or 480x640, the height first")
+    return int(sides[0]), int(sides[-1])
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg export") -> int:
+    """Export a run's model.
+
+    Args:
+        arguments: of the command line; those of this process if None.
+        prog: what the command is called.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: see `export`.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FOLDER", help="of a run")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one")
+    parser.add_argument(
+        "--sizes", type=_size, nargs="+", default=(), metavar="SIZE", help="640 or 480x640; default: inference's"
+    )
+    parser.add_argument("--classes", default=(), metavar="NAMES", help="as for predict.py; their embeddings go along")
+    overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(rest)
+    export(options.checkpoint, options.out, options.sizes, options.classes, overrides)
+    total = sum(file.stat().st_size for file in options.out.iterdir())
+    print(f"{options.out}: {total / 2**20:.1f} MB, for {', '.join(PLATFORMS)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,198 @@
+"""Scores of a class list, a few classes at a time (§4): memory and compiled programs know nothing of its length."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from dinov3seg_jax.cache.traced import traced_once
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.inference.classes.embeddings import bucket
+from dinov3seg_jax.inference.device.jit import jit
+from dinov3seg_jax.inference.device.sharing import on_own_pictures
+from dinov3seg_jax.inference.views.local_global import prepare_scenes, score_logits
+from dinov3seg_jax.models.chunked import collect, decode, decode_chunks, kept_bytes, no_sums
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.scene import Chunk, ClassSums, GuidedHalf, Scene, Sums
+
+# Numbers in the maps of one chunk. On a CPU 2 classes of 40 x 40 cells and 128 channels: few enough for its caches.
+CHUNK_NUMBERS = {"cpu": 2 * 40 * 40 * 128}
+OTHER_CHUNK_NUMBERS = 256 * 24 * 24 * 128
+MOST_THREADS = 4  # on a CPU, each with the maps of a chunk
+RANKED_TOGETHER = 128  # classes whose likeness to the pictures is found at once
+
+for kind in (Scene, Chunk, GuidedHalf, ClassSums):  # so that programs that take them can be kept
+    jax.export.register_namedtuple_serialization(kind, serialized_name=kind.__name__)
+
+
+class ScoredChunk(NamedTuple):
+    """Some of the classes of a list."""
+
+    first: int  # index of the first of them
+    scores: Float[Array, "b t h w"]  # in [0, 1]; see `local_global.score_classes`
+    class_mask: Bool[Array, " t"]  # False for entries that fill the last chunk up
+    lists: Int[np.ndarray, "b k"] | None = None  # what indices mean for each picture, if most classes were rejected
+
+
+class ClassChunks:
+    """Scores the classes of a list chunk by chunk, with the same result as `local_global.score_classes`.
+
+    Programs are compiled for each size and number of pictures, whatever the list: its chunks are all equally long.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh | None = None):
+        """`config.model` is one that `models.chunked.can_chunk`; the devices of `mesh` share the pictures out."""
+        self.config = config
+        self._devices = 1 if mesh is None else mesh.size
+        self._layers = config.model.late.layers if config.model.late.enabled else 0
+        # Devices that share pictures out work at the same time anyway.
+        self._at_once = min(os.cpu_count() or 1, MOST_THREADS) if mesh is None and jax.default_backend() == "cpu" else 1
+        blends = config.inference.fusion == "logits" and config.inference.mode != "whole"
+        # Where classes are rejected, every picture has a list of its own.
+        of_chunk = (0,) if config.inference.best_classes else (0, 2)
+        kept_on_disk = traced_once((config.model, config.inference))
+
+        @jit
+        @on_own_pictures(mesh, common=(0,))
+        @kept_on_disk
+        def start(parameters: Parameters, images: UInt8[Array, "b h w 3"]) -> tuple[Scene, ...]:
+            return prepare_scenes(
+                bind_frozen(config.model, parameters), images.astype(jnp.float32) / 255, config.inference
+            )
+
+        @partial(jit, static_argnames="keep")
+        @on_own_pictures(mesh, common=of_chunk)
+        @kept_on_disk
+        def gather(
+            parameters: Parameters,
+            scene: Scene,
+            chunk: Chunk,
+            sums: Sums,
+            kept: Array | None,
+            total: ClassSums,
+            *,
+            keep: bool,
+        ) -> tuple[Array | None, ClassSums]:
+            maps, total = collect(bind_frozen(config.model, parameters), scene, chunk, sums, kept, total)
+            return maps if keep else None, total
+
+        @jit
+        @on_own_pictures(mesh, common=of_chunk)
+        @kept_on_disk
+        def finish(
+            parameters: Parameters, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None
+        ) -> Float[Array, "b t h w"]:
+            logits = decode(bind_frozen(config.model, parameters), scene, chunk, sums, kept)
+            return logits if blends else jax.nn.sigmoid(logits)
+
+        @partial(jit, static_argnames="size")
+        @on_own_pictures(mesh, common=())
+        @kept_on_disk
+        def blend(local: Array, whole: Array, *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
+            return score_logits(local, whole, size, config.inference, config.model.vision.patch_size)
+
+        @jit
+        @on_own_pictures(mesh, common=(1,))
+        def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
+            from dinov3seg_jax.models.correlation import correlate  # here, because importing Flax takes a while
+
+            return correlate(scene.refined, text, config.model.correlation).max(axis=(2, 3, 4))
+
+        self._start, self._collect, self._decode, self._blend = start, gather, finish, blend
+        self._resemble = resemble
+
+    def __call__(
+        self, parameters: Parameters, images: UInt8[np.ndarray | Array, "b h w 3"], text: Float[np.ndarray, "t d2"]
+    ) -> Iterator[ScoredChunk]:
+        """Score the classes everywhere.
+
+        Args:
+            parameters: of the model.
+            images: RGB, already resized; the sides are multiples of the patch size.
+            text: class embeddings, the same for all images.
+        """
+        scenes = self._start(parameters, images)
+        height, width = images.shape[1:3]
+        lists = self._rank(scenes, text, len(images))
+        classes = len(text) if lists is None else lists.shape[1]
+        yield from self.score_scenes(parameters, scenes, (height, width), text, *self.plan(scenes, classes), lists)
+
+    def score_scenes(
+        self,
+        parameters: Parameters,
+        scenes: tuple[Scene, ...],
+        size: tuple[int, int],
+        text: Float[np.ndarray, "t d2"],
+        length: int,
+        keep: bool,
+        lists: Int[np.ndarray, "b k"] | None = None,
+    ) -> Iterator[ScoredChunk]:
+        """The same from `prepare_scenes` of images of that size on.
+
+        `length` and `keep` are those of `plan`; `lists` are the classes that each image keeps, if not all do.
+        """
+        rows = text[None] if lists is None else text[lists]
+        classes = rows.shape[1]
+        filled = np.pad(rows, ((0, 0), (0, -classes % length), (0, 0)))
+        real = np.arange(filled.shape[1]) < classes
+        firsts = range(0, filled.shape[1], length)
+
+        def chunks_of(scene: Scene) -> list[Chunk]:
+            views = 1 if lists is None else len(scene.refined) // len(rows)
+            parts = [np.repeat(filled[:, first : first + length], views, axis=0) for first in firsts]
+            masks = [np.broadcast_to(real[first : first + length], (views * len(rows), length)) for first in firsts]
+            return [Chunk(*jax.device_put(pair)) for pair in zip(parts, masks, strict=True)]
+
+        runs = [
+            decode_chunks(
+                partial(self._collect, parameters, scene),
+                partial(self._decode, parameters, scene),
+                chunks_of(scene),
+                no_sums(self.config.model.late, scene),
+                self._layers,
+                keep=keep,
+                at_once=self._at_once,
+            )
+            for scene in scenes
+        ]
+        for first, *logits in zip(firsts, *runs, strict=True):
+            mask = jax.device_put(real[first : first + length])  # which, unlike jnp.asarray, compiles nothing
+            scores = self._blend(*logits, size=size) if len(logits) > 1 else logits[0]
+            yield ScoredChunk(first, scores, mask, lists)
+
+    def _rank(
+        self, scenes: tuple[Scene, ...], text: Float[np.ndarray, "t d2"], pictures: int
+    ) -> Int[np.ndarray, "b k"] | None:
+        """The `best_classes` whose greatest correlation anywhere in a picture is highest, in the order of the list."""
+        kept = self.config.inference.best_classes
+        if not kept or kept >= len(text):
+            return None
+        filled = np.pad(text, ((0, -len(text) % RANKED_TOGETHER), (0, 0)))
+        parts = [jnp.asarray(part[None]) for part in np.split(filled, len(filled) // RANKED_TOGETHER)]
+        of_scenes = [
+            np.concatenate([self._resemble(scene, part) for part in parts], axis=1).reshape(pictures, -1, len(filled))
+            for scene in scenes
+        ]
+        greatest = np.concatenate(of_scenes, axis=1).max(axis=1)[:, : len(text)]
+        return np.sort(np.argsort(-greatest, axis=1, kind="stable")[:, :kept], axis=1)
+
+    def plan(self, scenes: tuple[Scene, ...], classes: int) -> tuple[int, bool]:
+        """How many classes one chunk holds, and whether the maps of all of them are kept between the passes.
+
+        Both are decided by what one device has to hold.
+        """
+        options = self.config.inference
+        cells = sum(int(np.prod(scene.refined.shape[:3])) for scene in scenes) // self._devices
+        numbers = CHUNK_NUMBERS.get(jax.default_backend(), OTHER_CHUNK_NUMBERS)
+        suiting = max(numbers // (cells * self.config.model.late.dim), 1)
+        if classes <= 2 * suiting:  # rather one chunk than a second that is mostly filling
+            suiting = 2 * suiting
+        length = min(options.class_chunk or suiting, bucket(classes))
+        filled = -(-classes // length) * length
+        return length, kept_bytes(self.config.model, filled, cells) <= options.kept_megabytes * 2**20

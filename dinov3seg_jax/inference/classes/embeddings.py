@@ -1,0 +1,126 @@
+"""Text embeddings of class names (§1): prompts, their mean over the templates, and a memory of what was embedded."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from dinov3seg_jax.cache.traced import traced_once
+from dinov3seg_jax.config import ModelConfig
+from dinov3seg_jax.inference.classes.embedding_cache import EmbeddingCache
+from dinov3seg_jax.inference.device.jit import jit
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.text.prompts import cut_padding, prompt_name, prompt_tokens
+from dinov3seg_jax.text.tokenizer import Tokenizer
+
+EncodeText = Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]]  # token ids to embeddings
+
+LENGTH_STEP = 8
+PROMPTS_AT_ONCE = 256
+NAMES_AT_ONCE = 64
+NAMES_KNOWN = 20_000  # 160 MB of the largest model's embeddings; the oldest go, so that a server does not grow
+
+
+def bucket(count: int) -> int:
+    """The next multiple of 8, or of an eighth of the next power of two: few lengths, and little of them unused.
+
+    Lists of many lengths share compiled programs: 8, 16, .. 64, 80, 96, .. 128, 160, ...
+    """
+    step = max(LENGTH_STEP, 2 ** (max(count, 1) - 1).bit_length() // 8)
+    return max(1, -(-count // step)) * step
+
+
+def text_encoder(model: ModelConfig) -> EncodeText:
+    """The text tower of a whole model."""
+
+    @traced_once(model)
+    def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
+        return bind_frozen(model, parameters).encode_text(tokens)
+
+    return encode_text
+
+
+def average_templates(embeddings: Float[np.ndarray, "t p d2"]) -> Float[np.ndarray, "t d2"]:
+    """The mean over p prompts of each class, each half of it normalised again."""
+    t, p, d2 = embeddings.shape
+    means = embeddings.reshape(t, p, 2, d2 // 2).mean(axis=1)
+    lengths = np.linalg.norm(means, axis=-1, keepdims=True)
+    return (means / np.maximum(lengths, 1e-12)).reshape(t, d2)
+
+
+def _spoken(name: str) -> str:
+    """What the tokenizer makes a difference of: names that share it share an embedding, to the last bit."""
+    return " ".join(prompt_name(name).lower().split())
+
+
+class ClassEmbeddings:
+    """Embeds class names with one text tower and one set of templates; each name only once.
+
+    With a cache, once for good: what another run embedded is read, and what is new is kept.
+    """
+
+    def __init__(
+        self,
+        encode: EncodeText,
+        parameters: Parameters,
+        templates: Sequence[str],
+        context_length: int,
+        open_cache: Callable[[], EmbeddingCache | None] = lambda: None,
+    ):
+        """Take a text tower.
+
+        Args:
+            encode: token ids, filled up, to embeddings; it is compiled here.
+            parameters: of `encode`.
+            templates: with a slot for the name.
+            context_length: longest sequence of tokens.
+            open_cache: called when the first name is embedded: a checksum of all parameters takes its time.
+        """
+        self.templates = tuple(templates)
+        self.context_length = context_length
+        self.tokenizer = Tokenizer()
+        self._parameters = parameters
+        self._known: dict[str, np.ndarray] = {}
+        self._cache = functools.cache(open_cache)
+        self._encode = jit(encode)
+
+    def __call__(self, names: Sequence[str]) -> Float[np.ndarray, "t d2"]:
+        """Embed names that `text.prompts.check_names` has accepted: [global half | local half], each of length 1."""
+        spoken = [_spoken(name) for name in names]
+        new = [name for name in dict.fromkeys(spoken) if name not in self._known]
+        if new:
+            tokens = prompt_tokens(new, self.templates, self.context_length)
+            cache = self._cache()
+            if cache is not None:
+                rows = ((name, cache.read(prompts)) for name, prompts in zip(new, tokens, strict=True))
+                self._known.update((name, row) for name, row in rows if row is not None)
+            missing = [place for place, name in enumerate(new) if name not in self._known]
+            for start in tqdm(range(0, len(missing), NAMES_AT_ONCE), desc="class names", delay=5, leave=False):
+                places = missing[start : start + NAMES_AT_ONCE]
+                for place, row in zip(places, self._embed(tokens[places]), strict=True):
+                    self._known[new[place]] = row
+                    if cache is not None:  # at once: what an interruption leaves is not lost
+                        cache.write(tokens[place], row)
+        embeddings = np.stack([self._known[name] for name in spoken])
+        for name in list(self._known)[: max(len(self._known) - NAMES_KNOWN, 0)]:
+            del self._known[name]
+        return embeddings
+
+    def _embed(self, tokens: Int[np.ndarray, "t p length"]) -> Float[np.ndarray, "t d2"]:
+        """Batches of one size, or of a bucket if one is enough; short prompts go together and are cut to their length.
+
+        So whatever the list, there are as many programs as lengths in steps of 8.
+        """
+        t, p, _ = tokens.shape
+        prompts = tokens.reshape(t * p, -1)
+        order = np.argsort(prompts.argmax(axis=1), kind="stable")  # where they end
+        size = min(PROMPTS_AT_ONCE, bucket(len(prompts)))
+        rows = []
+        for start in range(0, len(prompts), size):
+            part = order[start : start + size]
+            filled = np.pad(cut_padding(prompts[part]), ((0, size - len(part)), (0, 0)), mode="edge")
+            rows.append(np.asarray(self._encode(self._parameters, filled))[: len(part)])
+        embeddings = np.concatenate(rows)[np.argsort(order)]
+        return average_templates(embeddings.reshape(t, p, -1))

@@ -1,0 +1,215 @@
+"""Many pictures: some are read while others are segmented and others written, in memory for a few batches of them."""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from dinov3seg_jax.data.images import open_picture, read_image
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.inference.segmenter import Segmenter
+from dinov3seg_jax.inference.views.local_global import resized_size
+from dinov3seg_jax.pictures import huge
+from dinov3seg_jax.pictures.finished import Picture
+
+THREADS = 4  # that read, and as many that write
+BATCHES_AHEAD = 2  # are read while one is segmented
+BATCHES_LOOKED_AT = 8  # among their pictures, those of one size go together
+
+ORIENTATION = 0x0112  # in EXIF: 5 to 8 turn a picture on its side
+
+Shape = tuple[int, int] | str  # what the pictures of a batch share: their resized size, or one of these words
+HUGE, UNREADABLE = "huge", "unreadable"
+
+
+class Outcome(NamedTuple):
+    """What became of one picture."""
+
+    picture: Picture
+    summary: dict[str, Any] | None  # see `Segmentation.summary`; None where it failed
+    error: str = ""  # one sentence
+
+
+class Look(NamedTuple):
+    """What a picture's header says."""
+
+    picture: Picture
+    shape: Shape
+    size: int  # bytes that it takes at most, from when it is read until it is written; of a huge one, all the room
+
+
+class Batch(NamedTuple):
+    """Pictures of one shape that run together."""
+
+    looks: list[Look]
+    images: list[Future[UInt8[np.ndarray, "h w 3"] | UserError]]  # being read; none of a huge one
+
+
+def segment_pictures(
+    model: Segmenter,
+    names: Sequence[str],
+    pictures: Sequence[Picture],
+    wanted: Collection[Picture],
+    batch_size: int,
+    memory: int,
+) -> Iterator[Outcome]:
+    """Segment pictures and write their results; one that cannot be read or written stops none of the others.
+
+    Batches depend on `pictures` and `memory` alone. So results are the same to the last bit, however often a run was
+    interrupted: a batch of which some are wanted runs as a whole, and what is not wanted of it is dropped.
+
+    Args:
+        model: any.
+        names: that `model.check_names` returned.
+        pictures: all of the run, in an order that is the same each time.
+        wanted: those that have no results yet.
+        batch_size: pictures that run together, if there is room.
+        memory: bytes that the process may take. A picture that needs more goes through `huge.segment_file`, where the
+            model can do that, and no more are read ahead or wait to be written than there is room for.
+
+    Yields:
+        One outcome for each wanted picture, when its results are on disk.
+
+    Raises:
+        UserError: the model's own views of a picture need more than the memory.
+    """
+    if type(model) is Segmenter and model.tile_bytes() > memory:
+        raise UserError(
+            f"inference.image_size {model.config.inference.image_size} takes about {model.tile_bytes() / 1e9:,.0f} GB, "
+            f"more than --memory allows ({memory / 1e9:,.1f} GB); use a smaller one"
+        )
+    room, held = huge.room_for_pictures(model, memory, batch_size), 0
+    with _pool() as readers, _pool() as writers:
+        batches = _plan(pictures, wanted, batch_size, lambda picture: _look(model, picture, room), room, readers)
+        upcoming = next(batches, None)
+        reading: deque[Batch] = deque()
+        writing: deque[tuple[Future[Outcome], int]] = deque()
+        while upcoming or reading or writing:
+            if len(writing) <= max(batch_size, THREADS):
+                while upcoming and len(reading) <= BATCHES_AHEAD and (not held or held + _size(upcoming) <= room):
+                    reading.append(_begin(readers, upcoming))
+                    held += _size(upcoming)
+                    upcoming = next(batches, None)
+                if reading:
+                    batch = reading.popleft()
+                    results = _results(model, names, batch, batch_size, memory)
+                    for look, result in zip(batch.looks, results, strict=True):
+                        if look.picture in wanted:
+                            writing.append((writers.submit(_write, look.picture, result), look.size))
+                        else:
+                            held -= look.size
+                    continue
+            written, size = writing.popleft()
+            yield written.result()
+            held -= size
+
+
+def _plan(
+    pictures: Sequence[Picture],
+    wanted: Collection[Picture],
+    batch_size: int,
+    look: Callable[[Picture], Look],
+    room: int,
+    readers: ThreadPoolExecutor,
+) -> Iterator[list[Look]]:
+    """The batches with a wanted picture, each of pictures of one shape that are not far from each other."""
+    for start in range(0, len(pictures), BATCHES_LOOKED_AT * batch_size):
+        near = pictures[start : start + BATCHES_LOOKED_AT * batch_size]
+        if not any(picture in wanted for picture in near):
+            continue
+        alike: dict[Shape, list[list[Look]]] = {}
+        for found in readers.map(look, near):
+            group = alike.setdefault(found.shape, [[]])
+            if len(group[-1]) == batch_size or (group[-1] and _size([*group[-1], found]) > room):
+                group.append([])
+            group[-1].append(found)
+        for batch in (batch for group in alike.values() for batch in group):
+            if any(found.picture in wanted for found in batch):
+                yield batch
+
+
+def _size(batch: Sequence[Look]) -> int:
+    return sum(look.size for look in batch)
+
+
+def _look(model: Segmenter, picture: Picture, room: int) -> Look:
+    """By its header. Where that misleads, as a damaged one can, a batch has pictures of two sizes, which is no harm."""
+    path = picture.path
+    try:
+        if type(model) is Segmenter and huge.needs_streaming(path, room):
+            return Look(picture, HUGE, room)
+        with open_picture(path, str(path)) as image:
+            width, height = image.size
+            with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
+                if image.getexif().get(ORIENTATION, 1) > 4:
+                    width, height = height, width
+    except UserError:
+        return Look(picture, UNREADABLE, 0)
+    shape = resized_size((height, width), model.config.inference, model.config.model.vision.patch_size)
+    return Look(picture, shape, huge.BYTES_PER_PIXEL * height * width)
+
+
+def _begin(readers: ThreadPoolExecutor, looks: list[Look]) -> Batch:
+    huge_one = looks[0].shape == HUGE
+    return Batch(looks, [] if huge_one else [readers.submit(_read, look.picture.path) for look in looks])
+
+
+def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | UserError:
+    try:
+        return read_image(path)
+    except UserError as error:
+        return error
+
+
+def _results(
+    model: Segmenter, names: Sequence[str], batch: Batch, batch_size: int, memory: int
+) -> Iterable[Segmentation | dict[str, Any] | UserError]:
+    """What is to be written of each picture of a batch."""
+    if batch.looks[0].shape == HUGE:
+        return (_segment_huge(model, names, look.picture, memory) for look in batch.looks)
+    return _segment(model, names, [image.result() for image in batch.images], batch_size)
+
+
+def _segment(
+    model: Segmenter,
+    names: Sequence[str],
+    images: Sequence[UInt8[np.ndarray, "h w 3"] | UserError],
+    batch_size: int,
+) -> list[Segmentation | UserError]:
+    """The result of each picture; errors stay what they are."""
+    readable = [image for image in images if not isinstance(image, UserError)]
+    results = iter(model.segment_arrays(readable, names, batch_size))
+    return [image if isinstance(image, UserError) else next(results) for image in images]
+
+
+def _segment_huge(model: Segmenter, names: Sequence[str], picture: Picture, memory: int) -> dict[str, Any] | UserError:
+    try:
+        return huge.segment_file(model, picture.path, names, picture.target.parent, picture.target.name, memory)
+    except UserError as error:
+        return error
+
+
+def _write(picture: Picture, result: Segmentation | dict[str, Any] | UserError) -> Outcome:
+    if isinstance(result, Segmentation):
+        try:
+            result.save(picture.target.parent, picture.target.name, file=picture.path.name)
+            result = result.summary()
+        except UserError as error:
+            result = error
+    return Outcome(picture, None, str(result)) if isinstance(result, UserError) else Outcome(picture, result)
+
+
+@contextlib.contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads that, when something went wrong, finish what they are at and begin nothing more."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

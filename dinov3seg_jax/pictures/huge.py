@@ -1,0 +1,304 @@
+"""Pictures too large for memory: read, segmented and written piece by piece."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+from jaxtyping import Int, UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from dinov3seg_jax import visualize
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.inference.result import PALETTE_NAMES, class_colors, encode_png, summarize
+from dinov3seg_jax.inference.segmenter import Segmenter
+from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
+from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
+from dinov3seg_jax.pictures.rasters import (
+    BLOCK,
+    GeoLabels,
+    GeoRaster,
+    LabelFile,
+    PngLabels,
+    Raster,
+    is_georeferenced,
+    open_raster,
+    picture_size,
+)
+
+BYTES_PER_PIXEL = 48  # what a picture takes that is handled as a whole: itself, labels, scores, overlay
+RUNTIME_BYTES = 600 * 2**20  # Python, JAX and compiled programs
+MOST_AT_ONCE = 8  # tiles, if memory allows
+OVERVIEW_SIDE = 2048
+OVERVIEW_ROWS = 64  # that are read together
+LEAST_ROOM = 64 * 2**20  # for pictures as a whole: in tiles, smaller ones take no less
+CONTROL_GROUPS = (  # a container's limit and use, in Linux' new and old places
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
+class Plan(NamedTuple):
+    """How a picture is worked through in the memory there is."""
+
+    batch_size: int  # tiles that run together
+    widest: int  # cells of a band
+
+
+class Overview:
+    """A picture and its labels at a reduced size, for the overlay."""
+
+    def __init__(self, height: int, width: int):
+        """For a picture of that size."""
+        scale = min(OVERVIEW_SIDE / max(height, width), 1)
+        self.tiling = Tiling(*(_reduced(length, scale) for length in (height, width)))
+        # The pixels in the middle of those of the overview.
+        self._rows, self._columns = (
+            (np.arange(axis.scaled) * 2 + 1) * axis.length // (2 * axis.scaled) for axis in self.tiling
+        )
+        self.labels = np.zeros((self.tiling.rows.scaled, self.tiling.columns.scaled), np.int32)
+
+    def take(self, piece: Piece) -> None:
+        """The labels that finished pixels have in the overview."""
+        rows, columns = (
+            slice(*np.searchsorted(places, (start, start + length)))
+            for places, start, length in zip(
+                (self._rows, self._columns), (piece.top, piece.left), piece.labels.shape, strict=True
+            )
+        )
+        own = np.ix_(self._rows[rows] - piece.top, self._columns[columns] - piece.left)
+        self.labels[rows, columns] = piece.labels[own]
+
+    def picture(self, source: Raster) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture itself, a few rows at a time."""
+        height, width = self.labels.shape
+        tops = range(0, height, OVERVIEW_ROWS)
+        parts = [read_scaled(source, self.tiling, top, min(top + OVERVIEW_ROWS, height), 0, width) for top in tops]
+        return np.concatenate(parts)
+
+
+class Totals:
+    """Pixels and confidence of each class."""
+
+    def __init__(self, classes: int):
+        """Begin with none."""
+        self.counts, self.sums = np.zeros(classes, np.int64), np.zeros(classes)
+
+    def take(self, piece: Piece) -> None:
+        """Add finished pixels."""
+        labels = piece.labels.ravel()
+        self.counts += np.bincount(labels, minlength=len(self.counts))
+        self.sums += np.bincount(labels, weights=piece.confidence.ravel(), minlength=len(self.counts))
+
+
+class Spool:
+    """A label map on its way: pieces come in any order and leave from top to bottom; it lies on disk, without a name.
+
+    So nothing of it is left behind, however a run ends.
+    """
+
+    def __init__(self, folder: Path, width: int, classes: int):
+        """Begin it in a folder with room for all labels."""
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, `close` closes it
+        self._width, self._kind = width, np.dtype(np.uint8 if classes <= PALETTE_NAMES else np.uint16)
+
+    def take(self, piece: Piece) -> None:
+        """Put finished pixels where they belong."""
+        for row, labels in enumerate(piece.labels.astype(self._kind), piece.top):
+            self._file.seek((row * self._width + piece.left) * self._kind.itemsize)
+            self._file.write(labels)
+
+    def rows(self, height: int) -> Iterator[Int[np.ndarray, "n width"]]:
+        """All rows, a few at a time."""
+        self._file.seek(0)
+        for top in range(0, height, BLOCK):
+            count = min(BLOCK, height - top)
+            content = self._file.read(count * self._width * self._kind.itemsize)
+            yield np.frombuffer(content, self._kind).reshape(count, self._width)
+
+    def close(self) -> None:
+        """Forget it."""
+        self._file.close()
+
+
+def auto_memory() -> int:
+    """What this process takes and half of what is free, in bytes: `--memory auto`, once the model is loaded."""
+    free = psutil.virtual_memory().available
+    for folder, limit, used in CONTROL_GROUPS:
+        with contextlib.suppress(OSError, ValueError):  # the limit is "max" where there is none
+            room = int((folder / limit).read_text()) - int((folder / used).read_text()) + _file_cache(folder)
+            free = min(free, max(room, 0))
+    return psutil.Process().memory_info().rss + free // 2
+
+
+def _file_cache(control_group: Path) -> int:
+    """Bytes that count as used by a container and that the system takes back when it needs them."""
+    lines = (line.split() for line in (control_group / "memory.stat").read_text().splitlines())
+    return next((int(size) for name, size in lines if name == "inactive_file"), 0)
+
+
+def room_for_pictures(model: Segmenter, memory_bytes: int, batch_size: int) -> int:
+    """Bytes that pictures may take that go through the model as a whole, so many at a time.
+
+    Args:
+        model: that runs.
+        memory_bytes: that the process may take.
+        batch_size: pictures that run together.
+    """
+    taken = RUNTIME_BYTES + model.held_bytes() + batch_size * model.tile_bytes()
+    return max(memory_bytes - taken, LEAST_ROOM)
+
+
+def needs_streaming(source: Path, room: int) -> bool:
+    """Whether a picture is to go through `segment_file`: too large as a whole, or a georeferenced TIFF.
+
+    Only the file's header is read. A GeoTIFF is recognised where rasterio is installed.
+
+    Args:
+        source: the picture.
+        room: bytes; see `room_for_pictures`.
+
+    Raises:
+        UserError: the file is missing, damaged or no picture.
+    """
+    height, width = picture_size(source)
+    return height * width * BYTES_PER_PIXEL > room or is_georeferenced(source)
+
+
+def segment_file(
+    model: Segmenter,
+    source: Path,
+    names: Sequence[str],
+    out_folder: Path,
+    stem: str,
+    memory_bytes: int,
+    batch_size: int = 0,
+) -> dict[str, Any]:
+    """Segment one picture tile by tile, whatever its size (see `tiles`).
+
+    Writes `<stem>_labels.png`, or of a TIFF `<stem>_labels.tif` with its place on Earth; `<stem>_overlay.png`, of at
+    most `OVERVIEW_SIDE` pixels; and last `<stem>.json`. Each appears whole or not at all.
+
+    Args:
+        model: of a run, and no linear head.
+        source: the picture.
+        names: as `Segmenter.check_names` returns them.
+        out_folder: created where it does not exist.
+        stem: begins the files' names.
+        memory_bytes: that the process may take, with the model.
+        batch_size: tiles that run together; 0: as many as suit the memory.
+
+    Returns:
+        What the JSON holds: `Segmentation.summary`, and "file", "labels", the name of the label file, and "tiles".
+
+    Raises:
+        UserError: the picture cannot be read, the folder cannot be written, or the memory is too small.
+    """
+    with contextlib.closing(open_raster(source)) as picture:
+        shapes = model.tile_shapes(len(names))
+        plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
+        try:
+            out_folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(Spool(out_folder, picture.width, len(names))) as spool:
+                totals, overview = _run(model, picture, names, shapes, plan, spool, source.name)
+                labels = _write_labels(picture, spool, out_folder / f"{stem}_labels", names)
+            write_whole(out_folder / f"{stem}_overlay.png", _overlay(picture, overview, totals, names))
+            options, patch_size = model.config.inference, model.config.model.vision.patch_size
+            summary = (
+                {"file": source.name, "labels": labels.name}
+                | summarize((picture.height, picture.width), names, totals.counts, totals.sums)
+                | {"tiles": {"side": options.image_size, "stride": tile_stride(options, patch_size)}}
+                | {"tile_scale": options.tile_scale}
+            )
+            text = json.dumps(summary, indent=2, ensure_ascii=False)
+            write_whole(out_folder / f"{stem}.json", f"{text}\n".encode(errors="replace"))
+        except OSError as error:
+            raise UserError(f"{out_folder} cannot be written ({error.strerror or error}); choose another") from error
+    return summary
+
+
+def plan_memory(model: Segmenter, shapes: Shapes, memory_bytes: int, batch_size: int, source: Path) -> Plan:
+    """How many tiles run together, and how wide a band may be.
+
+    Args:
+        model: that runs.
+        shapes: of the tiles.
+        memory_bytes: that the process may take, without the picture.
+        batch_size: tiles that run together; 0: as many as suit the memory.
+        source: what an error calls the picture.
+
+    Raises:
+        UserError: not even one tile and a narrow band fit.
+    """
+    tile = 4 * shapes.classes * shapes.cells**2  # its scores
+    column = 4 * shapes.classes * (shapes.cells + 1)  # of a band
+    each = model.tile_bytes() + 2 * tile
+    narrowest = -(-shapes.cells // 4)
+    left = memory_bytes - RUNTIME_BYTES - model.held_bytes() - tile
+    missing = max(batch_size, 1) * each + narrowest * column - left
+    if missing > 0:
+        raise UserError(
+            f"{source} with {shapes.classes} names needs {-(-missing // 2**20):,} MiB more than the memory allows; "
+            "raise --memory, or name fewer classes"
+        )
+    batch_size = batch_size or min(max((left // 2) // each, 1), MOST_AT_ONCE)
+    return Plan(batch_size, (left - batch_size * each) // column)
+
+
+def _run(
+    model: Segmenter,
+    picture: Raster,
+    names: Sequence[str],
+    shapes: Shapes,
+    plan: Plan,
+    spool: Spool,
+    title: str,
+) -> tuple[Totals, Overview]:
+    tiling = model.plan_tiles(picture.height, picture.width)
+    totals, overview = Totals(len(names)), Overview(picture.height, picture.width)
+    score = partial(model.score_tiles, names=names)
+    with tqdm(total=count_tiles(tiling, shapes, plan.widest), desc=title, unit="tile", disable=None) as bar:
+        for piece in label_tiles([(picture, tiling)], score, shapes, plan.batch_size, plan.widest, bar.update):
+            for taker in (spool, overview, totals):
+                taker.take(piece)
+    return totals, overview
+
+
+def _write_labels(picture: Raster, spool: Spool, place: Path, names: Sequence[str]) -> Path:
+    """The label map, in the picture's own format if that is TIFF; `place` is its path without the suffix."""
+    path = place.with_name(place.name + (".tif" if isinstance(picture, GeoRaster) else ".png"))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    colors = class_colors(names)
+    try:
+        file: LabelFile
+        if isinstance(picture, GeoRaster):
+            file = GeoLabels(temporary, picture, colors)
+        else:
+            file = PngLabels(temporary, picture.height, picture.width, colors)
+        with contextlib.closing(file):
+            for rows in spool.rows(picture.height):
+                file.write(rows)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _overlay(picture: Raster, overview: Overview, totals: Totals, names: Sequence[str]) -> bytes:
+    colors = class_colors(names)
+    tinted = visualize.overlay(overview.picture(picture), overview.labels, colors)
+    shown = [index for index in np.argsort(-totals.counts, kind="stable") if totals.counts[index]]
+    return encode_png(Image.fromarray(visualize.with_legend(tinted, [names[index] for index in shown], colors[shown])))
+
+
+def _reduced(length: int, scale: float) -> Axis:
+    scaled = max(round(length * scale), 1)
+    return Axis(length, scaled, scaled, np.zeros(1, int))

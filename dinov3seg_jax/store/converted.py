@@ -1,0 +1,162 @@
+"""Converted weights: a folder with `weights.safetensors` and `manifest.json`, which `python -m convert` writes.
+
+The arrays are float32, under our names of the whole model, such as "vision/backbone/norm/scale". A folder holds the
+parts that one release has; several folders together begin a model.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from dinov3seg_jax.config import ModelConfig, closed, from_dict
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store.folder import MANIFEST_FILE, is_converted
+
+WEIGHTS_FILE = "weights.safetensors"
+
+# Options that arrays do not depend on, or that their shapes say as well.
+INITIAL_OR_SHAPE = {"layerscale_init", "locality", "ffn_ratio", "ffn_align", "mlp_ratio"}
+NO_HEAD = ("vision", "head_blocks", 0)  # what a backbone by itself says; another folder may hold a head for it
+
+
+@dataclass(frozen=True, config=closed)
+class Manifest:
+    """What a converted folder is."""
+
+    kind: str  # of source, as on the command line: "dinov3", "dinotxt", ...
+    name: str  # of the model, such as "vitl16"; "custom" where it is no released size
+    rules_version: int
+    sources: list[dict[str, str]]  # "name" and "sha256" of each file
+    notes: list[str]  # what is worth knowing of this conversion, such as a checksum that differs from the official one
+    model: dict[str, dict[str, Any]]  # sections of `ModelConfig` that the arrays belong to, as far as they decide
+    arrays: dict[str, dict[str, Any]]  # "shape" and "sha256" of each
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read what a folder says of itself.
+
+    Raises:
+        UserError: it is no converted folder, or its manifest is damaged.
+    """
+    path = Path(folder) / MANIFEST_FILE
+    if not is_converted(folder):
+        raise UserError(f"'{folder}' holds no converted weights (it has no {MANIFEST_FILE}); run python -m convert.")
+    try:
+        return pydantic.TypeAdapter(Manifest).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is damaged ({reason}); convert again.") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it, readable and the same for the same manifest."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_arrays(
+    folder: str | Path, names: Iterable[str] | None = None, shardings: Mapping[str, jax.sharding.Sharding] | None = None
+) -> Parameters:
+    """Read parameters of a converted folder.
+
+    Args:
+        folder: that `python -m convert` wrote.
+        names: which; default all of them.
+        shardings: by name; each device then reads its own slice only. Default: the first device.
+
+    Raises:
+        UserError: the folder is none, is damaged, or lacks a name.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    manifest = read_manifest(folder)
+    entries = tensor_file.read_header(path)
+    if {name: list(entry.shape) for name, entry in entries.items()} != {
+        name: array["shape"] for name, array in manifest.arrays.items()
+    }:
+        raise UserError(f"'{path}' does not hold what {MANIFEST_FILE} says; convert again.")
+    wanted = list(entries) if names is None else list(names)
+    if missing := sorted(set(wanted) - entries.keys()):
+        raise UserError(f"'{folder}' holds no '{missing[0]}'; it has the parts {', '.join(parts(entries))}.")
+    if shardings is None:
+        read = ((name, jax.device_put(tensor_file.read_tensor(path, entries[name]))) for name in wanted)
+        # One after the other: what is on its way to the device is in memory twice.
+        return {name: jax.block_until_ready(array) for name, array in read}
+    return {name: _place(path, entries[name], shardings[name]) for name in wanted}
+
+
+def model_config(*manifests: Manifest) -> ModelConfig:
+    """The model that converted parts make together; what none of them says has its default.
+
+    Raises:
+        UserError: two of them contradict each other, or an option is unknown.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for section, option, value in (said for manifest in manifests for said in _said(manifest)):
+        known = sections.setdefault(section, {})
+        if (section, option, value) == NO_HEAD and option in known:
+            continue
+        if known.get(option, value) != value and (section, option, known[option]) != NO_HEAD:
+            raise UserError(
+                f"the converted folders do not fit together: {section}.{option} is {known[option]} in one "
+                f"and {value} in another; name parts of one model."
+            )
+        known[option] = value
+    return from_dict({"model": sections}, origin=MANIFEST_FILE).model
+
+
+def refuse_other_model(
+    folder: str | Path, manifest: Manifest, model: ModelConfig, expected: AbstractParameters
+) -> None:
+    """Stop before converted parts enter a model that they were not made for.
+
+    Raises:
+        UserError: it names the first option or array that differs.
+    """
+    for section, option, value in _said(manifest):
+        ours = getattr(getattr(model, section), option)
+        if (section, option, value) != NO_HEAD and option not in INITIAL_OR_SHAPE and ours != value:
+            raise UserError(
+                f"'{folder}' was converted with model.{section}.{option}={value!r}, not {ours!r}; "
+                f"set --config.model.{section}.{option}={value}."
+            )
+    for name, array in manifest.arrays.items():
+        if name not in expected:
+            raise UserError(f"'{folder}' holds '{name}', which config.model has no place for; switch that part on.")
+        if expected[name].shape != tuple(array["shape"]):
+            raise UserError(
+                f"'{folder}' holds '{name}' with shape {array['shape']}, and config.model needs "
+                f"{list(expected[name].shape)}; set the sizes of the model to those of its {MANIFEST_FILE}."
+            )
+
+
+def parts(names: Iterable[str]) -> list[str]:
+    """The parts of the model that parameters belong to, such as "vision/backbone" and "text"."""
+    return sorted({"/".join(name.split("/")[: 2 if name.startswith("vision/") else 1]) for name in names})
+
+
+def _said(manifest: Manifest) -> Iterable[tuple[str, str, Any]]:
+    for section, options in manifest.model.items():
+        for option, value in options.items():
+            yield section, option, tuple(value) if isinstance(value, list) else value
+
+
+def _place(path: Path, entry: tensor_file.Entry, sharding: jax.sharding.Sharding) -> jax.Array:
+    mapped = tensor_file.map_tensor(path, entry)
+
+    @functools.cache  # devices that hold the same slice share one reading of it
+    def read(bounds: tuple[tuple[int | None, int | None], ...]) -> np.ndarray:
+        return np.array(mapped[tuple(slice(*pair) for pair in bounds)])
+
+    return jax.make_array_from_callback(
+        entry.shape, sharding, lambda index: read(tuple((axis.start, axis.stop) for axis in index or ()))
+    )
