@@ -13,7 +13,8 @@ import statistics
 from pathlib import Path
 
 from configs.ablation import VARIANTS
-from dinov3seg_jax.config import Config, load_config
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.errors import UserError, run_command
 from dinov3seg_jax.evaluation.evaluate import evaluate
 from dinov3seg_jax.files import write_whole

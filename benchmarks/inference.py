@@ -123,13 +123,13 @@ def stages(case: Case) -> Case:
         Image.fromarray(_picture(case)).save(path, quality=90)
         picture = read_image(path)
         pixels = jnp.asarray(resize_image(picture, options, patch)[None])
-        text = model._embed(names)
-        chunks = model._chunks
-        scenes = jax.block_until_ready(chunks._start(model._parameters, pixels))
+        text = model.embed(names)
+        chunks = model.chunks
+        scenes = jax.block_until_ready(chunks.programs.start(model.parameters, pixels))
         plan = chunks.plan(scenes, len(names))
 
         def score() -> list[Any]:
-            return list(chunks.score_scenes(model._parameters, scenes, pixels.shape[1:3], text, *plan))
+            return list(chunks.score_scenes(model.parameters, scenes, pixels.shape[1:3], text, *plan))
 
         def label() -> Any:
             best = BestClass([picture.shape[:2]])
@@ -143,7 +143,7 @@ def stages(case: Case) -> Case:
         runs = {
             "decode": lambda: read_image(path),
             "resize": lambda: resize_image(picture, options, patch),
-            "encode": lambda: jax.block_until_ready(chunks._start(model._parameters, pixels)),
+            "encode": lambda: jax.block_until_ready(chunks.programs.start(model.parameters, pixels)),
             "head": lambda: jax.block_until_ready([chunk.scores for chunk in score()]),
             "label": label,
             "write": lambda: result.save(folder, "picture"),
@@ -177,8 +177,8 @@ def windows(case: Case) -> Case:
     parts = [jax.block_until_ready(cut[index : index + 1]) for index in range(len(cut))]
     seconds, cpu = _in_turns(
         {
-            "batched": lambda: jax.block_until_ready(encode(model._parameters, cut)),
-            "looped": lambda: [jax.block_until_ready(encode(model._parameters, part)) for part in parts],
+            "batched": lambda: jax.block_until_ready(encode(model.parameters, cut)),
+            "looped": lambda: [jax.block_until_ready(encode(model.parameters, part)) for part in parts],
         },
         max(case["repeats"], 5),
     )
@@ -199,7 +199,7 @@ def segment(case: Case) -> Case:
     model, names = _segmenter(case), _names(case["names"])
     if case.get("random_text"):
         rows = np.random.default_rng(1).standard_normal((len(names), 2 * model.config.model.vision.dim), np.float32)
-        model._embed = lambda names: rows  # thousands of prompts would take longer than the picture
+        model.embed = lambda names: rows  # thousands of prompts would take longer than the picture
         model.check_names = tuple
     picture, before, worked = _picture(case), _forget_peak(), time.process_time()
     first, first_cpu = _seconds(lambda: model.segment(picture, names)), time.process_time() - worked
@@ -318,7 +318,7 @@ def _segmenter(case: Case) -> Any:
     known = {field.name for field in dataclasses.fields(InferenceConfig)} & case.keys()
     options = {name: case[name] for name in known}
     if case["checkpoint"]:
-        from dinov3seg_jax.inference.segmenter import load
+        from dinov3seg_jax.inference.load import load
 
         return load(case["checkpoint"], [f"inference.{name}={value}" for name, value in options.items()])
     models = {
@@ -367,11 +367,11 @@ def _pair(case: Case, who: Sequence[str]) -> tuple[dict[str, Callable[[], Any]],
     runs: dict[str, Callable[[], Any]] = {}
     notes: Case = {"cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
     encoder, weights = _torch_encoder(model) if set(who) - {"ours"} else (None, {})
-    parameters = model._parameters | weights
+    parameters = model.parameters | weights
     if "ours" in who:
 
         def ours() -> Any:
-            chunks = list(model._chunks(parameters, images, text))
+            chunks = list(model.chunks(parameters, images, text))
             return np.concatenate([np.asarray(chunk.scores) for chunk in chunks], axis=1)[:, : len(text)]
 
         runs["ours"] = ours
@@ -417,7 +417,7 @@ def _torch_encoder(model: Any) -> tuple[Any, Any]:
     theirs = _their_model({"model": "vits16"})
     state = {key: value.float().numpy(force=True) for key, value in theirs.state_dict().items()}
     shapes = {
-        name.removeprefix(prefix): value.shape for name, value in model._parameters.items() if name.startswith(prefix)
+        name.removeprefix(prefix): value.shape for name, value in model.parameters.items() if name.startswith(prefix)
     }
     converted = apply_rules(state, rules(), shapes)
     return theirs, {prefix + name: jnp.asarray(value) for name, value in converted.items()}
@@ -437,7 +437,7 @@ def _names(count: int) -> tuple[str, ...]:
 
 
 def _weights_bytes(model: Any) -> int:
-    return sum(value.nbytes for value in model._parameters.values())
+    return sum(value.nbytes for value in model.parameters.values())
 
 
 def _in_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:

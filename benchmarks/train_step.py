@@ -82,21 +82,20 @@ def measure(size: str, depth: int, batch_size: int, attention: str, repeats: int
     from dinov3seg_jax.models.graph import initialize
     from dinov3seg_jax.training.chips import peak_flops
     from dinov3seg_jax.training.finetune import partition
-    from dinov3seg_jax.training.loop import model_flops, prepare
     from dinov3seg_jax.training.optimizer import make_optimizer
-    from dinov3seg_jax.training.program import CompiledStep
+    from dinov3seg_jax.training.program import CompiledStep, describe_step, model_flops
     from dinov3seg_jax.training.sharding import make_mesh
     from dinov3seg_jax.training.step import Batch, TrainState
 
     config, names_count = case(size, depth, batch_size, attention)
     device = jax.local_devices()[0]
-    run = prepare(config, make_mesh(1, 1, [device]))
+    run = describe_step(config, make_mesh(1, 1, [device]))
     names = np.random.default_rng(0).integers(1, 49000, (names_count, 12), np.int32)
     batch = abstract_batch(config, names_count)
     started = time.perf_counter()
-    traced = run.step.trace(*run.abstract, names, batch)
+    traced = run.step.trace(run.state, run.frozen, names, batch)
     trace_seconds = time.perf_counter() - started
-    step = CompiledStep(run.step, *run.abstract, names, batch)  # what is traced already it does not trace again
+    step = CompiledStep(run.step, run.state, run.frozen, names, batch)  # what is traced already it does not trace again
     compile_seconds = time.perf_counter() - started - trace_seconds
     found: dict[str, Any] = {
         "size": size,
@@ -132,7 +131,7 @@ def measure(size: str, depth: int, batch_size: int, attention: str, repeats: int
     if not np.isfinite(float(metrics["loss"])):
         raise RuntimeError("the loss is not finite: this times something that cannot train")
     median, peak = statistics.median(seconds[1:]), peak_flops(device.device_kind)
-    flops = model_flops(config, run, traced.jaxpr, (*run.abstract, names, batch))
+    flops = model_flops(config, run, traced.jaxpr, (run.state, run.frozen, names, batch))
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return found | {
         "step_seconds": median,

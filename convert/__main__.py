@@ -4,4 +4,4 @@ from dinov3seg_jax.cli.convert import main
 from dinov3seg_jax.errors import run_command
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: main(prog="python -m convert"))

@@ -1,23 +1,17 @@
 """Every option of the project, on one page.
 
-A file in `configs/` returns a `ConfigDict`; `load_config` checks it against these frozen dataclasses, so that an
-unknown key or a wrong type is an error before any device starts. Section numbers (§) are those of `docs/method.md`.
+A file in `configs/` returns a `ConfigDict`; `config_files.load_config` checks it against these frozen dataclasses, so
+that an unknown key or a wrong type is an error before any device starts. Section numbers (§) are those of
+`docs/method.md`.
 """
 
-import ast
 import dataclasses
-import difflib
-import importlib.util
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 from ml_collections import ConfigDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-
-from dinov3seg_jax.errors import UserError
 
 Positive = Annotated[int, Field(strict=True, gt=0)]
 NonNegative = Annotated[int, Field(strict=True, ge=0)]
@@ -280,125 +274,5 @@ def to_config_dict(section: Any) -> ConfigDict:
     return ConfigDict(dataclasses.asdict(section), convert_dict=True)
 
 
-def from_dict(values: dict[str, Any], origin: str = "config") -> Config:
-    """Check plain nested values against `Config`.
-
-    Raises:
-        UserError: an unknown key, a wrong type or a value out of range; it names the key.
-    """
-    try:
-        return pydantic.TypeAdapter(Config).validate_python(_tuples(values))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "unexpected_keyword_argument":
-            raise UserError(f"{origin}: unknown option '{key}'{_suggestion(first['loc'])}.") from None
-        raise UserError(f"{origin}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}.") from None
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate `--config.section.option=value` (or two words) on a command line from the rest.
-
-    Returns:
-        Overrides of the form "section.option=value", and the other arguments.
-    """
-    overrides, rest, words = [], [], iter(arguments)
-    for word in words:
-        if not word.startswith("--config."):
-            rest.append(word)
-            continue
-        override = word.removeprefix("--config.")
-        overrides.append(override if "=" in override else f"{override}={next(words, '')}")
-    return overrides, rest
-
-
-def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
-    """Read `get_config()` of a Python file and apply overrides like `train.steps=100`.
-
-    Args:
-        path: of the file; with `FILE:WORD` it is `get_config(WORD)`, where a file holds several configs.
-        overrides: "section.option=value".
-
-    Raises:
-        UserError: the file does not exist or does not define a usable config; an override does not fit.
-    """
-    name, *word = path.split(":", 1)
-    file = Path(name)
-    if not file.is_file():
-        known = ", ".join(sorted(str(other) for other in Path("configs").glob("*.py")))
-        raise UserError(f"config '{name}' does not exist; " + (f"there are {known}." if known else "check the path."))
-    spec = importlib.util.spec_from_file_location("run_config", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"config '{path}' is not a Python file; name one that ends in .py.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        values = module.get_config(*word).to_dict()
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's own Python file raises
-        reason = " ".join(str(error).split())
-        raise UserError(f"config '{path}' cannot be read: {type(error).__name__}: {reason}.") from error
-    for override in overrides:
-        apply_override(values, override)
-    return from_dict(values, origin=path)
-
-
-def override_inference(config: Config, overrides: Sequence[str], section: str = "inference") -> Config:
-    """Change how a model is used: everything else in its config belongs to its parameters.
-
-    Raises:
-        UserError: an override is not of the form section.option=value, or its option or value does not fit.
-    """
-    values = to_config_dict(config).to_dict()
-    for text in overrides:
-        if not text.startswith(f"{section}."):
-            raise UserError(f"'{text}' cannot be changed for a trained model; only {section}.option=value can")
-        apply_override(values, text)
-    return from_dict(values, origin="the command line")
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one option, given as "section.option=value", in plain nested values.
-
-    Raises:
-        UserError: it is not of that form, or there is no such option.
-    """
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"override '{override}' is not of the form section.option=value.")
-    *sections, option = key.split(".")
-    for section in sections:
-        values = values.get(section, {})
-        if not isinstance(values, dict):
-            raise UserError(f"override '{override}': '{section}' is not a section.")
-    if option not in values:
-        close = difflib.get_close_matches(option, values, n=1)
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
-        raise UserError(f"override '{override}': there is no option '{key}'{hint}.")
-    try:
-        values[option] = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        values[option] = text
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
 def _names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
-
-
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    section: Any = Config
-    for part in location[:-1]:
-        section = {field.name: field.type for field in dataclasses.fields(section)}[str(part)]
-    close = difflib.get_close_matches(str(location[-1]), [field.name for field in dataclasses.fields(section)], n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]

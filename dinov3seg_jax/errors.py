@@ -1,17 +1,29 @@
 """Errors a user can mend, and how a command reports them."""
 
+import difflib
 import errno
 import gc
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 UNREAD = 141  # the status of a process whose output nobody reads any more, as shells count it
 
 
 class UserError(Exception):
     """Input the user can mend. The message is one sentence: what is wrong, where, and the mend."""
+
+
+def one_line(error: object, limit: int | None = None) -> str:
+    """What an error says, as one line of at most `limit` characters: libraries write paragraphs."""
+    return " ".join(str(error).split())[:limit]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for a word that was mistyped, to be put behind it; empty where nothing is like it."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def run_command(main: Callable[[], int | None]) -> None:

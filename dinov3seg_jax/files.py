@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+EXPORT_FILE = "export.json"  # what an exported model says of itself, and is known by
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace a file in one step; an interruption leaves the old one, or none."""

@@ -27,15 +27,20 @@ LAST_WORDS = "import sys\nif not sys.stdin.buffer.read(): print(sys.argv[1], fil
 SIGNS_OF_LOSS = ("Gloo", "NCCL", "closed by peer", "reset by peer", "heartbeat", "UNAVAILABLE", "unhealthy")
 
 
-def say(text: str) -> None:
-    """Print a line for the whole run: of several processes, the first one does."""
+def is_first() -> bool:
+    """Whether this process speaks and writes for all processes of its run."""
     import jax
 
-    if jax.process_index() == 0:
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Print a line for the whole run: of several processes, the first one does."""
+    if is_first():
         print(text, flush=True)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags by which a command joins the other processes of its run."""
     group = parser.add_argument_group("several processes", "the same command in each of them; for one, none of these")
     group.add_argument("--distributed", action="store_true", help="find the others: on TPU VMs, GKE, Slurm, Open MPI")
@@ -52,7 +57,7 @@ def joined(options: argparse.Namespace) -> Iterator[None]:
     was the reason, and else 1: an orderly end would wait for the others, and they for it.
 
     Args:
-        options: with what `add_arguments` added. Where no flag is set, the block is just run.
+        options: with what `add_process_arguments` added. Where no flag is set, the block is just run.
 
     Raises:
         UserError: the flags contradict each other, or the others cannot be reached.

@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dinov3seg_jax.config import (
-    Config,
-    apply_override,
-    default_config,
-    from_dict,
-    load_config,
-    split_overrides,
-    to_config_dict,
-)
+from dinov3seg_jax.config import Config, default_config, to_config_dict
+from dinov3seg_jax.config_files import apply_override, from_dict, load_config, split_overrides
 from dinov3seg_jax.errors import UserError
 
 CONFIGS = sorted(Path("configs").glob("*.py"))
@@ -134,7 +127,7 @@ def test_an_unknown_key_is_named(key, message):
 
 def test_a_missing_file_is_named_with_those_that_exist():
     message = sentence(load_config, "configs/absent.py")
-    assert message.startswith("config 'configs/absent.py' does not exist; there are configs/ablation.py, ")
+    assert message.startswith("config 'configs/absent.py' does not exist; name a file, or one of ablation, ade, ")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +169,7 @@ def test_an_override_without_a_value_does_not_vanish(plain):
 
 def test_a_config_is_checked_before_jax_is_imported():
     program = (
-        "import sys\nfrom dinov3seg_jax.config import load_config\n"
+        "import sys\nfrom dinov3seg_jax.config_files import load_config\n"
         "for path in sys.argv[1:]: load_config(path)\n"
         "print([name for name in ('jax', 'flax', 'orbax', 'grain') if name in sys.modules])"
     )

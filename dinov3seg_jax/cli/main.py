@@ -1,16 +1,15 @@
-"""The command `dinov3seg`: `dinov3seg predict ...`, `dinov3seg warmup ...`, `dinov3seg export ...`."""
+"""The command `dinov3seg`: the first word says which of `COMMANDS` runs."""
 
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from dinov3seg_jax.errors import UserError, run_command
+from dinov3seg_jax.errors import UserError, did_you_mean, run_command
 
-COMMANDS = {
-    "predict": ("dinov3seg_jax.cli.predict", "segment pictures into classes you name"),
-    "warmup": ("dinov3seg_jax.cli.warmup", "compile and embed ahead of time"),
-    "export": ("dinov3seg_jax.export.writer", "write a run's model for JAX alone"),
-}
+# Each is a module in this folder, with DESCRIPTION, `add_arguments(parser)` and `main(arguments, prog)`.
+COMMANDS = ("predict", "train", "eval", "plan", "convert", "verify", "prepare", "export", "warmup")
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,10 +28,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if word in ("-h", "--help"):
         print(_usage())
         return 0
+    if word == "--version":
+        import dinov3seg_jax
+
+        print(f"dinov3seg_jax {dinov3seg_jax.__version__}")
+        return 0
+    if word == "--completion":
+        print(_completion(*rest[:1]))
+        return 0
     if word not in COMMANDS:
         print(_usage(), file=sys.stderr)
-        raise UserError(f"there is no command '{word}'; name one of these." if word else "no command is named.")
-    return importlib.import_module(COMMANDS[word][0]).main(rest, prog=f"dinov3seg {word}")
+        raise UserError(
+            f"there is no command '{word}'{did_you_mean(word, COMMANDS)}; name one of these."
+            if word
+            else "no command is named."
+        )
+    return _module(word).main(rest, prog=f"dinov3seg {word}")
 
 
 def run() -> None:
@@ -40,7 +51,37 @@ def run() -> None:
     run_command(main)
 
 
+def _module(word: str) -> Any:
+    return importlib.import_module(f"dinov3seg_jax.cli.{word}")
+
+
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    listed = (f"  {word:{width}}  {what}" for word, (_, what) in COMMANDS.items())
-    return "\n".join(("usage: dinov3seg COMMAND ...; dinov3seg COMMAND --help says more", *listed))
+    listed = (f"  {word:{width}}  {_module(word).DESCRIPTION}" for word in COMMANDS)
+    return "\n".join(
+        (
+            "usage: dinov3seg COMMAND ...",
+            "",
+            *listed,
+            "",
+            "dinov3seg COMMAND --help says more. --version prints the version; --completion SHELL a script that lets",
+            f'a shell ({", ".join(SHELLS)}) complete words, as in: eval "$(dinov3seg --completion bash)"',
+        )
+    )
+
+
+def _completion(shell: str = "") -> str:
+    if shell not in SHELLS:
+        raise UserError(f"--completion takes the name of a shell, one of {', '.join(SHELLS)}.")
+    try:
+        import shtab
+    except ImportError:
+        raise UserError("completion needs shtab; install it with: pip install shtab") from None
+    from dinov3seg_jax.cli.parsing import make_parser
+
+    parser = make_parser("dinov3seg", "")
+    commands = parser.add_subparsers()
+    for word in COMMANDS:
+        module = _module(word)
+        module.add_arguments(commands.add_parser(word, help=module.DESCRIPTION))
+    return shtab.complete(parser, shell)

@@ -1,17 +1,27 @@
-"""The command `dinov3seg warmup`: compile programs and embed names now, so that later processes find them on disk."""
+"""`dinov3seg warmup`: compile programs and embed names now, so that later processes find them on disk."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from dinov3seg_jax.cli.predict import add_model_arguments, check_request, load_model, with_own_config
-from dinov3seg_jax.config import split_overrides
+from dinov3seg_jax.cli.parsing import parse
+from dinov3seg_jax.cli.request import add_model_arguments, check_request, load_model, with_own_config
 from dinov3seg_jax.errors import UserError
 
+DESCRIPTION = "compile programs and embed names ahead of time, for all later processes"
 SIZES = "640x480,480x640,1920x1080"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    asked = parser.add_argument_group("what will be asked")
+    asked.add_argument(
+        "--classes", default="thing", metavar="NAMES", help="lists of like lengths share programs; default: %(default)s"
+    )
+    asked.add_argument("--sizes", default=SIZES, metavar="WxH,...", help="of pictures to come; default: %(default)s")
+    add_model_arguments(parser)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg warmup") -> int:
@@ -27,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg warmup")
     Raises:
         UserError: the model, the names or the sizes cannot be used, or nothing can be kept.
     """
-    options, overrides = _parse(arguments, prog)
+    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
     request = check_request(options, overrides)
     sizes = [_size(text) for text in options.sizes.split(",")]
     request = with_own_config(request)
@@ -58,19 +68,3 @@ def _size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal() and int(width) * int(height)):
         raise UserError(f"--sizes holds '{text}', which is no size; write width and height as in 640x480")
     return int(width), int(height)
-
-
-def _parse(arguments: Sequence[str] | None, prog: str) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Compile programs and embed names ahead of time, for all later processes."
-    )
-    add_model_arguments(parser)
-    parser.add_argument(
-        "--classes",
-        default="thing",
-        metavar="NAMES",
-        help="that will be asked for; lists of like lengths share programs",
-    )
-    parser.add_argument("--sizes", default=SIZES, metavar="WxH,...", help="of pictures to come; default: %(default)s")
-    overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
-    return parser.parse_args(rest), overrides

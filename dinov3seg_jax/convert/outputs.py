@@ -1,4 +1,4 @@
-"""What `python -m convert verify` can compare: our parts' outputs, by the names and in the layout of PyTorch's."""
+"""What `dinov3seg verify` can compare: our parts' outputs, by the names and in the layout of PyTorch's."""
 
 import functools
 import re

@@ -14,9 +14,8 @@ from dinov3seg_jax.config import (
     ModelConfig,
     SamConfig,
     VisionConfig,
-    apply_override,
-    from_dict,
 )
+from dinov3seg_jax.config_files import apply_override, from_dict
 from dinov3seg_jax.convert.sources import Source
 from dinov3seg_jax.convert.tables import anyup, catseg, dinotxt, dinov3, huggingface, linear, sam
 from dinov3seg_jax.convert.tables.rules import Row, Shape, drop, prefixed
@@ -92,7 +91,7 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
     if kind_found != kind:
         raise UserError(
             f"'{source.files[0]}' holds {KINDS[kind_found].what}, not {KINDS[kind].what}; "
-            f"run python -m convert {kind_found}."
+            f"run dinov3seg convert {kind_found}."
         )
     try:
         found = KINDS[kind].read(shapes, source, rounded_periods)

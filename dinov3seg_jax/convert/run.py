@@ -11,9 +11,8 @@ from dinov3seg_jax.convert.recognise import Recognised, recognise
 from dinov3seg_jax.convert.sources import Source, hash_note, open_source, sha256
 from dinov3seg_jax.convert.tables.rules import RULES_VERSION, Plan, carry_out, plan_rules
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.store import safetensors as tensor_file
-from dinov3seg_jax.store.converted import WEIGHTS_FILE, Manifest, is_converted, write_manifest
-from dinov3seg_jax.store.folder import MANIFEST_FILE
+from dinov3seg_jax.store import safetensors
+from dinov3seg_jax.store.converted import MANIFEST_FILE, WEIGHTS_FILE, Manifest, is_converted, write_manifest
 
 
 def convert(
@@ -89,16 +88,16 @@ def refuse_occupied(out: Path) -> None:
         raise UserError(f"'{out}' exists and is no earlier conversion; choose another --out.")
 
 
-def _write_arrays(path: Path, plan: Plan, source: Source) -> dict[str, tensor_file.Entry]:
-    entries = tensor_file.create(path, plan.shapes)
+def _write_arrays(path: Path, plan: Plan, source: Source) -> dict[str, safetensors.Entry]:
+    entries = safetensors.create(path, plan.shapes)
     with path.open("r+b") as file:
         for (name, position), values in carry_out(plan, lambda key: source.tensors[key].read()):
-            tensor_file.write_part(file, entries[name], position, values)
+            safetensors.write_part(file, entries[name], position, values)
         os.fsync(file.fileno())
     return entries
 
 
-def _describe(path: Path, entries: dict[str, tensor_file.Entry], recognised: Recognised, source: Source) -> Manifest:
+def _describe(path: Path, entries: dict[str, safetensors.Entry], recognised: Recognised, source: Source) -> Manifest:
     digests = {file: sha256(file) for file in source.files}
     notes = [note for file, digest in digests.items() if (note := hash_note(file, digest))]
     return Manifest(
@@ -114,10 +113,10 @@ def _describe(path: Path, entries: dict[str, tensor_file.Entry], recognised: Rec
     )
 
 
-def array_sha256(path: Path, entry: tensor_file.Entry) -> str:
+def array_sha256(path: Path, entry: safetensors.Entry) -> str:
     """Checksum of one array's bytes on disk, in hex."""
     digest = hashlib.sha256()
-    for block in tensor_file.blocks(path, entry):
+    for block in safetensors.blocks(path, entry):
         digest.update(block)
     return digest.hexdigest()
 

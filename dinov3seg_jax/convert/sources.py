@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store import safetensors
 
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
@@ -119,22 +119,22 @@ def _shards(index: Path) -> list[Path]:
         shard = index.parent / name
         if not shard.is_file():
             raise UserError(f"'{index}' names '{name}', which is not beside it; get that file too.")
-        held = tensor_file.read_header(shard).keys()
+        held = safetensors.read_header(shard).keys()
         if different := sorted(held ^ {key for key, file in where.items() if file == name}):
             raise UserError(f"'{index}' and '{name}' disagree on '{different[0]}'; get both again.")
     return [index.parent / name for name in names]
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
-    def reader(key: str, entry: tensor_file.Entry) -> Callable[[], np.ndarray]:
+    def reader(key: str, entry: safetensors.Entry) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
-            if entry.dtype not in map(np.dtype, tensor_file.FLOATS.values()):
+            if entry.dtype not in map(np.dtype, safetensors.FLOATS.values()):
                 raise UserError(f"tensor '{key}' of '{path}' holds {entry.dtype}, not floats; use plain weights.")
-            return tensor_file.read_tensor(path, entry)
+            return safetensors.read_tensor(path, entry)
 
         return read
 
-    return {key: Tensor(entry.shape, reader(key, entry)) for key, entry in tensor_file.read_header(path).items()}
+    return {key: Tensor(entry.shape, reader(key, entry)) for key, entry in safetensors.read_header(path).items()}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -151,8 +151,8 @@ def _open_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors of a .pth file, and the entries beside them."""
     with path.open("rb") as file:
         begin = file.read(9)
-    length = int.from_bytes(begin[: tensor_file.LENGTH_BYTES], "little")
-    if begin[tensor_file.LENGTH_BYTES :] == b"{" and length <= tensor_file.HEADER_LIMIT:
+    length = int.from_bytes(begin[: safetensors.LENGTH_BYTES], "little")
+    if begin[safetensors.LENGTH_BYTES :] == b"{" and length <= safetensors.HEADER_LIMIT:
         raise UserError(f"'{path}' is a .safetensors file under another name; rename it to end in .safetensors.")
     try:
         import torch
@@ -161,7 +161,7 @@ def _open_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             f"'{path}' can only be read with torch, which is not installed; install the extra 'convert' "
             "(pip install -e '.[convert]'), or use the same weights as .safetensors."
         ) from None
-    zipped = begin.startswith(tensor_file.PICKLE_STARTS[0])
+    zipped = begin.startswith(safetensors.PICKLE_STARTS[0])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles, which are refused below

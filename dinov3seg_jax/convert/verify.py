@@ -1,10 +1,9 @@
-"""`python -m convert verify FOLDER... [--against FILE.npz] [--source FILE...]`: is a conversion right?
+"""Is a conversion right?
 
 Against outputs of a user's own PyTorch model, against the files it was made from, and against its own manifest.
 `docs/verify.md` says what a file of outputs holds and how to make one.
 """
 
-import argparse
 import math
 import zipfile
 from collections.abc import Sequence
@@ -18,11 +17,9 @@ from dinov3seg_jax.convert.run import array_sha256, prepare
 from dinov3seg_jax.convert.sources import open_source
 from dinov3seg_jax.convert.tables.rules import carry_out
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.store import converted as weights
-from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store import converted, safetensors
 
 TOLERANCE = 1e-4
-SHOWN = 10  # arrays of a comparison with the source
 INPUTS = ("image", "tokens", "features")
 RANKS = {"image": 4, "tokens": 2, "features": 4}
 
@@ -45,63 +42,17 @@ class Case(NamedTuple):
     outputs: dict[str, np.ndarray]
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command `verify`."""
-    parser = commands.add_parser(
-        "verify", help="compare converted weights with PyTorch's outputs, or with their source"
-    )
-    parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="FOLDER", help="converted; several are parts of a model"
-    )
-    parser.add_argument("--against", type=Path, metavar="FILE.npz", help="inputs and outputs, see docs/verify.md")
-    parser.add_argument("--source", type=Path, nargs="+", metavar="FILE", help="what the one folder was converted from")
-    parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help="largest absolute error allowed (default: %(default)s)"
-    )
-    parser.add_argument("--rounded_periods", action="store_true", help="as in the conversion")
-    parser.set_defaults(run=_verify)
-
-
-def _verify(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    if not 0 <= options.tolerance < math.inf:
-        raise UserError(f"the tolerance {options.tolerance} is no distance; give a number from 0 on.")
-    if options.source and len(options.folders) > 1:
-        raise UserError("--source belongs to one folder; verify the folders one by one.")
-    passed = all([check_manifest(folder) for folder in options.folders])
-    if options.source:
-        rows = compare_with_source(
-            options.folders[0], options.source, overrides, rounded_periods=options.rounded_periods
-        )
-        equal = sum(row.passed for row in rows)
-        print(
-            f"{equal} of {len(rows)} arrays are those of the source, bit for bit" + (":" if equal < len(rows) else "")
-        )
-        _print_table([row for row in sorted(rows, key=lambda row: -row.error) if not row.passed][:SHOWN], 0.0)
-        passed &= equal == len(rows)
-    if options.against:
-        cases = read_cases(options.against)
-        rows = compare_outputs(options.folders, cases, options.tolerance)
-        _print_table(rows, options.tolerance)
-        known = {row.what for row in rows}
-        others = [name for case in cases for output in case.outputs if (name := _label(case, output)) not in known]
-        if others:
-            print(f"not compared, as these folders have no such output: {', '.join(others)}")
-        passed &= all(row.passed for row in rows)
-    print("passed" if passed else "FAILED")
-    return 0 if passed else 1
-
-
 def check_manifest(folder: Path) -> bool:
     """Whether every array has the checksum that the manifest says; prints those that have not.
 
     Raises:
         UserError: the folder is none, or damaged.
     """
-    manifest = weights.read_manifest(folder)
-    path = folder / weights.WEIGHTS_FILE
-    entries = tensor_file.read_header(path)
+    manifest = converted.read_manifest(folder)
+    path = folder / converted.WEIGHTS_FILE
+    entries = safetensors.read_header(path)
     if different := sorted(entries.keys() ^ manifest.arrays.keys()):
-        raise UserError(f"'{path}' and its {weights.MANIFEST_FILE} disagree on '{different[0]}'; convert again.")
+        raise UserError(f"'{path}' and its {converted.MANIFEST_FILE} disagree on '{different[0]}'; convert again.")
     changed = [name for name, entry in entries.items() if array_sha256(path, entry) != manifest.arrays[name]["sha256"]]
     print(f"{folder}: {manifest.name}, {len(entries) - len(changed)} of {len(entries)} arrays as the manifest says")
     for name in changed:
@@ -123,9 +74,9 @@ def compare_with_source(
     Raises:
         UserError: the files cannot be read, or are not what the folder says it is made of.
     """
-    manifest = weights.read_manifest(folder)
-    path = folder / weights.WEIGHTS_FILE
-    entries = tensor_file.read_header(path)
+    manifest = converted.read_manifest(folder)
+    path = folder / converted.WEIGHTS_FILE
+    entries = safetensors.read_header(path)
     source = open_source(files)
     said = [f"{section}.heads={options['heads']}" for section, options in manifest.model.items() if "heads" in options]
     _, plan = prepare(source, manifest.kind, [*said, *overrides], rounded_periods=rounded_periods)
@@ -136,7 +87,7 @@ def compare_with_source(
         )
     found: dict[str, Row] = {}
     for (name, position), values in carry_out(plan, lambda key: source.tensors[key].read()):
-        ours = tensor_file.map_tensor(path, entries[name])
+        ours = safetensors.map_tensor(path, entries[name])
         ours = ours if position is None else ours[position]
         row = _compare(name, ours, values, 0.0)
         same = np.array_equal(_bits(ours), _bits(values))
@@ -153,9 +104,9 @@ def compare_outputs(folders: Sequence[Path], cases: Sequence[Case], tolerance: f
     Raises:
         UserError: no output can be compared, or the folders do not fit together.
     """
-    manifests = [weights.read_manifest(folder) for folder in folders]
-    config = weights.model_config(*manifests)
-    parameters = {name: x for folder in folders for name, x in weights.read_arrays(folder).items()}
+    manifests = [converted.read_manifest(folder) for folder in folders]
+    config = converted.model_config(*manifests)
+    parameters = {name: x for folder in folders for name, x in converted.read_arrays(folder).items()}
     rows = []
     for case in cases:
         tokens, text = case.inputs.get("tokens"), config.text
@@ -168,12 +119,12 @@ def compare_outputs(folders: Sequence[Path], cases: Sequence[Case], tolerance: f
             )
         ours = compute(config, parameters, case.inputs, set(case.outputs))
         rows += [
-            _compare(_label(case, output), np.asarray(ours[output]), expected, tolerance)
+            _compare(label_of(case, output), np.asarray(ours[output]), expected, tolerance)
             for output, expected in case.outputs.items()
             if output in ours
         ]
     if not rows:
-        parts = ", ".join(weights.parts(parameters))
+        parts = ", ".join(converted.parts(parameters))
         raise UserError(f"none of the outputs is one of {parts}; docs/verify.md lists what can be compared.")
     return rows
 
@@ -234,15 +185,5 @@ def _bits(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values, np.float32).view(np.uint32)
 
 
-def _label(case: Case, output: str) -> str:
+def label_of(case: Case, output: str) -> str:
     return f"{case.name}/{output}"
-
-
-def _print_table(rows: Sequence[Row], tolerance: float) -> None:
-    if not rows:
-        return
-    width = max(len(row.what) for row in rows)
-    print(f"{'output':{width}}  {'shape':18} {'max abs error':>13} {'largest':>9}   (tolerance {tolerance:g})")
-    for row in rows:
-        verdict = "ok" if row.passed else "FAILED"
-        print(f"{row.what:{width}}  {list(row.shape)!s:18} {row.error:13.1e} {row.largest:9.2e}   {verdict}")

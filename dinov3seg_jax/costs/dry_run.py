@@ -13,7 +13,7 @@ from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
 from dinov3seg_jax.data.datasets import class_names
 from dinov3seg_jax.text.prompts import prompt_tokens
 from dinov3seg_jax.training.flops import count_flops
-from dinov3seg_jax.training.loop import prepare
+from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import make_mesh
 from dinov3seg_jax.training.step import Batch
 
@@ -43,25 +43,25 @@ def dry_run(config: Config, topology: str = "") -> None:
         UserError: the config does not fit together, or not the slice.
     """
     mesh = topology_mesh(config, topology) if topology else make_mesh(config.data_parallel, config.model_parallel)
-    run = prepare(config, mesh)
-    state, frozen = run.abstract
+    program = describe_step(config, mesh)
+    state, frozen, at = program.state, program.frozen, program.shardings
     names = class_names(config.data.train)
     tokens = prompt_tokens(names, config.inference.templates[:1], config.model.text.context_length)[:, 0]
     batch = abstract_batch(config, len(names))
     print(parameter_table(state.trainable, frozen))
     devices = mesh.size
-    flops = count_flops(run.step, state, frozen, tokens, batch)
+    flops = count_flops(program.step, state, frozen, tokens, batch)
     b, side, k = config.train.batch_size, config.data.crop_size, batch.class_ids.shape[1]
     print(f"\none step: {b} crops of {side} x {side}, {k} of {len(names)} classes each, on {devices} device(s)")
     print(
         f"  matrix products and convolutions   {flops / 1e12:10.3f} TFLOP a step, {flops / devices / 1e12:.3f} a device"
     )
     rows = {
-        "trainable parameters": (state.trainable, run.shardings[0].trainable),
-        "gradients": (state.trainable, run.shardings[0].trainable),
-        "optimiser state": (state.optimizer, run.shardings[0].optimizer),
-        "frozen parameters": (frozen, run.shardings[1]),
-        "batch": (batch, Batch(*[run.shardings[3]] * 3)),
+        "trainable parameters": (state.trainable, at.state.trainable),
+        "gradients": (state.trainable, at.state.trainable),
+        "optimiser state": (state.optimizer, at.state.optimizer),
+        "frozen parameters": (frozen, at.frozen),
+        "batch": (batch, Batch(*[at.batch] * 3)),
     }
     totals = [0, 0]
     for label, (tree, shardings) in rows.items():

@@ -16,7 +16,7 @@ from dinov3seg_jax.costs.hlo import Program, Traffic
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.training.chips import Chip, find_chip
 from dinov3seg_jax.training.flops import count_traced
-from dinov3seg_jax.training.loop import model_flops, prepare
+from dinov3seg_jax.training.program import describe_step, model_flops
 from dinov3seg_jax.training.sharding import make_mesh
 
 FILES_SHOWN = 6
@@ -106,10 +106,10 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
         UserError: as `topology_mesh`, or the compiler refuses the step: it does not fit.
     """
     mesh = topology_mesh(config, topology)
-    run = prepare(config, mesh)
+    program = describe_step(config, mesh)
     tokens = jax.ShapeDtypeStruct(np.shape(names), np.int32)
-    arguments = (*run.abstract, tokens, batch)
-    traced = run.step.trace(*arguments)
+    arguments = (program.state, program.frozen, tokens, batch)
+    traced = program.step.trace(*arguments)
     started = time.perf_counter()
     try:
         compiled, text = _compile(traced.lower())
@@ -135,7 +135,7 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         count_traced(traced.jaxpr) / mesh.size,
-        model_flops(config, run, traced.jaxpr, arguments) / mesh.size,
+        model_flops(config, program, traced.jaxpr, arguments) / mesh.size,
         Program(text).traffic(),
     )
 

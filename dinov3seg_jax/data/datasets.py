@@ -197,7 +197,7 @@ def _open_tree(benchmark: Benchmark, split: Split, root: Path) -> ImageFolder:
         return ImageFolder(images, raw, class_of_id, benchmark.other_raw_values)
     raise UserError(
         f"the folder {labels} does not exist; check that the root is the folder above {benchmark.folder}, or make a "
-        f"folder by `python -m dinov3seg_jax.data.prepare {benchmark.dataset}`."
+        f"folder by `dinov3seg prepare {benchmark.dataset}`."
     )
 
 

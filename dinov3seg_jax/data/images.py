@@ -63,6 +63,28 @@ def read_image(path: str | Path) -> np.ndarray:
         return _decode(image, str(path))
 
 
+def as_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """A picture in any of the accepted forms as RGB bytes.
+
+    Args:
+        image: a file (see `read_image`), a PIL image, which is turned upright and converted to RGB as PIL does, or an
+            array, uint8 [H, W, 3], RGB.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        UserError: the file cannot be read, or the array is no RGB picture.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(f"the image is {image.dtype} {list(image.shape)}; give RGB bytes, uint8 [height, width, 3]")
+    return image
+
+
 def decode_image(content: bytes, name: str) -> np.ndarray:
     """The same for a file's bytes; `name` is what an error calls it."""
     with open_picture(io.BytesIO(content), name) as image:

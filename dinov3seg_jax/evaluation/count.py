@@ -14,8 +14,8 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.confusion import ConfusionMatrix, image_miou
 from dinov3seg_jax.evaluation.progress import Identity, Progress, load_progress, progress_file, save_progress
+from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.segmenter import Segmenter
 
 BATCH_SIZE = 8  # or as many as there are devices
 READERS = 8  # threads that read the next batch while this one is segmented
@@ -23,7 +23,7 @@ SAVE_SECONDS = 30.0  # between two savings of the progress
 
 
 def count_pixels(
-    segmenter: Segmenter, dataset: Dataset, names: Sequence[str], classes: int, folder: Path, identity: Identity
+    segmenter: BaseSegmenter, dataset: Dataset, names: Sequence[str], classes: int, folder: Path, identity: Identity
 ) -> Progress:
     """Score all images, by all processes together, going on where an earlier call was interrupted.
 
@@ -54,7 +54,7 @@ def count_pixels(
 
 
 def segment_examples(
-    segmenter: Segmenter, dataset: Dataset, names: Sequence[str], indices: Sequence[int]
+    segmenter: BaseSegmenter, dataset: Dataset, names: Sequence[str], indices: Sequence[int]
 ) -> Iterator[list[tuple[int, dict[str, Any], Segmentation]]]:
     """Read and segment examples, a batch at a time; the last one is filled up and what fills it is dropped.
 
@@ -74,7 +74,7 @@ def segment_examples(
 
 
 def _count_share(
-    segmenter: Segmenter, dataset: Dataset, names: Sequence[str], start: Progress, path: Path, identity: Identity
+    segmenter: BaseSegmenter, dataset: Dataset, names: Sequence[str], start: Progress, path: Path, identity: Identity
 ) -> Progress:
     share = hosts.own_share(len(dataset.source))
     confusion = ConfusionMatrix(len(start.counts))

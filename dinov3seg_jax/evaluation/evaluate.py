@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,32 +20,25 @@ from dinov3seg_jax.evaluation.confusion import scores
 from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
 from dinov3seg_jax.evaluation.dinov3_scores import area_scores
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
-from dinov3seg_jax.evaluation.report import describe_inference, picture_row, write_report
-from dinov3seg_jax.inference.linear import read_probe
-from dinov3seg_jax.inference.segmenter import Segmenter, of_run
-from dinov3seg_jax.inference.zero_shot import SECTION, ZeroShotSegmenter, describe_zero_shot, read_towers
+from dinov3seg_jax.evaluation.report import picture_row, write_report
+from dinov3seg_jax.inference.base import BaseSegmenter
+from dinov3seg_jax.inference.load import OpenModel, open_model, way_of
+from dinov3seg_jax.inference.recipes import describe_zero_shot
 from dinov3seg_jax.processes import say
-from dinov3seg_jax.store import converted as weights
-from dinov3seg_jax.training.checkpoint import CONFIG_FILE, STEPS_FOLDER, load_parameters, read_progress
-
-Way = Literal["run", "zero_shot", "linear"]
+from dinov3seg_jax.store.folder import open_folder
 
 
 class Model(NamedTuple):
     """A model ready to be scored."""
 
-    segmenter: Segmenter
+    segmenter: BaseSegmenter
     config: Config  # of the evaluation, with the model's own `model`
-    trained: Config  # what the run was trained with
-    checkpoint: Path
-    way: Way
-    linear: bool  # a linear head, converted or of a run: it is scored as the DINOv3 repository does
+    opened: OpenModel
 
     @property
-    def recipe(self) -> str:
-        """How images are segmented, in words."""
-        zero_shot = self.way == "zero_shot"
-        return describe_zero_shot(self.config.zero_shot) if zero_shot else describe_inference(self.config.inference)
+    def linear(self) -> bool:
+        """A linear head, converted or of a run: it is scored as the DINOv3 repository does."""
+        return self.opened.way != "zero_shot" and self.config.model.linear.classes > 0
 
 
 def evaluate(config: Config, checkpoint: Path, zero_shot: bool = False) -> dict[str, Any]:
@@ -67,7 +60,7 @@ def evaluate(config: Config, checkpoint: Path, zero_shot: bool = False) -> dict[
         UserError: the checkpoint or an image cannot be read. No image is skipped: that would change the score.
     """
     dataset = open_dataset(config.data.eval)
-    model = open_model(config, checkpoint, zero_shot)
+    model = open_to_score(config, checkpoint, zero_shot)
     folder = report_folder(checkpoint, zero_shot)
     summary = _score(model, config.data.eval, dataset, folder)
     _remove(folder)
@@ -97,7 +90,7 @@ def evaluate_benchmarks(config: Config, checkpoint: Path, zero_shot: bool = Fals
         for name in dict.fromkeys(config.benchmarks)
     }
     datasets = {name: open_dataset(of_data) for name, of_data in wanted.items()}
-    model = open_model(config, checkpoint, zero_shot)
+    model = open_to_score(config, checkpoint, zero_shot)
     for dataset in datasets.values():
         model.segmenter.check_names(dataset.classes)
     folder = report_folder(checkpoint, zero_shot)
@@ -106,41 +99,28 @@ def evaluate_benchmarks(config: Config, checkpoint: Path, zero_shot: bool = Fals
         if hosts.is_first():
             print(f"{BENCHMARKS[name].title}: {len(dataset.source)} images, {len(dataset.classes)} names", flush=True)
         results[name] = _score(model, wanted[name], dataset, folder / name) | {"images": len(dataset.source)}
-    table = write_table(folder if hosts.is_first() else None, results, str(checkpoint), model.recipe)
+    table = write_table(folder if hosts.is_first() else None, results, str(checkpoint), model.segmenter.describe())
     for name in results:
         _remove(folder / name)
     return table
 
 
-def open_model(config: Config, checkpoint: Path, zero_shot: bool) -> Model:
+def open_to_score(config: Config, checkpoint: Path, zero_shot: bool) -> Model:
     """Load what `evaluate` scores, on all devices of this process.
 
     Raises:
         UserError: the checkpoint cannot be read, or does not fit the config.
     """
-    way, devices = way_to_score(checkpoint, zero_shot), jax.local_devices()
-    if way == "linear":
-        trained, parameters = config, read_probe(config.model, config.init_from, checkpoint)
-    else:
-        trained, parameters = read_towers(checkpoint) if way == "zero_shot" else load_parameters(checkpoint)
-    config = dataclasses.replace(config, model=trained.model)
-    linear = way != "zero_shot" and config.model.linear.classes > 0
-    if way == "zero_shot":
-        say(describe_zero_shot(config.zero_shot))
-        return Model(ZeroShotSegmenter(config, parameters), config, trained, checkpoint, way, linear)
-    return Model(of_run(config, parameters, devices), config, trained, checkpoint, way, linear)
-
-
-def way_to_score(checkpoint: Path, zero_shot: bool) -> Way:
-    """What a folder is scored as."""
-    if zero_shot or not weights.is_converted(checkpoint):
-        return "zero_shot" if zero_shot else "run"
-    return "linear" if weights.read_manifest(checkpoint).kind == "linear" else "zero_shot"
+    opened = open_model(checkpoint, zero_shot, around=config)
+    asked = dataclasses.replace(config, model=opened.config.model)
+    if opened.way == "zero_shot":
+        say(describe_zero_shot(asked.zero_shot))
+    return Model(opened.segmenter(asked, jax.local_devices()), asked, opened)
 
 
 def report_folder(checkpoint: Path, zero_shot: bool) -> Path:
     """Where the scores are written: to the run's folder, or to one inside, named by what it was scored as."""
-    way = way_to_score(checkpoint, zero_shot)
+    way = way_of(open_folder(checkpoint), zero_shot)
     return checkpoint if way == "run" else checkpoint / way
 
 
@@ -155,9 +135,9 @@ def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:
 
 def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """Score one data set and write its report."""
-    config, merged = model.config, dataset.merge_from
+    opened, merged = model.opened, dataset.merge_from
     names = model.segmenter.check_names(dataset.classes)
-    seen = seen_classes(dataset, model.trained) if model.way == "run" and not model.linear else None
+    seen = seen_classes(dataset, opened.config) if opened.way == "run" and not model.linear else None
     classes = names if merged is None else (*names[:merged], "background")
     if merged is not None and seen is not None:
         seen = (*seen[:merged], all(seen[merged:]))
@@ -166,8 +146,9 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
     )
     present, areas = scores(progress.counts, seen), area_scores(progress.counts)
     summary = areas if model.linear else present
-    # Of all processes: orbax wants them to read a checkpoint together.
-    seconds = {"train_seconds": read_progress(model.checkpoint)["train_seconds"]} if model.way == "run" else {}
+    seconds = {}
+    if opened.way == "run" and opened.folder.kind == "run":  # of all processes: orbax wants them to read together
+        seconds = {"train_seconds": opened.folder.progress()["train_seconds"]}
     if not hosts.is_first():
         return summary
     extra: dict[str, Any] = {
@@ -178,12 +159,12 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
     } | seconds
     if model.linear:
         extra["detectron2_miou"] = present["miou"]
-    if model.way == "zero_shot":
+    if opened.way == "zero_shot":
         # The notebook's own score: a class that is predicted but absent from the whole truth counts 0.
         extra["notebook_miou"] = areas["miou"]
-        extra |= {"inference": describe_zero_shot(config.zero_shot), SECTION: config.zero_shot}
+        extra |= {"inference": model.segmenter.describe()} | model.segmenter.recipe
     else:
-        extra["inference"] = config.inference
+        extra |= model.segmenter.recipe
     marked = (
         classes if seen is None else [name if known else f"{name}*" for name, known in zip(classes, seen, strict=True)]
     )
@@ -220,13 +201,9 @@ def _pictures(
 
 def _decisive(model: Model) -> tuple[Any, list[Path]]:
     """What scores depend on besides the data: the recipe, and the files of the weights."""
-    config = model.config
-    recipe = [model.way, config.model, config.zero_shot if model.way == "zero_shot" else config.inference]
-    if weights.is_converted(model.checkpoint):
-        folders = [model.checkpoint, *([Path(config.init_from)] if model.way == "linear" else [])]
-        return recipe, [folder / name for folder in folders for name in (weights.MANIFEST_FILE, weights.WEIGHTS_FILE)]
-    steps = (path for path in (model.checkpoint / STEPS_FOLDER).rglob("*") if path.is_file())
-    return recipe, [model.checkpoint / CONFIG_FILE, *sorted(steps)]
+    opened, config = model.opened, model.config
+    folders = [opened.folder, *([open_folder(config.init_from)] if opened.way == "linear" else [])]
+    return [opened.way, config.model, model.segmenter.recipe], [file for folder in folders for file in folder.files()]
 
 
 def _remove(folder: Path) -> None:

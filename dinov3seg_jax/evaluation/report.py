@@ -14,9 +14,9 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax import visualize
-from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.evaluation.confusion_picture import confusion_picture
 from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.inference.recipes import describe_inference
 
 PER_CLASS = ("iou", "accuracy", "pixels")
 HEADLINES = {
@@ -107,38 +107,6 @@ def picture_row(
     maps = [visualize.overlay(image, labels, colors, alpha=0.65) for labels in (truth, prediction)]
     row = visualize.side_by_side([image, *maps], ["image", "truth", "prediction"])
     return visualize.with_legend(row, [classes[index] for index in occurring], colors[occurring])
-
-
-def describe_inference(recipe: InferenceConfig | Mapping[str, Any] | str) -> str:
-    """Say an `InferenceConfig`, or a mapping of its fields, in words; a sentence is returned as it is."""
-    if isinstance(recipe, str):
-        return recipe
-    options = recipe if isinstance(recipe, InferenceConfig) else InferenceConfig(**recipe)
-    scale = f" at {options.tile_scale:g} of its height and width" if options.tile_scale != 1 else ""
-    resized = {
-        "square": f"Each picture is resized to {options.image_size} x {options.image_size} pixels",
-        "short_side": f"Each picture is resized so that its short side has {options.image_size} pixels",
-        "native": "Each picture keeps its own size",
-        "tiled": f"Each picture{scale} is cut into overlapping tiles of {options.image_size} x {options.image_size} "
-        "pixels, whose scores are blended. Each tile keeps its size",
-    }["short_side" if options.mode == "slide" else options.resize]  # a linear head's recipe knows no other
-    if options.mode == "slide":
-        return (
-            f"{resized} and is cut into windows of {options.window} pixels every {options.stride}, whose logits are "
-            "averaged. A linear head: there are no prompts."
-        )
-    if options.mode == "whole":
-        view = " and is seen as a whole."
-    else:
-        seen = "tile" if options.resize == "tiled" else "picture"
-        whole = f"the whole {seen}" + (f" at {options.global_size} pixels" if options.global_size else "")
-        merged = {
-            "features": "their features are merged, averaged with those of {whole}, and decoded once",
-            "logits": "each is decoded, and their mean is averaged with the prediction for {whole}",
-        }[options.fusion].format(whole=whole)
-        view = f" and is cut into windows of {options.window} pixels every {options.stride}; {merged}."
-    prompts = ", ".join(f'"{template}"' for template in options.templates)
-    return f"{resized}{view} Prompts: {prompts}."
 
 
 def _markdown(

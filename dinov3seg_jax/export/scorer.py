@@ -19,12 +19,12 @@ import jax.export
 import numpy as np
 
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import EXPORT_FILE
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, UInt8
 
 VERSION = 1
-DESCRIPTION_FILE = "export.json"
 WEIGHTS_FILE = "weights.npz"
 EMBEDDINGS_FILE = "text.npy"
 
@@ -36,10 +36,10 @@ def load(folder: str | Path) -> "Scorer":
         UserError: the folder is none, is damaged, or was written by a newer version.
     """
     path = Path(folder)
-    if not (path / DESCRIPTION_FILE).is_file():
-        raise UserError(f"'{folder}' is no exported model (it has no {DESCRIPTION_FILE}); run dinov3seg export.")
+    if not (path / EXPORT_FILE).is_file():
+        raise UserError(f"'{folder}' is no exported model (it has no {EXPORT_FILE}); run dinov3seg export.")
     try:
-        description = json.loads((path / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        description = json.loads((path / EXPORT_FILE).read_text(encoding="utf-8"))
         version, files = description["version"], description["files"]
         wrong = [name for name, checksum in files.items() if checksum_of(path / name) != checksum]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,17 +1,13 @@
 """A trained model as programs that need JAX alone: StableHLO (jax.export), weights and embeddings of names in a folder.
 
-    dinov3seg export --checkpoint runs/quickstart --out FOLDER [--sizes 160 96x160] [--classes "a, b"]
-
 `dinov3seg_jax.export.scorer` reads the folder; docs/export.md says what is in it.
 """
 
-import argparse
 import dataclasses
 import glob
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,17 +19,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt8
 
-from dinov3seg_jax.config import Config, override_inference, split_overrides
-from dinov3seg_jax.errors import UserError, run_command
-from dinov3seg_jax.export.scorer import DESCRIPTION_FILE, EMBEDDINGS_FILE, VERSION, WEIGHTS_FILE, checksum_of, size_name
-from dinov3seg_jax.files import has_ended
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.config_files import override_inference
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.export.scorer import EMBEDDINGS_FILE, VERSION, WEIGHTS_FILE, checksum_of, size_name
+from dinov3seg_jax.files import EXPORT_FILE, has_ended
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.views.local_global import check_inference, score_classes
 from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
-from dinov3seg_jax.store import converted as weights
+from dinov3seg_jax.store.folder import open_folder
 from dinov3seg_jax.text.prompts import check_names, parse_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -57,19 +54,17 @@ def export(
         sizes: heights and widths of the pictures, one program for each; default the square of inference.image_size.
             A program takes one size only, since windows, masks and resizing are planned from it before tracing.
         names: classes whose embeddings are put beside the programs.
-        overrides: as in `segmenter.load`.
+        overrides: as in `inference.load.load`.
 
     Raises:
         UserError: the folder holds no such model or the other exists, a size does not fit, or a name cannot be used.
     """
-    if weights.is_converted(checkpoint):
+    folder = open_folder(checkpoint)
+    if folder.kind == "converted":
         raise UserError(f"'{checkpoint}' holds converted weights, which have no head to export; name a run's folder.")
     if Path(out).exists():
         raise UserError(f"'{out}' exists; choose another --out.")
-    from dinov3seg_jax.training.checkpoint import load_parameters
-
-    config, parameters = load_parameters(checkpoint)
-    config = override_inference(config, overrides)
+    config, parameters = override_inference(folder.config, overrides), folder.arrays()
     if config.model.linear.classes:
         raise UserError(f"'{checkpoint}' holds a linear head, which takes no text; only a whole model can be exported.")
     check_inference(config.inference, config.model.vision.patch_size)
@@ -112,7 +107,7 @@ def export(
             "files": {file.name: checksum_of(file) for file in sorted(folder.iterdir())},
         }
         said = json.dumps(description, indent=1, ensure_ascii=False)
-        (folder / DESCRIPTION_FILE).write_text(said, encoding="utf-8", errors="replace")
+        (folder / EXPORT_FILE).write_text(said, encoding="utf-8", errors="replace")
 
     _write_folder(Path(out), write)
 
@@ -203,42 +198,3 @@ def _write_folder(out: Path, write: Callable[[Path], Any]) -> None:
         raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another --out.") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _size(text: str) -> Size:
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; write 640 or 480x640, the height first")
-    return int(sides[0]), int(sides[-1])
-
-
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg export") -> int:
-    """Export a run's model.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        UserError: see `export`.
-    """
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FOLDER", help="of a run")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one")
-    parser.add_argument(
-        "--sizes", type=_size, nargs="+", default=(), metavar="SIZE", help="640 or 480x640; default: inference's"
-    )
-    parser.add_argument("--classes", default=(), metavar="NAMES", help="as for predict.py; their embeddings go along")
-    overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(rest)
-    export(options.checkpoint, options.out, options.sizes, options.classes, overrides)
-    total = sum(file.stat().st_size for file in options.out.iterdir())
-    print(f"{options.out}: {total / 2**20:.1f} MB, for {', '.join(PLATFORMS)}")
-    return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,7 +1,6 @@
 """Sliding inference of a linear head as the DINOv3 repository evaluates it (its specification, section 12.2)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,24 +8,22 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from dinov3seg_jax.cache.traced import traced_once
-from dinov3seg_jax.config import Config, ModelConfig
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
+from dinov3seg_jax.inference.recipes import describe_inference
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.inference.views.sliding import Views, batches, cut, label_views
+from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, label_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.functions import resize_linear
-from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.parameters import Parameters, bind_frozen
-from dinov3seg_jax.store import converted as weights
-from dinov3seg_jax.text.prompts import parse_names
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 
 
-class LinearSegmenter(Segmenter):
+class LinearSegmenter(BaseSegmenter):
     """A backbone with a trained linear head, ready for pictures; of `config.inference` it reads only the sizes.
 
     `inference.mode` is "slide", where the short side becomes image_size, or "whole", where the picture is stretched to
@@ -49,7 +46,7 @@ class LinearSegmenter(Segmenter):
             )
         config, parameters = at_precision(config, parameters)
         self.config = config
-        self._parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
+        self.parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
 
         @jit
         @traced_once(config.model)
@@ -57,6 +54,26 @@ class LinearSegmenter(Segmenter):
             return bind_frozen(config.model, parameters)(windows)
 
         self._classify = classify
+
+    def describe(self) -> str:
+        """See `BaseSegmenter`."""
+        return describe_inference(self.config.inference)
+
+    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """See `BaseSegmenter`: there must be as many names as the head has classes."""
+        classes = self.config.model.linear.classes
+        if len(names) != classes:
+            raise UserError(
+                f"{len(names)} class names were given and the linear head has {classes} classes; name those that it "
+                "was trained on, in their order."
+            )
+        return names
+
+    def view_patches(self) -> int:
+        """See `BaseSegmenter`."""
+        options = self.config.inference
+        pixels = options.image_size**2 if options.mode == "whole" else WINDOWS_AT_ONCE * options.window**2
+        return pixels // self.config.model.vision.patch_size**2
 
     def segment_arrays(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | str, batch_size: int = 1
@@ -93,48 +110,8 @@ class LinearSegmenter(Segmenter):
         side = crop_side(*size, side)
         corners = plan_windows(*size, side, min(self.config.inference.stride, side))
         window = window_size(*size, side)
-        parts = [self._classify(self._parameters, part) for part in batches(jnp.asarray(cut(pixels, corners, window)))]
+        parts = [self._classify(self.parameters, part) for part in batches(jnp.asarray(cut(pixels, corners, window)))]
         return Views(jnp.concatenate(parts)[: len(corners)], corners, window, size)
-
-    def check_names(self, names: Sequence[str] | str) -> tuple[str, ...]:
-        """The class names, parsed if they are text.
-
-        Raises:
-            UserError: there are more or fewer names than the head has classes.
-        """
-        listed = parse_names(names) if isinstance(names, str) else tuple(names)
-        classes = self.config.model.linear.classes
-        if len(listed) != classes:
-            raise UserError(
-                f"{len(listed)} class names were given and the linear head has {classes} classes; name those that it "
-                "was trained on, in their order."
-            )
-        return listed
-
-
-def read_probe(model: ModelConfig, backbone: str | Path, head: str | Path) -> Parameters:
-    """Parameters of a converted linear head and its converted backbone.
-
-    Args:
-        model: says the sizes, and the layers that the head sees, which no file does.
-        backbone: a folder that `python -m convert dinov3` wrote.
-        head: a folder that `python -m convert linear` wrote.
-
-    Raises:
-        UserError: a folder is missing or does not fit the model.
-    """
-    if not backbone:
-        raise UserError(f"'{head}' is a linear head alone; set --config.init_from= to its converted backbone.")
-    if not model.linear.classes:
-        raise UserError(f"'{head}' is a linear head; set --config.model.linear.classes, as configs/linear_ade.py does.")
-    _, described = build(model)
-    parameters: Parameters = {}
-    for folder in (backbone, head):
-        weights.refuse_other_model(folder, weights.read_manifest(folder), model, described)
-        parameters |= weights.read_arrays(folder)
-    if missing := sorted(described.keys() - parameters.keys()):
-        raise UserError(f"'{backbone}' and '{head}' lack '{missing[0]}'; name the backbone that the head belongs to.")
-    return parameters
 
 
 def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "h2 w2 3"]:

@@ -5,8 +5,7 @@ Each patch gets the cosine of its features with the local half of each class's t
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,78 +14,39 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax.cache.traced import traced_once
-from dinov3seg_jax.config import Config, ZeroShotConfig, override_inference
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter
+from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import runnable
+from dinov3seg_jax.inference.recipes import describe_zero_shot
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.views.labels import label_pixels
-from dinov3seg_jax.inference.views.sliding import Views, batches, cut, label_views
+from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, label_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.dinotxt import DinoTxt
 from dinov3seg_jax.models.dinov3seg import normalize_pixels
 from dinov3seg_jax.models.functions import l2_normalize, resize_cubic
 from dinov3seg_jax.models.graph import any_values, bind, describe
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.store import converted as weights
 from dinov3seg_jax.text.prompts import load_templates
 
-SECTION = "zero_shot"
-TOWERS = ("vision/", "text/")
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 
 PatchFeatures = Literal["backbone", "head"]
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> "ZeroShotSegmenter":
-    """Read the two towers of a converted dinov3.txt, or those of a run.
-
-    Args:
-        path: a folder that `python -m convert dinotxt` wrote, or the folder of a run.
-        overrides: changes of the recipe like "zero_shot.mode=whole".
-
-    Raises:
-        UserError: there are no two towers in the folder, or an override does not fit.
-    """
-    config, parameters = read_towers(path)
-    arrays = weights.read_manifest(path).arrays if weights.is_converted(path) else {}
-    checksums = {name: array["sha256"] for name, array in arrays.items()}
-    return ZeroShotSegmenter(override_inference(config, overrides, SECTION), parameters, checksums or None)
-
-
-def read_towers(path: str | Path) -> tuple[Config, Parameters]:
-    """Config and parameters of the vision and the text tower, and of nothing else.
-
-    Raises:
-        UserError: the folder is neither converted nor a run's, or lacks a tower.
-    """
-    if not weights.is_converted(path):
-        from dinov3seg_jax.training.checkpoint import load_parameters
-
-        config, parameters = load_parameters(path)
-        if config.model.linear.classes:
-            raise UserError(f"'{path}' holds a linear head, which knows no text; leave --zero_shot out.")
-        return config, {name: value for name, value in parameters.items() if name.startswith(TOWERS)}
-    manifest = weights.read_manifest(path)
-    names = [name for name in manifest.arrays if name.startswith(TOWERS)]
-    missing = [tower for tower in TOWERS if not any(name.startswith(tower) for name in names)]
-    if missing:
-        raise UserError(
-            f"'{path}' holds {manifest.kind} weights without {' and '.join(missing)}; zero-shot segmentation needs "
-            "what `python -m convert dinotxt` writes from dinov3.txt's two files."
-        )
-    return Config(model=weights.model_config(manifest)), weights.read_arrays(path, names)
-
-
-class ZeroShotSegmenter(Segmenter):
+class ZeroShotSegmenter(BaseSegmenter):
     """dinov3.txt, ready for pictures and class names by the recipe of `config.zero_shot`.
 
     The encoder is compiled on first use for each size of window (mode "whole": of picture) and number of windows; what
     comes after it, for each bucket of class counts and of sizes.
     """
 
-    def __init__(self, config: Config, parameters: Parameters, checksums: Mapping[str, str] | None = None):
+    section: ClassVar[Literal["inference", "zero_shot"]] = "zero_shot"
+
+    def __init__(self, config: Config, parameters: Parameters, checksums: Mapping[str, str] = NO_CHECKSUMS):
         """Take a config and the towers' parameters, and their checksums where they are known.
 
         Raises:
@@ -111,7 +71,10 @@ class ZeroShotSegmenter(Segmenter):
         def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
             return bind(graph, parameters).encode_text(tokens)
 
-        self._take(config, towers, encode_text, load_templates(recipe.templates), checksums)
+        self.config = config
+        self.parameters = {name: jnp.asarray(value) for name, value in towers.items()}
+        templates = load_templates(recipe.templates)
+        self.embed = ClassEmbeddings.cached(encode_text, self.parameters, templates, config.model, checksums)
 
         @jit
         @traced_once((config.model, recipe))
@@ -120,10 +83,19 @@ class ZeroShotSegmenter(Segmenter):
 
         self._encode = encode
 
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """How the pictures are segmented, to be kept with the results."""
-        return {SECTION: dataclasses.asdict(self.config.zero_shot)}
+    def describe(self) -> str:
+        """See `BaseSegmenter`."""
+        return describe_zero_shot(self.config.zero_shot)
+
+    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """See `BaseSegmenter`: a name must not be empty, doubled or too long for a prompt."""
+        return self.embed.accept(names)
+
+    def view_patches(self) -> int:
+        """See `BaseSegmenter`."""
+        recipe = self.config.zero_shot
+        pixels = recipe.short_side**2 if recipe.mode == "whole" else WINDOWS_AT_ONCE * recipe.window**2
+        return pixels // self.config.model.vision.patch_size**2
 
     def segment_arrays(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | str, batch_size: int = 1
@@ -143,7 +115,7 @@ class ZeroShotSegmenter(Segmenter):
             UserError: the names cannot be used.
         """
         names = self.check_names(names)
-        text, class_mask = self._class_list(names)
+        text, class_mask = self.embed.filled(names)
         local = text[:, self.config.model.vision.dim :]
         recipe, mask = self.config.zero_shot, jnp.asarray(class_mask)
         results = []
@@ -166,7 +138,7 @@ class ZeroShotSegmenter(Segmenter):
     ) -> Float[Array, "n t h w"]:
         pixels = normalize_pixels(jnp.asarray(windows.astype(np.float32)) / 255)
         stretched = stretch(pixels, self.config.model.vision.patch_size)
-        parts = [_cosines(self._encode(self._parameters, part), local) for part in batches(stretched)]
+        parts = [_cosines(self._encode(self.parameters, part), local) for part in batches(stretched)]
         return jnp.concatenate(parts)[: len(windows)]
 
 
@@ -188,16 +160,6 @@ def encode_patches(
 @jax.jit
 def _cosines(patches: Float[Array, "n h w d"], local: Float[Array, "t d"]) -> Float[Array, "n t h w"]:
     return jnp.einsum("nhwd,td->nthw", patches, local, precision=jax.lax.Precision.HIGHEST)
-
-
-def describe_zero_shot(recipe: ZeroShotConfig) -> str:
-    """The recipe in words, which goes with every result."""
-    features = {"backbone": "the backbone's patches", "head": "the vision head's patches"}[recipe.patch_features]
-    seen = {"slide": f"windows of {recipe.window} pixels every {recipe.stride}", "whole": "the picture as a whole"}
-    return (
-        f"Zero-shot dinov3.txt: {features}, {seen[recipe.mode]}, short side {recipe.short_side}, "
-        f"{len(load_templates(recipe.templates))} prompts a name ({recipe.templates})."
-    )
 
 
 def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int, longest: float) -> UInt8[np.ndarray, "h2 w2 3"]:

@@ -12,9 +12,8 @@ from jaxtyping import UInt8
 
 from dinov3seg_jax.data.images import open_picture, read_image
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.segmenter import Segmenter
-from dinov3seg_jax.inference.views.local_global import resized_size
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.pictures.finished import Picture
 
@@ -52,7 +51,7 @@ class Batch(NamedTuple):
 
 
 def segment_pictures(
-    model: Segmenter,
+    model: BaseSegmenter,
     names: Sequence[str],
     pictures: Sequence[Picture],
     wanted: Collection[Picture],
@@ -79,9 +78,9 @@ def segment_pictures(
     Raises:
         UserError: the model's own views of a picture need more than the memory.
     """
-    if type(model) is Segmenter and model.tile_bytes() > memory:
+    if model.tiles is not None and model.view_bytes() > memory:
         raise UserError(
-            f"inference.image_size {model.config.inference.image_size} takes about {model.tile_bytes() / 1e9:,.0f} GB, "
+            f"inference.image_size {model.config.inference.image_size} takes about {model.view_bytes() / 1e9:,.0f} GB, "
             f"more than --memory allows ({memory / 1e9:,.1f} GB); use a smaller one"
         )
     room, held = huge.room_for_pictures(model, memory, batch_size), 0
@@ -138,11 +137,11 @@ def _size(batch: Sequence[Look]) -> int:
     return sum(look.size for look in batch)
 
 
-def _look(model: Segmenter, picture: Picture, room: int) -> Look:
+def _look(model: BaseSegmenter, picture: Picture, room: int) -> Look:
     """By its header. Where that misleads, as a damaged one can, a batch has pictures of two sizes, which is no harm."""
     path = picture.path
     try:
-        if type(model) is Segmenter and huge.needs_streaming(path, room):
+        if model.tiles is not None and huge.needs_streaming(path, room):
             return Look(picture, HUGE, room)
         with open_picture(path, str(path)) as image:
             width, height = image.size
@@ -151,8 +150,7 @@ def _look(model: Segmenter, picture: Picture, room: int) -> Look:
                     width, height = height, width
     except UserError:
         return Look(picture, UNREADABLE, 0)
-    shape = resized_size((height, width), model.config.inference, model.config.model.vision.patch_size)
-    return Look(picture, shape, huge.BYTES_PER_PIXEL * height * width)
+    return Look(picture, model.batch_shape(height, width), huge.BYTES_PER_PIXEL * height * width)
 
 
 def _begin(readers: ThreadPoolExecutor, looks: list[Look]) -> Batch:
@@ -168,7 +166,7 @@ def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | UserError:
 
 
 def _results(
-    model: Segmenter, names: Sequence[str], batch: Batch, batch_size: int, memory: int
+    model: BaseSegmenter, names: Sequence[str], batch: Batch, batch_size: int, memory: int
 ) -> Iterable[Segmentation | dict[str, Any] | UserError]:
     """What is to be written of each picture of a batch."""
     if batch.looks[0].shape == HUGE:
@@ -177,7 +175,7 @@ def _results(
 
 
 def _segment(
-    model: Segmenter,
+    model: BaseSegmenter,
     names: Sequence[str],
     images: Sequence[UInt8[np.ndarray, "h w 3"] | UserError],
     batch_size: int,
@@ -188,7 +186,9 @@ def _segment(
     return [image if isinstance(image, UserError) else next(results) for image in images]
 
 
-def _segment_huge(model: Segmenter, names: Sequence[str], picture: Picture, memory: int) -> dict[str, Any] | UserError:
+def _segment_huge(
+    model: BaseSegmenter, names: Sequence[str], picture: Picture, memory: int
+) -> dict[str, Any] | UserError:
     try:
         return huge.segment_file(model, picture.path, names, picture.target.parent, picture.target.name, memory)
     except UserError as error:

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from dinov3seg_jax import visualize
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import PALETTE_NAMES, class_colors, encode_png, summarize
-from dinov3seg_jax.inference.segmenter import Segmenter
+from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
 from dinov3seg_jax.pictures.rasters import (
@@ -145,7 +146,7 @@ def _file_cache(control_group: Path) -> int:
     return next((int(size) for name, size in lines if name == "inactive_file"), 0)
 
 
-def room_for_pictures(model: Segmenter, memory_bytes: int, batch_size: int) -> int:
+def room_for_pictures(model: BaseSegmenter, memory_bytes: int, batch_size: int) -> int:
     """Bytes that pictures may take that go through the model as a whole, so many at a time.
 
     Args:
@@ -153,7 +154,7 @@ def room_for_pictures(model: Segmenter, memory_bytes: int, batch_size: int) -> i
         memory_bytes: that the process may take.
         batch_size: pictures that run together.
     """
-    taken = RUNTIME_BYTES + model.held_bytes() + batch_size * model.tile_bytes()
+    taken = RUNTIME_BYTES + model.held_bytes() + batch_size * model.view_bytes()
     return max(memory_bytes - taken, LEAST_ROOM)
 
 
@@ -174,7 +175,7 @@ def needs_streaming(source: Path, room: int) -> bool:
 
 
 def segment_file(
-    model: Segmenter,
+    model: BaseSegmenter,
     source: Path,
     names: Sequence[str],
     out_folder: Path,
@@ -188,9 +189,9 @@ def segment_file(
     most `OVERVIEW_SIDE` pixels; and last `<stem>.json`. Each appears whole or not at all.
 
     Args:
-        model: of a run, and no linear head.
+        model: one that has `tiles`.
         source: the picture.
-        names: as `Segmenter.check_names` returns them.
+        names: as `model.check_names` returns them.
         out_folder: created where it does not exist.
         stem: begins the files' names.
         memory_bytes: that the process may take, with the model.
@@ -200,15 +201,19 @@ def segment_file(
         What the JSON holds: `Segmentation.summary`, and "file", "labels", the name of the label file, and "tiles".
 
     Raises:
-        UserError: the picture cannot be read, the folder cannot be written, or the memory is too small.
+        UserError: the model cannot segment tile by tile, the picture cannot be read, the folder cannot be written, or
+            the memory is too small.
     """
+    if model.tiles is None:
+        raise UserError("this model sees whole pictures only; a picture that is too large needs a trained dinov3.seg.")
+    tiles = model.tiles
     with contextlib.closing(open_raster(source)) as picture:
-        shapes = model.tile_shapes(len(names))
+        shapes = tiles.shapes(len(names))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
         try:
             out_folder.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(Spool(out_folder, picture.width, len(names))) as spool:
-                totals, overview = _run(model, picture, names, shapes, plan, spool, source.name)
+                totals, overview = _run(tiles, picture, names, shapes, plan, spool, source.name)
                 labels = _write_labels(picture, spool, out_folder / f"{stem}_labels", names)
             write_whole(out_folder / f"{stem}_overlay.png", _overlay(picture, overview, totals, names))
             options, patch_size = model.config.inference, model.config.model.vision.patch_size
@@ -225,7 +230,7 @@ def segment_file(
     return summary
 
 
-def plan_memory(model: Segmenter, shapes: Shapes, memory_bytes: int, batch_size: int, source: Path) -> Plan:
+def plan_memory(model: BaseSegmenter, shapes: Shapes, memory_bytes: int, batch_size: int, source: Path) -> Plan:
     """How many tiles run together, and how wide a band may be.
 
     Args:
@@ -240,7 +245,7 @@ def plan_memory(model: Segmenter, shapes: Shapes, memory_bytes: int, batch_size:
     """
     tile = 4 * shapes.classes * shapes.cells**2  # its scores
     column = 4 * shapes.classes * (shapes.cells + 1)  # of a band
-    each = model.tile_bytes() + 2 * tile
+    each = model.view_bytes() + 2 * tile
     narrowest = -(-shapes.cells // 4)
     left = memory_bytes - RUNTIME_BYTES - model.held_bytes() - tile
     missing = max(batch_size, 1) * each + narrowest * column - left
@@ -254,7 +259,7 @@ def plan_memory(model: Segmenter, shapes: Shapes, memory_bytes: int, batch_size:
 
 
 def _run(
-    model: Segmenter,
+    tiles: TileScorer,
     picture: Raster,
     names: Sequence[str],
     shapes: Shapes,
@@ -262,9 +267,9 @@ def _run(
     spool: Spool,
     title: str,
 ) -> tuple[Totals, Overview]:
-    tiling = model.plan_tiles(picture.height, picture.width)
+    tiling = tiles.plan(picture.height, picture.width)
     totals, overview = Totals(len(names)), Overview(picture.height, picture.width)
-    score = partial(model.score_tiles, names=names)
+    score = partial(tiles.score, names=names)
     with tqdm(total=count_tiles(tiling, shapes, plan.widest), desc=title, unit="tile", disable=None) as bar:
         for piece in label_tiles([(picture, tiling)], score, shapes, plan.batch_size, plan.widest, bar.update):
             for taker in (spool, overview, totals):

@@ -1,4 +1,4 @@
-"""The manifest of a finished checkpoint: `checksums.json`, written last, with the size and checksum of every file."""
+"""The checksums of a finished step: `checksums.json`, written last, with the size and checksum of every file."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from typing import Any
 
 from dinov3seg_jax.files import write_whole
 
-MANIFEST_FILE = "checksums.json"
+CHECKSUMS_FILE = "checksums.json"
 CHUNK = 2**24  # bytes read at a time
 READERS = 4  # files read at the same time
 
 
-def write_manifest(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Read back every file of a folder, see that it is on the disk, and write down its size and CRC-32.
 
     Raises:
@@ -25,20 +25,20 @@ def write_manifest(folder: Path) -> None:
         settle(path)
     with ThreadPoolExecutor(READERS) as pool:
         files = dict(zip((str(path.relative_to(folder)) for path in paths), pool.map(_describe, paths), strict=True))
-    write_whole(folder / MANIFEST_FILE, (json.dumps({"files": files}, indent=1) + "\n").encode())
-    settle(folder / MANIFEST_FILE)
+    write_whole(folder / CHECKSUMS_FILE, (json.dumps({"files": files}, indent=1) + "\n").encode())
+    settle(folder / CHECKSUMS_FILE)
     settle(folder)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a folder that has, or should have, a manifest, in a few words; None where nothing is."""
+    """What is wrong with a folder that has, or should have, checksums, in a few words; None where nothing is."""
     try:
-        files = json.loads((folder / MANIFEST_FILE).read_bytes())["files"]
+        files = json.loads((folder / CHECKSUMS_FILE).read_bytes())["files"]
         paths = [folder / name for name in files]
     except FileNotFoundError:
-        return f"it has no {MANIFEST_FILE}"
+        return f"it has no {CHECKSUMS_FILE}"
     except (OSError, ValueError, TypeError, KeyError):  # ValueError: JSON's, or bytes that are no text
-        return f"its {MANIFEST_FILE} cannot be read"
+        return f"its {CHECKSUMS_FILE} cannot be read"
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(_described_or_reason, paths)
         for (name, expected), actual in zip(files.items(), found, strict=True):
@@ -62,7 +62,7 @@ def settle(path: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_FILE)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
 
 
 def _describe(path: Path) -> dict[str, Any]:

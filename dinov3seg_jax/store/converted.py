@@ -1,4 +1,4 @@
-"""Converted weights: a folder with `weights.safetensors` and `manifest.json`, which `python -m convert` writes.
+"""Converted weights: a folder with `weights.safetensors` and `manifest.json`, which `dinov3seg convert` writes.
 
 The arrays are float32, under our names of the whole model, such as "vision/backbone/norm/scale". A folder holds the
 parts that one release has; several folders together begin a model.
@@ -9,19 +9,24 @@ import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import jax
 import numpy as np
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from dinov3seg_jax.config import ModelConfig, closed, from_dict
+from dinov3seg_jax.config import Config, ModelConfig, closed
+from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
-from dinov3seg_jax.store import safetensors as tensor_file
-from dinov3seg_jax.store.folder import MANIFEST_FILE, is_converted
+from dinov3seg_jax.store import safetensors
+from dinov3seg_jax.store.run import digest_of
 
+if TYPE_CHECKING:
+    import jax
+
+    from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+
+MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
 
 # Options that arrays do not depend on, or that their shapes say as well.
@@ -42,6 +47,68 @@ class Manifest:
     arrays: dict[str, dict[str, Any]]  # "shape" and "sha256" of each
 
 
+class ConvertedFolder:
+    """A folder that `convert` wrote. What it says of itself is read when it is first asked for."""
+
+    kind: Literal["converted"] = "converted"
+
+    def __init__(self, path: str | Path):
+        """Take its path."""
+        self.path = Path(path)
+
+    @functools.cached_property
+    def manifest(self) -> Manifest:
+        """All that it says of itself.
+
+        Raises:
+            UserError: it is no converted folder, or its manifest is damaged.
+        """
+        return read_manifest(self.path)
+
+    @property
+    def config(self) -> Config:
+        """The model that its parts belong to, as far as they say; all else has its default.
+
+        Raises:
+            UserError: as for `manifest`.
+        """
+        return Config(model=model_config(self.manifest))
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """Sha256 of each array, in hex, by its name."""
+        return {name: array["sha256"] for name, array in self.manifest.arrays.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells these weights from others: a digest of the manifest, which has all checksums."""
+        return digest_of(self.path / MANIFEST_FILE)
+
+    def files(self) -> list[Path]:
+        """All files that the weights depend on."""
+        return [self.path / MANIFEST_FILE, self.path / WEIGHTS_FILE]
+
+    def arrays(
+        self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
+    ) -> "Parameters":
+        """Its parameters.
+
+        Args:
+            beginnings: of the names of those that are wanted, such as "text/"; default all.
+            shardings: by name; default the first device.
+
+        Raises:
+            UserError: the folder is damaged.
+        """
+        names = [name for name in self.manifest.arrays if name.startswith(beginnings)]
+        return read_arrays(self.path, names, shardings)
+
+
+def is_converted(folder: str | Path) -> bool:
+    """Whether a folder is one that `convert` wrote."""
+    return (Path(folder) / MANIFEST_FILE).is_file()
+
+
 def read_manifest(folder: str | Path) -> Manifest:
     """Read what a folder says of itself.
 
@@ -50,7 +117,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = Path(folder) / MANIFEST_FILE
     if not is_converted(folder):
-        raise UserError(f"'{folder}' holds no converted weights (it has no {MANIFEST_FILE}); run python -m convert.")
+        raise UserError(f"'{folder}' holds no converted weights (it has no {MANIFEST_FILE}); run dinov3seg convert.")
     try:
         return pydantic.TypeAdapter(Manifest).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -65,21 +132,25 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_arrays(
-    folder: str | Path, names: Iterable[str] | None = None, shardings: Mapping[str, jax.sharding.Sharding] | None = None
-) -> Parameters:
+    folder: str | Path,
+    names: Iterable[str] | None = None,
+    shardings: "Mapping[str, jax.sharding.Sharding] | None" = None,
+) -> "Parameters":
     """Read parameters of a converted folder.
 
     Args:
-        folder: that `python -m convert` wrote.
+        folder: that `dinov3seg convert` wrote.
         names: which; default all of them.
         shardings: by name; each device then reads its own slice only. Default: the first device.
 
     Raises:
         UserError: the folder is none, is damaged, or lacks a name.
     """
+    import jax
+
     path = Path(folder) / WEIGHTS_FILE
     manifest = read_manifest(folder)
-    entries = tensor_file.read_header(path)
+    entries = safetensors.read_header(path)
     if {name: list(entry.shape) for name, entry in entries.items()} != {
         name: array["shape"] for name, array in manifest.arrays.items()
     }:
@@ -88,7 +159,7 @@ def read_arrays(
     if missing := sorted(set(wanted) - entries.keys()):
         raise UserError(f"'{folder}' holds no '{missing[0]}'; it has the parts {', '.join(parts(entries))}.")
     if shardings is None:
-        read = ((name, jax.device_put(tensor_file.read_tensor(path, entries[name]))) for name in wanted)
+        read = ((name, jax.device_put(safetensors.read_tensor(path, entries[name]))) for name in wanted)
         # One after the other: what is on its way to the device is in memory twice.
         return {name: jax.block_until_ready(array) for name, array in read}
     return {name: _place(path, entries[name], shardings[name]) for name in wanted}
@@ -115,7 +186,7 @@ def model_config(*manifests: Manifest) -> ModelConfig:
 
 
 def refuse_other_model(
-    folder: str | Path, manifest: Manifest, model: ModelConfig, expected: AbstractParameters
+    folder: str | Path, manifest: Manifest, model: ModelConfig, expected: "AbstractParameters"
 ) -> None:
     """Stop before converted parts enter a model that they were not made for.
 
@@ -150,8 +221,10 @@ def _said(manifest: Manifest) -> Iterable[tuple[str, str, Any]]:
             yield section, option, tuple(value) if isinstance(value, list) else value
 
 
-def _place(path: Path, entry: tensor_file.Entry, sharding: jax.sharding.Sharding) -> jax.Array:
-    mapped = tensor_file.map_tensor(path, entry)
+def _place(path: Path, entry: safetensors.Entry, sharding: "jax.sharding.Sharding") -> "jax.Array":
+    import jax
+
+    mapped = safetensors.map_tensor(path, entry)
 
     @functools.cache  # devices that hold the same slice share one reading of it
     def read(bounds: tuple[tuple[int | None, int | None], ...]) -> np.ndarray:

@@ -1,68 +1,53 @@
-"""The folders that models come in, told apart and described without loading JAX, which takes seconds."""
+"""What does this folder hold? The one place that answers; JAX is not loaded until arrays are asked for."""
 
-import dataclasses
-import hashlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dinov3seg_jax.config import Config, from_dict
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import write_whole
-from dinov3seg_jax.store.checksums import MANIFEST_FILE as STEP_MANIFEST_FILE
+from dinov3seg_jax.files import EXPORT_FILE
+from dinov3seg_jax.store.converted import ConvertedFolder, is_converted
+from dinov3seg_jax.store.run import RunFolder
 
-CONFIG_FILE = "config.json"  # of a run
-STEPS_FOLDER = "checkpoints"
-MANIFEST_FILE = "manifest.json"  # of converted weights: their arrays and checksums
+if TYPE_CHECKING:
+    import jax
 
+    from dinov3seg_jax.models.parameters import Parameters
 
-def is_converted(folder: str | Path) -> bool:
-    """Whether a folder is one that `python -m convert` wrote."""
-    return (Path(folder) / MANIFEST_FILE).is_file()
-
-
-def write_config(workdir: Path, config: Config) -> None:
-    """Record what a run was started with."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / CONFIG_FILE, (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())
+ModelFolder = RunFolder | ConvertedFolder  # they have the same attributes and methods; `kind` tells them apart
 
 
-def read_config(workdir: Path) -> Config:
-    """The config a run was started with.
+def open_folder(path: str | Path) -> ModelFolder:
+    """The folder of a model; what is wrong with it is said when that is read.
+
+    Args:
+        path: of a run, or of converted weights. A folder that holds neither counts as a run's.
 
     Raises:
-        UserError: the folder is not that of a run, or its config cannot be read.
+        UserError: the folder holds an exported model.
     """
-    path = workdir / CONFIG_FILE
-    if workdir.is_file():
-        raise UserError(f"checkpoint '{workdir}' is a file; name a folder that train.py wrote.")
-    if not workdir.is_dir():
-        raise UserError(f"checkpoint folder '{workdir}' does not exist; name one that train.py wrote.")
-    if not path.is_file():
-        raise UserError(f"'{workdir}' is not a run's folder (it has no {CONFIG_FILE}); name one that train.py wrote.")
-    try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")), origin=str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
-    except ValueError as error:  # JSON's, or bytes that are no text
-        raise UserError(f"{path} is damaged ({error}); restore it or train again.") from None
+    if is_converted(path):
+        return ConvertedFolder(path)
+    if (Path(path) / EXPORT_FILE).is_file():
+        raise UserError(
+            f"'{path}' holds an exported model, which dinov3seg_jax.load_exported reads; name the run that it was "
+            "exported from."
+        )
+    return RunFolder(path)
 
 
-def finished_steps(folder: Path) -> list[int]:
-    """The steps in a run's folder of checkpoints that were finished, oldest first."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+def load_parameters(
+    path: str | Path, shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
+) -> "tuple[Config, Parameters]":
+    """The config of a folder, and all of its parameters.
 
+    Args:
+        path: of a run, whose newest step is read, or of converted weights.
+        shardings: by parameter name; default the first device.
 
-def fingerprint(folder: Path) -> str:
-    """Tells the weights of one folder from those of another: a digest of the checksums that it says of itself.
-
-    Those are of the newest step of a run, or of the arrays of converted weights; nothing else is read. A folder that
-    holds neither has a digest too, and whoever loads it says what is wrong.
+    Raises:
+        UserError: the folder is neither, or its arrays cannot be read.
     """
-    said = folder / MANIFEST_FILE
-    if not is_converted(folder):
-        steps = finished_steps(folder / STEPS_FOLDER)
-        said = folder / STEPS_FOLDER / str(max(steps, default="")) / STEP_MANIFEST_FILE
-    try:
-        return hashlib.sha256(said.read_bytes()).hexdigest()
-    except OSError:
-        return hashlib.sha256().hexdigest()
+    folder = open_folder(path)
+    return folder.config, folder.arrays(shardings=shardings)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from dinov3seg_jax.errors import UserError
@@ -19,7 +19,7 @@ HEADER_LIMIT = 100 * 2**20  # that of the original library
 ALIGNMENT = 64
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # PyTorch's files, new and old
 
-FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 OTHERS = {
     "I64": np.int64,
     "I32": np.int32,

@@ -1,11 +1,79 @@
-"""A step compiled ahead of time: once in a run, and never in silence a second time."""
+"""The training step as a program: where its arrays lie, and one compilation in a run, never in silence a second."""
 
-from typing import Any
+import dataclasses
+import sys
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from flax import nnx
 
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.training.step import Batch
+from dinov3seg_jax.models.graph import build
+from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.training.finetune import frozen_blocks, partition
+from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
+from dinov3seg_jax.training.optimizer import make_optimizer
+from dinov3seg_jax.training.sharding import batch_sharding, like_parameters, on_mesh, parameter_shardings, replicated
+from dinov3seg_jax.training.step import Batch, TrainState, make_train_step
+
+
+class Shardings(NamedTuple):
+    """Where the arguments of a step lie, in their order."""
+
+    state: TrainState
+    frozen: dict[str, jax.sharding.NamedSharding]
+    names: jax.sharding.NamedSharding
+    batch: jax.sharding.NamedSharding  # of every array in it
+
+
+class StepProgram(NamedTuple):
+    """A training step ready to be traced, and what it is called with."""
+
+    step: Any  # jitted: (state, frozen, names, batch) -> (state, metrics)
+    shardings: Shardings
+    graph: nnx.GraphDef
+    state: TrainState  # described
+    frozen: Parameters  # described
+    mesh: jax.sharding.Mesh
+
+
+def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
+    """Trace nothing and allocate nothing: shapes, shardings and the jitted step."""
+    graph, described = build(config.model, frozen_blocks(config.model, config.train))
+    trainable, frozen = jax.eval_shape(lambda p: partition(p, config.model, config.train), described)
+    optimizer = make_optimizer(config.train)
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable))
+    by_name = parameter_shardings(trainable, mesh, config.fsdp_bytes)
+    shardings = Shardings(
+        TrainState(replicated(mesh), by_name, like_parameters(state.optimizer, by_name, mesh)),
+        parameter_shardings(frozen, mesh, config.fsdp_bytes if config.fsdp_frozen else sys.maxsize),
+        replicated(mesh),
+        batch_sharding(mesh),
+    )
+    step = jax.jit(
+        on_mesh(make_train_step(config, graph, optimizer, by_name), mesh),
+        in_shardings=tuple(shardings),
+        out_shardings=(shardings.state, replicated(mesh)),
+        donate_argnums=0,
+    )
+    return StepProgram(step, shardings, graph, state, frozen, mesh)
+
+
+def model_flops(config: Config, program: StepProgram, traced: Any, arguments: tuple[Any, ...]) -> int:
+    """Floating-point operations of a step of the model, those counted once that are done again to save memory.
+
+    Args:
+        config: of the run.
+        program: its step.
+        traced: the step's jaxpr, which says it where nothing is recomputed.
+        arguments: of the step, as they are or described.
+    """
+    plain = dataclasses.replace(config, model=as_counted(config.model))
+    if plain == config:
+        return count_traced(traced)
+    return count_flops(describe_step(plain, program.mesh).step, *arguments)
 
 
 class CompiledStep:

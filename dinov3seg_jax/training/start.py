@@ -12,8 +12,9 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.processes import say
-from dinov3seg_jax.store.converted import is_converted, parts, read_arrays, read_manifest, refuse_other_model
-from dinov3seg_jax.training.checkpoint import load_parameters, read_config
+from dinov3seg_jax.store.converted import parts, refuse_other_model
+from dinov3seg_jax.store.folder import open_folder
+from dinov3seg_jax.store.run import RunFolder
 
 ENCODERS = ("vision", "text", "sam")  # sections of ModelConfig and first words of parameter names
 
@@ -31,16 +32,17 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
     """
     _, described = build(config.model)
     found: Parameters = {}
-    for folder in _folders(config.init_from):
-        if is_converted(folder):
-            refuse_other_model(folder, read_manifest(folder), config.model, described)
-            held = read_arrays(folder, shardings=shardings)
+    for name in _folders(config.init_from):
+        folder = open_folder(name)
+        if folder.kind == "converted":
+            refuse_other_model(name, folder.manifest, config.model, described)
+            held = folder.arrays(shardings=shardings)
         else:
-            held = _from_run(Path(folder), config.model, shardings)
+            held = _from_run(folder, config.model, shardings)
         if doubles := parts(found.keys() & held.keys()):
-            raise UserError(f"init_from '{folder}' holds {doubles[0]}, as a folder before it does; name one of them.")
+            raise UserError(f"init_from '{name}' holds {doubles[0]}, as a folder before it does; name one of them.")
         found |= held
-        say(f"from {folder}: {', '.join(parts(held))}")
+        say(f"from {name}: {', '.join(parts(held))}")
     missing = described.keys() - found.keys()
     if missing:
         say(f"drawn at random: {', '.join(parts(missing))}")
@@ -48,15 +50,17 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
     return {name: found[name] if name in found else drawn[name] for name in described}
 
 
-def _from_run(folder: Path, model: ModelConfig, shardings: Mapping[str, jax.sharding.Sharding]) -> Parameters:
+def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax.sharding.Sharding]) -> Parameters:
     """Everything of a run of this model; of a run that differs beyond its encoders, those alone."""
-    theirs = read_config(folder).model
+    theirs = folder.config.model
     equal = [encoder for encoder in ENCODERS if getattr(theirs, encoder) == getattr(model, encoder)]
     if not {"vision", "text"} <= set(equal):
-        raise UserError(f"init_from '{folder}' holds other encoders; set config.model.vision and .text to its run's.")
+        raise UserError(
+            f"init_from '{folder.path}' holds other encoders; set config.model.vision and .text to its run's."
+        )
     somewhere = next(iter(shardings.values()))
     _, described = build(theirs)
-    _, held = load_parameters(folder, {name: shardings.get(name, somewhere) for name in described})
+    held = folder.arrays(shardings={name: shardings.get(name, somewhere) for name in described})
     if theirs == model:
         return held
     return {name: held[name] for name in held if name in shardings and name.split("/")[0] in equal}

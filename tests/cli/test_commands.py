@@ -16,11 +16,12 @@ import eval as eval_script
 import train as train_script
 from dinov3seg_jax.cli import main as command
 from dinov3seg_jax.cli import predict
-from dinov3seg_jax.config import Config, load_config
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, PaintedScenes
 from dinov3seg_jax.errors import UNREAD, UserError, run_command
 from dinov3seg_jax.evaluation.evaluate import evaluate
-from dinov3seg_jax.store.folder import read_config, write_config
+from dinov3seg_jax.store.run import read_config, write_config
 from dinov3seg_jax.training.loop import train
 from tests.tiny import MODEL
 

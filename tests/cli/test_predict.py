@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3seg_jax.cli import predict
+from dinov3seg_jax.cli import predict, request
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.errors import UserError, run_command
-from dinov3seg_jax.inference import segmenter
-from dinov3seg_jax.store.folder import write_config
+from dinov3seg_jax.store.run import write_config
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
 CLASSES = "red circle, grass"
@@ -26,7 +25,7 @@ def loads(monkeypatch, model, tmp_path):
     calls = []
     monkeypatch.chdir(tmp_path)
     write_config(tmp_path / "run", model.config)
-    monkeypatch.setattr(segmenter, "load", lambda *arguments: calls.append(arguments) or model)
+    monkeypatch.setattr(request, "load", lambda *arguments, zero_shot: calls.append(arguments) or model)
     return calls
 
 

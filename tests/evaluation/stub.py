@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
 
 CLASSES = ("sky", "tree", "sea", "boat", "sand")
@@ -29,14 +31,23 @@ class Pictures:
         return {"image": image, "label": np.where(label < 0, -1, guessed).astype(np.int32), "name": f"picture {index}"}
 
 
-class Reading:
+class Reading(BaseSegmenter):
     """A segmenter whose answer is in the picture's red; it counts the pictures it has seen."""
 
     def __init__(self):
         self.seen, self.batches = 0, []
 
-    def check_names(self, names):
-        return tuple(names)
+    section = "zero_shot"
+    config = Config()
+
+    def describe(self):
+        return "The picture's red."
+
+    def accept(self, names):
+        return names
+
+    def view_patches(self):
+        return 0
 
     def segment_arrays(self, images, names, batch_size=1):
         self.batches.append(len(images))

@@ -17,6 +17,8 @@ from dinov3seg_jax.data.tfds_builder import write_records
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import evaluate
 from dinov3seg_jax.evaluation.evaluate import Model, evaluate_benchmarks
+from dinov3seg_jax.inference.load import OpenModel
+from dinov3seg_jax.store.run import RunFolder
 from tests.data.archives import IGNORED, MAKERS
 from tests.evaluation.stub import Reading
 
@@ -41,8 +43,10 @@ def segmenter(monkeypatch):
     reading = Reading()
     monkeypatch.setattr(
         evaluate,
-        "open_model",
-        lambda config, checkpoint, zero_shot: Model(reading, config, config, checkpoint, "zero_shot", False),
+        "open_to_score",
+        lambda config, checkpoint, zero_shot: Model(
+            reading, config, OpenModel(RunFolder(checkpoint), "zero_shot", config, {})
+        ),
     )
     return reading
 

@@ -244,7 +244,7 @@ folder, devices, rank, port, save_seconds = Path(sys.argv[1]), *map(int, sys.arg
 jax.config.update("jax_num_cpu_devices", devices)
 if rank >= 0:
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
-from dinov3seg_jax.config import from_dict
+from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.evaluation import count
 from dinov3seg_jax.evaluation.evaluate import evaluate
 count.SAVE_SECONDS, count.BATCH_SIZE = save_seconds, 4
@@ -261,7 +261,8 @@ def make_run(tmp_path_factory):
 
     from dinov3seg_jax.config import DataConfig, InferenceConfig
     from dinov3seg_jax.models.graph import initialize
-    from dinov3seg_jax.training.checkpoint import Checkpoints, write_config
+    from dinov3seg_jax.store.run import write_config
+    from dinov3seg_jax.training.checkpoint import Checkpoints
     from tests.tiny import MODEL
 
     config = Config(

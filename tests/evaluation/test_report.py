@@ -14,7 +14,8 @@ from dinov3seg_jax import files
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.evaluation import report
 from dinov3seg_jax.evaluation.confusion import ConfusionMatrix, scores
-from dinov3seg_jax.evaluation.report import describe_inference, picture_row, write_report
+from dinov3seg_jax.evaluation.report import picture_row, write_report
+from dinov3seg_jax.inference.recipes import describe_inference
 
 CLASSES = ["sky", "tree | bush", "sea", "boat"]
 SEEN = [True, True, False, True]

@@ -4,22 +4,23 @@ import dataclasses
 import json
 import subprocess
 import sys
-from types import ModuleType
 
 import jax
 import jax.export
 import numpy as np
 import pytest
 
+from dinov3seg_jax.cli.export import main
 from dinov3seg_jax.config import Config, InferenceConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.export import scorer as exported
-from dinov3seg_jax.export.writer import _write_folder, main
+from dinov3seg_jax.export.writer import _write_folder
 from dinov3seg_jax.inference.device.precision import narrow
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.models.graph import initialize
 from dinov3seg_jax.models.parameters import parameter_bytes
 from dinov3seg_jax.models.quantized import SCALE
+from dinov3seg_jax.store.run import RunFolder
 from tests.tiny import MODEL
 
 NAMES = ("red circle", "grass", "a dog")
@@ -68,11 +69,11 @@ def parameters():
 
 @pytest.fixture(scope="module", autouse=True)
 def _checkpoint(parameters):
-    module = ModuleType("checkpoint")
+    """Every folder is that of a run of this model."""
     elsewhere = dataclasses.replace(CONFIG.model, attention="splash")  # what a TPU alone has
-    module.load_parameters = lambda path: (dataclasses.replace(CONFIG, model=elsewhere), parameters)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "dinov3seg_jax.training.checkpoint", module)
+        patch.setattr(RunFolder, "config", dataclasses.replace(CONFIG, model=elsewhere))
+        patch.setattr(RunFolder, "arrays", lambda folder: parameters)
         yield
 
 
@@ -94,7 +95,7 @@ def model(parameters):
 
 
 def scores_of(model, pictures, text):
-    (chunk,) = model._chunks(model._parameters, pictures, text)
+    (chunk,) = model.chunks(model.parameters, pictures, text)
     return np.asarray(chunk.scores)[:, np.asarray(chunk.class_mask)]
 
 
@@ -109,7 +110,7 @@ def test_it_agrees_with_the_model_where_the_models_own_code_cannot_be_imported(f
     text = np.random.default_rng(1).standard_normal((5, 64), np.float32)
     found = run_elsewhere(ELSEWHERE, folder, pictures, text, tmp_path)
     expected = {
-        "one": scores_of(model, pictures, model._embed(NAMES))[:1],
+        "one": scores_of(model, pictures, model.embed(NAMES))[:1],
         "others": scores_of(model, pictures, text),
         "masked": scores_of(model, pictures, text[:3]),
     }
@@ -120,7 +121,7 @@ def test_it_agrees_with_the_model_where_the_models_own_code_cannot_be_imported(f
 
 def test_the_files_can_be_read_by_hand(folder, model, pictures, tmp_path):
     found = run_elsewhere(BY_HAND, folder, pictures, np.zeros(0), tmp_path)["three"]
-    np.testing.assert_allclose(found, scores_of(model, pictures, model._embed(NAMES)), atol=TOLERANCE)
+    np.testing.assert_allclose(found, scores_of(model, pictures, model.embed(NAMES)), atol=TOLERANCE)
 
 
 def rounded(parameters, weights):
@@ -147,7 +148,7 @@ def test_narrow_weights_stay_narrow(model, parameters, pictures, tmp_path, weigh
     assert taken < {"int8": 0.4, "bfloat16": 0.6}[weights] * parameter_bytes(stored) + 256 * 2 * len(stored)
     pictures, text = pictures[:, : sides[0]], np.random.default_rng(1).standard_normal((3, 64), np.float32)
     scores = scorer(pictures, text)
-    expected, exact = (model._chunks(wide, pictures, text) for wide in (rounded(parameters, weights), parameters))
+    expected, exact = (model.chunks(wide, pictures, text) for wide in (rounded(parameters, weights), parameters))
     np.testing.assert_allclose(scores, next(expected).scores[:, :3], atol=TOLERANCE)
     assert abs(scores - next(exact).scores[:, :3]).max() > 1e-4, "it is not the wide model"
 

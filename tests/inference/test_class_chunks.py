@@ -46,12 +46,14 @@ def test_scores_are_those_of_all_classes_at_once(config, parameters, options):
 
 def test_lists_of_any_length_share_their_programs(config, parameters):
     segmenter = Segmenter(with_options(config, class_chunk=2), parameters)
-    chunks = segmenter._chunks
+    chunks = segmenter.chunks
     programs = []
     for count in (3, 5, 12):
         names = [f"thing {number}" for number in range(count)]
         assert segmenter.segment(PICTURES[0], names).labels.max() < count
-        programs.append([step._cache_size() for step in (chunks._start, chunks._collect, chunks._decode)])
+        programs.append(
+            [step._cache_size() for step in (chunks.programs.start, chunks.programs.collect, chunks.programs.decode)]
+        )
     assert programs[0] == programs[1] == programs[2]
 
 
@@ -64,7 +66,7 @@ def test_rejected_classes_are_as_good_as_never_named(config, parameters, options
     for picture, result in zip(PICTURES, both, strict=True):
         every = Segmenter(with_options(config, **options), parameters)
         chunks = ClassChunks(with_options(config, best_classes=3, **options))
-        kept = next(iter(chunks(parameters, picture[None], every._embed(names)))).lists[0]
+        kept = next(iter(chunks(parameters, picture[None], every.embed(names)))).lists[0]
         alone = every.segment(picture, [names[index] for index in kept])
         np.testing.assert_array_equal(result.labels, kept[alone.labels])
         np.testing.assert_allclose(result.confidence, alone.confidence, atol=1e-5)
@@ -72,7 +74,7 @@ def test_rejected_classes_are_as_good_as_never_named(config, parameters, options
 
 def test_the_classes_kept_are_those_of_the_highest_correlation(config, parameters):
     chunks = ClassChunks(with_options(config, best_classes=2, mode="whole"))
-    (scene,) = chunks._start(parameters, PICTURES)
+    (scene,) = chunks.programs.start(parameters, PICTURES)
     text = np.random.default_rng(1).standard_normal((300, 64)).astype(np.float32)
     patches = np.asarray(scene.refined).reshape(2, -1, 1, 32)
     patches = patches / np.linalg.norm(patches, axis=-1, keepdims=True)
@@ -105,7 +107,7 @@ def test_plan(monkeypatch, config, parameters, classes, options, expected):
     config = with_options(config, **options)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     chunks = ClassChunks(config)
-    scenes = jax.eval_shape(chunks._start, parameters, PICTURES[:1])
+    scenes = jax.eval_shape(chunks.programs.start, parameters, PICTURES[:1])
     assert chunks.plan(scenes, classes) == expected
 
 

@@ -171,7 +171,7 @@ def test_off_writes_nothing(embed, folder, monkeypatch):
 
 
 def test_the_segmenter_keeps_its_names(folder, config, parameters):
-    Segmenter(config, parameters)._embed(NAMES)
+    Segmenter(config, parameters).embed(NAMES)
     kept = EmbeddingCache(folder, config.model, checksums(parameters))
     assert all(kept.read(row) is not None for row in prompt_tokens(NAMES, config.inference.templates))
 

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.device.precision import at_precision, narrow, quantize
-from dinov3seg_jax.inference.segmenter import Segmenter, override_inference
+from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.models.graph import bind, build, initialize
 from dinov3seg_jax.models.parameters import parameter_bytes
 from dinov3seg_jax.models.quantized import SCALE

@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-from types import ModuleType
 
 import jax
 import numpy as np
@@ -11,10 +10,13 @@ import pytest
 from PIL import Image
 
 import dinov3seg_jax
+from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.segmenter import Segmenter, load, override_inference
+from dinov3seg_jax.inference.load import load
+from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.views.local_global import resize_image, score_classes
 from dinov3seg_jax.models.graph import bind, build
+from dinov3seg_jax.store.run import RunFolder
 
 NAMES = ("red circle", "grass", "a dog", "water", "sky")
 RNG = np.random.default_rng(0)
@@ -41,11 +43,11 @@ def test_permuting_the_names_permutes_the_labels(model):
 
 def test_filling_the_class_list_up_changes_nothing(model, config, parameters):
     graph, _ = build(config.model)
-    text, class_mask = model._class_list(NAMES)
+    text, class_mask = model.embed.filled(NAMES)
     assert text.shape == (8, 64)
     assert class_mask.tolist() == 5 * [True] + 3 * [False]
     pixels = resize_image(PICTURE, config.inference, 16)[None]
-    (chunk,) = model._chunks(model._parameters, pixels, model._embed(NAMES))
+    (chunk,) = model.chunks(model.parameters, pixels, model.embed(NAMES))
     assert chunk.class_mask.tolist() == class_mask.tolist()
     exact = jax.jit(
         lambda parameters: score_classes(
@@ -59,12 +61,12 @@ def test_pictures_of_several_sizes_in_batches(config, parameters):
     model = Segmenter(config, parameters)  # of its own: no other test compiled a batch of two for it
     pictures = [PICTURE, PICTURE[:30], PICTURE[:, :20]]
     one_by_one = [model.segment(picture, NAMES) for picture in pictures]
-    programs = model._chunks._start._cache_size()
+    programs = model.chunks.programs.start._cache_size()
     batched = model.segment_arrays(pictures, NAMES, batch_size=2)
     for alone, together in zip(one_by_one, batched, strict=True):
         np.testing.assert_allclose(together.confidence, alone.confidence, atol=1e-5)
         assert (together.labels == alone.labels).mean() > 0.999
-    assert model._chunks._start._cache_size() == programs + 1, "the last batch is filled up"
+    assert model.chunks.programs.start._cache_size() == programs + 1, "the last batch is filled up"
     assert model.segment_arrays([], NAMES) == []
 
 
@@ -139,13 +141,13 @@ def test_options_that_do_not_fit(config, parameters):
 
 
 @pytest.fixture
-def checkpoint(monkeypatch, config, parameters):
-    module = ModuleType("checkpoint")
-    module.load_parameters = lambda path: (config, parameters)
-    monkeypatch.setitem(sys.modules, "dinov3seg_jax.training.checkpoint", module)
+def run(monkeypatch, config, parameters):
+    """Every folder is that of a run of this model."""
+    monkeypatch.setattr(RunFolder, "config", config)
+    monkeypatch.setattr(RunFolder, "arrays", lambda folder: parameters)
 
 
-@pytest.mark.usefixtures("checkpoint")
+@pytest.mark.usefixtures("run")
 def test_load_with_overrides():
     model = load("folder", ["inference.mode=whole", "inference.templates=('a {}', 'the {}')"])
     assert model.config.inference.mode == "whole"

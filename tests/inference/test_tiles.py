@@ -279,12 +279,12 @@ def test_pictures_of_twelve_sizes_share_all_programs(tiled, compiled):
 def test_scores_of_a_list_that_comes_in_chunks(tiled, monkeypatch):
     scores = RNG.random((2, 8, 3, 3), np.float32)  # eight entries for five names
     chunks = [ScoredChunk(first, scores[:, first : first + 4], np.ones(4, bool)) for first in (0, 4)]
-    monkeypatch.setattr(tiled, "_score_list", lambda pixels, names: chunks)
-    np.testing.assert_array_equal(tiled.score_tiles(np.zeros(2), NAMES), scores[:, :5])
+    monkeypatch.setattr(tiled.tiles, "_score_list", lambda pixels, names: chunks)
+    np.testing.assert_array_equal(tiled.tiles.score(np.zeros(2), NAMES), scores[:, :5])
 
     lists = np.array([[0, 2, 3], [1, 2, 4]])  # what each tile keeps
     chunks = [ScoredChunk(0, scores[:, :2], np.ones(2), lists), ScoredChunk(2, scores[:, 2:4], np.ones(2), lists)]
-    found = tiled.score_tiles(np.zeros(2), NAMES)
+    found = tiled.tiles.score(np.zeros(2), NAMES)
     for tile, kept in enumerate(lists):
         np.testing.assert_array_equal(found[tile, kept], scores[tile, :3])
         assert not np.delete(found[tile], kept, axis=0).any()

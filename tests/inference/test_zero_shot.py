@@ -13,12 +13,13 @@ from dinov3seg_jax.cli import predict
 from dinov3seg_jax.config import Config, DataConfig, DatasetConfig, LinearConfig, ZeroShotConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation.evaluate import evaluate
-from dinov3seg_jax.inference import zero_shot
+from dinov3seg_jax.inference.load import TOWERS, open_model
+from dinov3seg_jax.inference.recipes import describe_zero_shot
 from dinov3seg_jax.inference.views import sliding
 from dinov3seg_jax.inference.views.sliding import Views, label_views, strip_rows
 from dinov3seg_jax.inference.views.windows import plan_windows
-from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter, describe_zero_shot, resize_short_side
-from dinov3seg_jax.training import checkpoint
+from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter, resize_short_side
+from dinov3seg_jax.store.run import RunFolder
 from tests.converted import write_folder
 from tests.tiny import MODEL
 
@@ -165,7 +166,7 @@ def test_options_that_do_not_fit(segmenter, parameters):
 def converted(parameters, tmp_path_factory):
     """A folder as `python -m convert dinotxt` writes it, with the random towers."""
     folder = tmp_path_factory.mktemp("converted")
-    towers = {name: np.asarray(value) for name, value in parameters.items() if name.startswith(zero_shot.TOWERS)}
+    towers = {name: np.asarray(value) for name, value in parameters.items() if name.startswith(TOWERS)}
     write_folder(folder, towers, "dinotxt", MODEL)
     return folder
 
@@ -205,21 +206,25 @@ def test_scores_of_a_converted_folder(converted):
 
 
 def test_the_towers_of_a_run_segment_too(parameters, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load_parameters", lambda path: (Config(model=MODEL), parameters))
-    config, towers = zero_shot.read_towers("run")
-    assert config.model == MODEL
-    assert towers.keys() == {name for name in parameters if name.startswith(("vision/", "text/"))} < parameters.keys()
-    linear = dataclasses.replace(MODEL, linear=LinearConfig(classes=3))
-    monkeypatch.setattr(checkpoint, "load_parameters", lambda path: (Config(model=linear), parameters))
+    def arrays(folder, beginnings):
+        return {name: value for name, value in parameters.items() if name.startswith(beginnings)}
+
+    monkeypatch.setattr(RunFolder, "config", Config(model=MODEL))
+    monkeypatch.setattr(RunFolder, "arrays", arrays)
+    model = open_model("run", zero_shot=True)
+    assert model.config.model == MODEL
+    assert set(model.parameters) == {name for name in parameters if name.startswith(("vision/", "text/"))}
+    assert len(model.parameters) < len(parameters)
+    monkeypatch.setattr(RunFolder, "config", Config(model=dataclasses.replace(MODEL, linear=LinearConfig(classes=3))))
     with pytest.raises(UserError, match="'run' holds a linear head, which knows no text"):
-        zero_shot.read_towers("run")
+        open_model("run", zero_shot=True)
 
 
 def test_folders_that_cannot_segment(converted, parameters, tmp_path):
     vision = {name: np.asarray(value) for name, value in parameters.items() if name.startswith("vision/")}
     write_folder(tmp_path, vision, "dinov3", MODEL)
     with pytest.raises(UserError, match="holds dinov3 weights without text/; zero-shot segmentation needs what"):
-        zero_shot.load(tmp_path)
+        dinov3seg_jax.load(tmp_path)
     no_backbone = {name: value for name, value in parameters.items() if not name.startswith("vision/backbone/")}
     with pytest.raises(UserError, match="such as 'vision/backbone/.*'; convert dinov3.txt's file and its backbone's"):
         ZeroShotSegmenter(Config(model=MODEL), no_backbone)

@@ -26,7 +26,7 @@ from dinov3seg_jax.pictures import batches as pictures
 from dinov3seg_jax.pictures import finished, huge
 from dinov3seg_jax.pictures.batches import BATCHES_AHEAD, THREADS, segment_pictures
 from dinov3seg_jax.pictures.finished import RUN_FILE, Picture
-from dinov3seg_jax.store.folder import write_config
+from dinov3seg_jax.store.run import write_config
 
 RNG = np.random.default_rng(0)
 CLASSES = "red circle, grass, sky"
@@ -401,7 +401,7 @@ def test_a_folder_of_many_sizes_compiles_six_programs(tmp_path, config):
 @pytest.mark.slow
 def test_killed_twenty_times_at_random(tmp_path, model):
     """Prints how many pictures each process had done when it was killed."""
-    save_run(tmp_path / "run", model.config, model._parameters)
+    save_run(tmp_path / "run", model.config, model.parameters)
     folder = make_pictures(tmp_path / "pictures", [(30, 120), (60, 60), (110, 40), (60, 60)] * 25)
     script = [sys.executable, os.path.abspath("predict.py")]
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "DINOV3SEG_CACHE": str(tmp_path / "cache")}

@@ -31,19 +31,23 @@ class Stub:
     def __init__(self, fail_after=10**9):
         self.batches, self.fail_after = [], fail_after
 
-    def plan_tiles(self, height, width):
+    def plan(self, height, width):
         return plan_tiles(height, width, self.config.inference, 16)
 
-    def tile_shapes(self, classes):
+    def shapes(self, classes):
         return Shapes.of(64, self.CELLS, classes, 48, self.config.inference.tile_scale)
+
+    @property
+    def tiles(self):
+        return self
 
     def held_bytes(self):
         return 0
 
-    def tile_bytes(self):
+    def view_bytes(self):
         return 2**20
 
-    def score_tiles(self, pixels, names):
+    def score(self, pixels, names):
         self.batches.append(len(pixels))
         if len(self.batches) > self.fail_after:
             raise KeyboardInterrupt
@@ -121,7 +125,7 @@ def test_a_narrow_memory_gives_the_same_labels(tmp_path):
 
 
 def test_the_batch_suits_the_memory():
-    shapes = Stub().tile_shapes(300)
+    shapes = Stub().shapes(300)
     source = "a.png"
     plans = [huge.plan_memory(Stub(), shapes, huge.RUNTIME_BYTES + room, 0, source) for room in (2**22, 2**24, 2**28)]
     assert plans[0].batch_size == 1
@@ -171,7 +175,7 @@ def test_only_pictures_too_large_for_the_memory_are_streamed(tmp_path):
 
 
 def test_pictures_get_what_the_model_leaves():
-    model = SimpleNamespace(held_bytes=lambda: 10**9, tile_bytes=lambda: 10**7)
+    model = SimpleNamespace(held_bytes=lambda: 10**9, view_bytes=lambda: 10**7)
     assert huge.room_for_pictures(model, 2**31, 3) == 2**31 - huge.RUNTIME_BYTES - 10**9 - 3 * 10**7
     assert huge.room_for_pictures(model, 10**9, 3) == huge.LEAST_ROOM
 

@@ -89,7 +89,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from dinov3seg_jax.store import converted as weights
 
 touched = []
-place = weights.tensor_file.map_tensor
+place = weights.safetensors.map_tensor
 
 class Watched(np.ndarray):
     def __getitem__(self, index):
@@ -97,7 +97,7 @@ class Watched(np.ndarray):
         touched.append(part.size)
         return part
 
-weights.tensor_file.map_tensor = lambda path, entry: place(path, entry).view(Watched)
+weights.safetensors.map_tensor = lambda path, entry: place(path, entry).view(Watched)
 mesh = jax.make_mesh((2, 2), ("data", "model"))
 name = "vision/backbone/blocks/kernel"
 for spec, sizes in [(P(None, "data", "model"), [12] * 4), (P(None, None, "model"), [24] * 2), (P(), [48])]:

@@ -17,8 +17,8 @@ from dinov3seg_jax.config import Config, DecoderConfig, LateRefinementConfig, Te
 from dinov3seg_jax.models import fused_swin
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.training.finetune import partition
-from dinov3seg_jax.training.loop import prepare
 from dinov3seg_jax.training.optimizer import make_optimizer
+from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import make_mesh, on_mesh
 from dinov3seg_jax.training.step import Batch, TrainState, make_gradient
 from tests.tiny import MODEL
@@ -64,7 +64,7 @@ def main(
 def run(config: Config, data: int, model: int, steps: int, side: int) -> dict[str, Any]:
     """Losses, and how the memories of several devices share arrays out."""
     mesh = make_mesh(data, model, jax.devices()[: data * model])
-    run = prepare(config, mesh)
+    run = describe_step(config, mesh)
     placed, frozen_at, everywhere, by_example = run.shardings
     trainable, frozen = partition(initialize(config.model, jax.random.key(0)), config.model, config.train)
     trainable, frozen = jax.device_put((trainable, frozen), (placed.trainable, frozen_at))

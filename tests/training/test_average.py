@@ -9,11 +9,13 @@ import pytest
 
 from dinov3seg_jax.config import TrainConfig
 from dinov3seg_jax.models.graph import build
+from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.training import loop
 from dinov3seg_jax.training.average import Averaged, exchange
-from dinov3seg_jax.training.checkpoint import Checkpoints, load_parameters
+from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.sharding import make_mesh
+from dinov3seg_jax.training.start import first_parameters
 from tests.training.test_loop import CONFIG
 
 PARAMETERS = {"late/a/kernel": jnp.array([1.0, 2.0]), "vision/a/kernel": jnp.array([[3.0]])}
@@ -70,9 +72,9 @@ def test_a_run_hands_its_average_on_and_continues_with_its_weights(tmp_path, mon
     kept = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", save)
     loop.train(config)
-    run = loop.prepare(config, make_mesh())
+    run = loop.describe_step(config, make_mesh())
     checkpoints = Checkpoints(tmp_path / "run", keep=2)
-    state, frozen, _ = loop._first_state(config, run, checkpoints, 0.0)
+    state, frozen, *_ = loop.take_up(config, run, checkpoints, 0.0)
     checkpoints.close()
     _, handed_on = load_parameters(tmp_path / "run")
     assert state.step == 2
@@ -80,7 +82,7 @@ def test_a_run_hands_its_average_on_and_continues_with_its_weights(tmp_path, mon
         np.testing.assert_array_equal(value, ends[0][-1].average[name], err_msg=name)
         np.testing.assert_array_equal(handed_on[name], state.optimizer[-1].average[name], err_msg=name)
     assert (handed_on["decoder/head/kernel"] != state.trainable["decoder/head/kernel"]).any()
-    drawn = loop.first_parameters(config, dict.fromkeys(build(config.model)[1]))
+    drawn = first_parameters(config, dict.fromkeys(build(config.model)[1]))
     for name, value in frozen.items():
         assert value.dtype == (jnp.bfloat16 if name.endswith("/kernel") else jnp.float32)
         assert handed_on[name].dtype == jnp.float32

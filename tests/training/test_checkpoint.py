@@ -15,13 +15,9 @@ import pytest
 from dinov3seg_jax.config import Config, TextConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import initialize
-from dinov3seg_jax.training.checkpoint import (
-    Checkpoints,
-    load_parameters,
-    read_config,
-    read_progress,
-    write_config,
-)
+from dinov3seg_jax.store.folder import load_parameters
+from dinov3seg_jax.store.run import RunFolder, read_config, write_config
+from dinov3seg_jax.training.checkpoint import Checkpoints
 from tests.tiny import MODEL
 
 SMALL = dataclasses.replace(MODEL, text=TextConfig(dim=16, depth=1, heads=2, vocab_size=64, context_length=8))
@@ -89,6 +85,10 @@ def step_folders(workdir):
 
 def largest_file(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def read_progress(workdir):
+    return RunFolder(workdir).progress()
 
 
 def sentence(function, *arguments):

@@ -14,9 +14,10 @@ import pytest
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.store.checksums import MANIFEST_FILE, damage
+from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage
+from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.training import checkpoint
-from dinov3seg_jax.training.checkpoint import Checkpoints, read_progress, write_config
+from dinov3seg_jax.training.checkpoint import Checkpoints
 
 PARAMETERS = {"one/kernel": jnp.asarray(np.random.default_rng(0).normal(size=(300, 100)).astype(np.float32))}
 OPTIMIZER = {"count": jnp.int32(4), "mu": PARAMETERS}
@@ -82,16 +83,16 @@ def truncate(path, size):
 
 DAMAGES = {
     "one flipped bit": lambda step: flip_a_bit(largest(step)),
-    "one flipped bit in the manifest": lambda step: flip_a_bit(step / MANIFEST_FILE),
+    "one flipped bit in the manifest": lambda step: flip_a_bit(step / CHECKSUMS_FILE),
     "a truncated file": lambda step: truncate(largest(step), largest(step).stat().st_size // 2),
     "a file that lost its last byte": lambda step: truncate(largest(step), largest(step).stat().st_size - 1),
     "an empty file": lambda step: truncate(largest(step), 0),
-    "an empty manifest": lambda step: truncate(step / MANIFEST_FILE, 0),
-    "a manifest that is not one": lambda step: (step / MANIFEST_FILE).write_text("[1]"),
+    "an empty manifest": lambda step: truncate(step / CHECKSUMS_FILE, 0),
+    "a manifest that is not one": lambda step: (step / CHECKSUMS_FILE).write_text("[1]"),
     "a missing file": lambda step: largest(step).unlink(),
     "a missing host's shard": lambda step: shutil.rmtree(step / "parameters" / "ocdbt.process_0"),
     "a missing part": lambda step: shutil.rmtree(step / "optimizer"),
-    "a missing manifest": lambda step: (step / MANIFEST_FILE).unlink(),
+    "a missing manifest": lambda step: (step / CHECKSUMS_FILE).unlink(),
     "an empty step folder": lambda step: (shutil.rmtree(step), step.mkdir()),
 }
 
@@ -99,7 +100,7 @@ DAMAGES = {
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_the_step_before_takes_the_place_of_a_damaged_one(run, capsys, kind):
     DAMAGES[kind](run / "checkpoints" / "6")
-    assert read_progress(run) == {"train_seconds": 4}  # as eval.py and predict.py read; they leave it as it is
+    assert RunFolder(run).progress() == {"train_seconds": 4}  # as eval.py and predict.py read; they leave it as it is
     assert names(run) == ["4", "6"]
     assert restore(run).step == 4
     assert names(run) == ["4", "6.damaged"]
@@ -118,7 +119,7 @@ def test_a_flipped_bit_in_any_file_is_noticed(run):
     step = run / "checkpoints" / "6"
     rng = np.random.default_rng(0)
     assert damage(step) is None
-    content = [path for path in files(step) if path.name != MANIFEST_FILE]
+    content = [path for path in files(step) if path.name != CHECKSUMS_FILE]
     assert len(content) > 5
     for path in filter(lambda path: path.stat().st_size, content):
         bit = int(rng.integers(8 * path.stat().st_size))
@@ -150,7 +151,7 @@ def test_where_no_step_is_whole_the_run_does_not_begin_again(run):
 def test_what_was_not_finished_does_not_count_and_is_cleared_away(run):
     for name in ("8.unfinished", "8.unfinished.orbax-checkpoint-tmp", "2.unfinished"):
         shutil.copytree(run / "checkpoints" / "6", run / "checkpoints" / name)
-    assert read_progress(run) == {"train_seconds": 6}
+    assert RunFolder(run).progress() == {"train_seconds": 6}
     assert restore(run).step == 6
     assert names(run) == ["4", "6"]
 
@@ -167,7 +168,7 @@ def test_the_last_good_step_goes_only_when_the_next_is_whole(run, only_4, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_manifest", fail)
+        patch.setattr(checkpoint, "write_checksums", fail)
         save(only_4, 6)
         with pytest.raises(UserError, match=r"6' could not be written \(.*No space left.*\); .* goes on from step 4."):
             only_4.close()

@@ -11,7 +11,7 @@ import pytest
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.training.finetune import frozen_blocks, is_trainable, join, partition
-from dinov3seg_jax.training.loop import prepare
+from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import make_mesh
 from tests.models.tiny import changed
 
@@ -142,7 +142,8 @@ def test_frozen_towers_have_no_optimiser_state():
         return {str(key.key) for path, _ in paths for key in path if isinstance(key, jax.tree_util.DictKey)}
 
     config = dataclasses.replace(Config(model=MODEL), train=TrainConfig(finetune="none"))
-    state, frozen = prepare(config, make_mesh()).abstract
+    program = describe_step(config, make_mesh())
+    state, frozen = program.state, program.frozen
     assert not of_towers(state.trainable)
     assert of_towers(frozen)
     assert names_in(state.optimizer) == state.trainable.keys()

@@ -17,15 +17,15 @@ from dinov3seg_jax.config import (
     InferenceConfig,
     LinearConfig,
     TrainConfig,
-    load_config,
 )
 from dinov3seg_jax.data.painted import SEEN_CLASSES
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation.evaluate import evaluate
-from dinov3seg_jax.inference.linear import LinearSegmenter, crop_side, read_probe, resize_short_side
+from dinov3seg_jax.inference.linear import LinearSegmenter, crop_side, resize_short_side
+from dinov3seg_jax.inference.load import open_model
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.models.linear_head import CHANNEL_DROPOUT, LinearHead
-from dinov3seg_jax.training.checkpoint import load_parameters
+from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.training.linear_probe import RUNNING, check_linear, one_cycle, pixel_cross_entropy
 from dinov3seg_jax.training.loop import train
 from tests.converted import write_folder
@@ -136,7 +136,7 @@ def test_a_converted_head_scores_as_the_run_it_came_from(run, tmp_path):
     with pytest.raises(UserError, match="is a linear head alone; set --config.init_from="):
         evaluate(CONFIG, tmp_path / "linear")
     with pytest.raises(UserError, match="lack 'vision/backbone/blocks/attention/key/bias'"):
-        read_probe(MODEL, tmp_path / "linear", tmp_path / "linear")
+        open_model(tmp_path / "linear", around=dataclasses.replace(CONFIG, init_from=str(tmp_path / "linear")))
 
 
 def test_a_linear_run_labels_pictures_with_its_own_classes(run):

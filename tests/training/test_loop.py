@@ -22,10 +22,13 @@ from dinov3seg_jax.config import (
 )
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
+from dinov3seg_jax.store.folder import load_parameters
+from dinov3seg_jax.store.run import RunFolder
 from dinov3seg_jax.training import loop, start
-from dinov3seg_jax.training.checkpoint import Checkpoints, load_parameters, read_progress
-from dinov3seg_jax.training.loop import refuse_other_run, train
+from dinov3seg_jax.training.checkpoint import Checkpoints
+from dinov3seg_jax.training.loop import train
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
+from dinov3seg_jax.training.resume import refuse_other_run
 from dinov3seg_jax.training.step import Batch, make_loss
 from tests.tiny import MODEL
 
@@ -62,13 +65,13 @@ class KilledError(Exception):
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
     """Let runs of equal options share one traced and compiled step, which is nearly all of their time."""
-    prepare = functools.cache(loop.prepare)
+    describe = functools.cache(loop.describe_step)
 
-    def prepare_once(config, mesh):
-        return prepare(dataclasses.replace(config, workdir="", init_from=""), mesh)
+    def describe_once(config, mesh):
+        return describe(dataclasses.replace(config, workdir="", init_from=""), mesh)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "prepare", prepare_once)
+        patch.setattr(loop, "describe_step", describe_once)
         yield
 
 
@@ -128,7 +131,7 @@ def losses(workdir):
 
 def newest(workdir, config=CONFIG):
     """Everything that a run would continue from."""
-    state, _ = loop.prepare(config, loop.make_mesh()).abstract
+    state = loop.describe_step(config, loop.make_mesh()).state
     _, described = build(config.model)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
@@ -156,7 +159,7 @@ def test_a_run_leaves_its_config_log_events_and_last_checkpoints(straight):
     assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["2", "4"]
     assert list((straight / "tensorboard").glob("events*"))
     assert load_parameters(straight)[0] == at(straight)
-    assert read_progress(straight)["train_seconds"] > 0
+    assert RunFolder(straight).progress()["train_seconds"] > 0
 
 
 def test_the_log_has_a_line_for_each_step(straight):
@@ -234,17 +237,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
 def test_a_new_run_starts_from_the_weights_of_another(straight, tmp_path, monkeypatch):
     seen = {}
 
-    def first_state(*arguments):
-        state, frozen, progress = kept(*arguments)
-        seen.update(step=int(state.step), progress=progress, parameters=jax.device_get({**state.trainable, **frozen}))
+    def take_up(*arguments):
+        state, frozen, stream, seconds = kept(*arguments)
+        parameters = jax.device_get({**state.trainable, **frozen})
+        seen.update(step=int(state.step), stream=stream, seconds=seconds, parameters=parameters)
         raise KilledError
 
-    kept = loop._first_state
-    monkeypatch.setattr(loop, "_first_state", first_state)
+    kept = loop.take_up
+    monkeypatch.setattr(loop, "take_up", take_up)
     with pytest.raises(KilledError):
         train(at(tmp_path / "run", init_from=str(straight)))
     assert seen["step"] == 0
-    assert seen["progress"] == {"data": None, "train_seconds": 0.0}
+    assert (seen["stream"], seen["seconds"]) == (None, 0.0)
     _, expected = load_parameters(straight)
     assert seen["parameters"].keys() == expected.keys()
     for name, value in expected.items():
@@ -278,8 +282,8 @@ def test_a_run_from_nothing_first_trains_its_towers_alone(aligned):
 
 
 def test_the_towers_time_counts(aligned):
-    towers = read_progress(aligned / loop.TOWERS_FOLDER)["train_seconds"]
-    assert 0 < towers < read_progress(aligned)["train_seconds"]
+    towers = RunFolder(aligned / loop.TOWERS_FOLDER).progress()["train_seconds"]
+    assert 0 < towers < RunFolder(aligned).progress()["train_seconds"]
 
 
 def test_weights_to_start_from_take_the_place_of_the_alignment(aligned, tmp_path):
@@ -352,7 +356,7 @@ def test_a_signal_in_the_towers_ends_the_whole_run(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         train(at(tmp_path / "run", steps=2, alignment_steps=2, finetune="none"))
     assert not (tmp_path / "run" / "config.json").exists()
-    assert read_progress(tmp_path / "run" / loop.TOWERS_FOLDER)
+    assert RunFolder(tmp_path / "run" / loop.TOWERS_FOLDER).progress()
 
 
 def dying_before(call, special, ordinary):

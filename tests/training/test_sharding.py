@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.layers import over_batch
-from dinov3seg_jax.training.loop import prepare
 from dinov3seg_jax.training.optimizer import make_optimizer
+from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import (
     FSDP_BYTES,
     batch_sharding,
@@ -214,7 +214,7 @@ def test_activations_are_kept_where_examples_are_only_where_a_mesh_is_in_view():
 @pytest.mark.parametrize("spread", [True, False])
 def test_frozen_parameters_are_spread_if_wanted_and_those_that_train_always(spread):
     config = Config(model=MODEL, fsdp_bytes=0, fsdp_frozen=spread)
-    state, frozen, *_ = prepare(config, mesh(8, 1)).shardings
+    state, frozen, *_ = describe_step(config, mesh(8, 1)).shardings
 
     def cut(shardings):
         return any("data" in sharding.spec for sharding in shardings.values())

@@ -11,7 +11,9 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.store import safetensors as tensor_file
 from dinov3seg_jax.store.converted import WEIGHTS_FILE, Manifest, write_manifest
-from dinov3seg_jax.training.checkpoint import Checkpoints, load_parameters, write_config
+from dinov3seg_jax.store.folder import load_parameters
+from dinov3seg_jax.store.run import write_config
+from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.sharding import make_mesh, parameter_shardings
 from dinov3seg_jax.training.start import first_parameters
 from tests.tiny import MODEL

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from dinov3seg_jax.config import load_config
+from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.costs.dry_run import dry_run
 from dinov3seg_jax.costs.hlo import Exchange, Traffic
 from dinov3seg_jax.costs.topology import Estimate, describe

@@ -11,24 +11,18 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.inference.classes.embeddings import bucket
-from dinov3seg_jax.inference.device.jit import jit
-from dinov3seg_jax.inference.device.sharing import on_own_pictures
-from dinov3seg_jax.inference.views.local_global import prepare_scenes, score_logits
-from dinov3seg_jax.models.chunked import collect, decode, decode_chunks, kept_bytes, no_sums
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen
-from dinov3seg_jax.models.scene import Chunk, ClassSums, GuidedHalf, Scene, Sums
+from dinov3seg_jax.inference.classes.programs import head_programs
+from dinov3seg_jax.inference.device.buckets import bucket
+from dinov3seg_jax.models.chunked import decode_chunks, kept_bytes, no_sums
+from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.models.scene import Chunk, Scene
 
 # Numbers in the maps of one chunk. On a CPU 2 classes of 40 x 40 cells and 128 channels: few enough for its caches.
 CHUNK_NUMBERS = {"cpu": 2 * 40 * 40 * 128}
 OTHER_CHUNK_NUMBERS = 256 * 24 * 24 * 128
 MOST_THREADS = 4  # on a CPU, each with the maps of a chunk
 RANKED_TOGETHER = 128  # classes whose likeness to the pictures is found at once
-
-for kind in (Scene, Chunk, GuidedHalf, ClassSums):  # so that programs that take them can be kept
-    jax.export.register_namedtuple_serialization(kind, serialized_name=kind.__name__)
 
 
 class ScoredChunk(NamedTuple):
@@ -53,59 +47,7 @@ class ClassChunks:
         self._layers = config.model.late.layers if config.model.late.enabled else 0
         # Devices that share pictures out work at the same time anyway.
         self._at_once = min(os.cpu_count() or 1, MOST_THREADS) if mesh is None and jax.default_backend() == "cpu" else 1
-        blends = config.inference.fusion == "logits" and config.inference.mode != "whole"
-        # Where classes are rejected, every picture has a list of its own.
-        of_chunk = (0,) if config.inference.best_classes else (0, 2)
-        kept_on_disk = traced_once((config.model, config.inference))
-
-        @jit
-        @on_own_pictures(mesh, common=(0,))
-        @kept_on_disk
-        def start(parameters: Parameters, images: UInt8[Array, "b h w 3"]) -> tuple[Scene, ...]:
-            return prepare_scenes(
-                bind_frozen(config.model, parameters), images.astype(jnp.float32) / 255, config.inference
-            )
-
-        @partial(jit, static_argnames="keep")
-        @on_own_pictures(mesh, common=of_chunk)
-        @kept_on_disk
-        def gather(
-            parameters: Parameters,
-            scene: Scene,
-            chunk: Chunk,
-            sums: Sums,
-            kept: Array | None,
-            total: ClassSums,
-            *,
-            keep: bool,
-        ) -> tuple[Array | None, ClassSums]:
-            maps, total = collect(bind_frozen(config.model, parameters), scene, chunk, sums, kept, total)
-            return maps if keep else None, total
-
-        @jit
-        @on_own_pictures(mesh, common=of_chunk)
-        @kept_on_disk
-        def finish(
-            parameters: Parameters, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None
-        ) -> Float[Array, "b t h w"]:
-            logits = decode(bind_frozen(config.model, parameters), scene, chunk, sums, kept)
-            return logits if blends else jax.nn.sigmoid(logits)
-
-        @partial(jit, static_argnames="size")
-        @on_own_pictures(mesh, common=())
-        @kept_on_disk
-        def blend(local: Array, whole: Array, *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
-            return score_logits(local, whole, size, config.inference, config.model.vision.patch_size)
-
-        @jit
-        @on_own_pictures(mesh, common=(1,))
-        def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
-            from dinov3seg_jax.models.correlation import correlate  # here, because importing Flax takes a while
-
-            return correlate(scene.refined, text, config.model.correlation).max(axis=(2, 3, 4))
-
-        self._start, self._collect, self._decode, self._blend = start, gather, finish, blend
-        self._resemble = resemble
+        self.programs = head_programs(config, mesh)
 
     def __call__(
         self, parameters: Parameters, images: UInt8[np.ndarray | Array, "b h w 3"], text: Float[np.ndarray, "t d2"]
@@ -117,7 +59,7 @@ class ClassChunks:
             images: RGB, already resized; the sides are multiples of the patch size.
             text: class embeddings, the same for all images.
         """
-        scenes = self._start(parameters, images)
+        scenes = self.programs.start(parameters, images)
         height, width = images.shape[1:3]
         lists = self._rank(scenes, text, len(images))
         classes = len(text) if lists is None else lists.shape[1]
@@ -151,8 +93,8 @@ class ClassChunks:
 
         runs = [
             decode_chunks(
-                partial(self._collect, parameters, scene),
-                partial(self._decode, parameters, scene),
+                partial(self.programs.collect, parameters, scene),
+                partial(self.programs.decode, parameters, scene),
                 chunks_of(scene),
                 no_sums(self.config.model.late, scene),
                 self._layers,
@@ -163,7 +105,7 @@ class ClassChunks:
         ]
         for first, *logits in zip(firsts, *runs, strict=True):
             mask = jax.device_put(real[first : first + length])  # which, unlike jnp.asarray, compiles nothing
-            scores = self._blend(*logits, size=size) if len(logits) > 1 else logits[0]
+            scores = self.programs.blend(*logits, size=size) if len(logits) > 1 else logits[0]
             yield ScoredChunk(first, scores, mask, lists)
 
     def _rank(
@@ -175,8 +117,9 @@ class ClassChunks:
             return None
         filled = np.pad(text, ((0, -len(text) % RANKED_TOGETHER), (0, 0)))
         parts = [jnp.asarray(part[None]) for part in np.split(filled, len(filled) // RANKED_TOGETHER)]
+        resemble = self.programs.resemble
         of_scenes = [
-            np.concatenate([self._resemble(scene, part) for part in parts], axis=1).reshape(pictures, -1, len(filled))
+            np.concatenate([resemble(scene, part) for part in parts], axis=1).reshape(pictures, -1, len(filled))
             for scene in scenes
         ]
         greatest = np.concatenate(of_scenes, axis=1).max(axis=1)[:, : len(text)]

@@ -29,15 +29,13 @@ def checksums(parameters: Parameters) -> dict[str, str]:
     }
 
 
-def open_cache(
-    model: ModelConfig, parameters: Parameters, known: Mapping[str, str] | None = None
-) -> "EmbeddingCache | None":
+def open_cache(model: ModelConfig, parameters: Parameters, known: Mapping[str, str]) -> "EmbeddingCache | None":
     """The cache for a text tower; None where it is off, or where other processes hold parts of the parameters.
 
     Args:
         model: whose text tower it is.
         parameters: of the model.
-        known: their checksums, where a manifest says them; computing them takes seconds for a large tower.
+        known: their checksums, where a manifest says them, else none; computing them takes seconds for a large tower.
     """
     folder = cache_folder()
     whole = all(getattr(value, "is_fully_addressable", True) for value in parameters.values())

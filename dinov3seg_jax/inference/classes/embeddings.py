@@ -1,35 +1,28 @@
 """Text embeddings of class names (§1): prompts, their mean over the templates, and a memory of what was embedded."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.inference.classes.embedding_cache import EmbeddingCache
+from dinov3seg_jax.inference.classes.embedding_cache import EmbeddingCache, open_cache
+from dinov3seg_jax.inference.device.buckets import bucket
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.models.parameters import Parameters, bind_frozen
-from dinov3seg_jax.text.prompts import cut_padding, prompt_name, prompt_tokens
+from dinov3seg_jax.text.prompts import check_names, cut_padding, prompt_name, prompt_tokens
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 EncodeText = Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]]  # token ids to embeddings
 
-LENGTH_STEP = 8
 PROMPTS_AT_ONCE = 256
 NAMES_AT_ONCE = 64
+LISTS_KNOWN = 64  # that were found to be fine: checking a thousand names takes a while
 NAMES_KNOWN = 20_000  # 160 MB of the largest model's embeddings; the oldest go, so that a server does not grow
-
-
-def bucket(count: int) -> int:
-    """The next multiple of 8, or of an eighth of the next power of two: few lengths, and little of them unused.
-
-    Lists of many lengths share compiled programs: 8, 16, .. 64, 80, 96, .. 128, 160, ...
-    """
-    step = max(LENGTH_STEP, 2 ** (max(count, 1) - 1).bit_length() // 8)
-    return max(1, -(-count // step)) * step
 
 
 def text_encoder(model: ModelConfig) -> EncodeText:
@@ -67,7 +60,7 @@ class ClassEmbeddings:
         parameters: Parameters,
         templates: Sequence[str],
         context_length: int,
-        open_cache: Callable[[], EmbeddingCache | None] = lambda: None,
+        find_cache: Callable[[], EmbeddingCache | None] = lambda: None,
     ):
         """Take a text tower.
 
@@ -76,15 +69,57 @@ class ClassEmbeddings:
             parameters: of `encode`.
             templates: with a slot for the name.
             context_length: longest sequence of tokens.
-            open_cache: called when the first name is embedded: a checksum of all parameters takes its time.
+            find_cache: called when the first name is embedded: a checksum of all parameters takes its time.
         """
         self.templates = tuple(templates)
         self.context_length = context_length
         self.tokenizer = Tokenizer()
         self._parameters = parameters
         self._known: dict[str, np.ndarray] = {}
-        self._cache = functools.cache(open_cache)
+        self._cache = functools.cache(find_cache)
         self._encode = jit(encode)
+        self._accepted = functools.lru_cache(LISTS_KNOWN)(self._check)
+
+    @classmethod
+    def cached(
+        cls,
+        encode: EncodeText,
+        parameters: Parameters,
+        templates: Sequence[str],
+        model: ModelConfig,
+        checksums: Mapping[str, str],
+    ) -> Self:
+        """One that keeps embeddings on disk.
+
+        Args:
+            encode, parameters, templates: as above.
+            model: whose text tower it is.
+            checksums: of the parameters, where they are known (see `embedding_cache`).
+        """
+        return cls(
+            encode,
+            parameters,
+            templates,
+            model.text.context_length,
+            lambda: open_cache(model, parameters, checksums),
+        )
+
+    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The names, if they can be embedded.
+
+        Raises:
+            UserError: a name is empty, doubled or too long, or there is none.
+        """
+        return self._accepted(names)
+
+    def filled(self, names: Sequence[str]) -> tuple[Float[np.ndarray, "t d2"], Bool[np.ndarray, " t"]]:
+        """Embeddings filled up with zeros to a length that lists share, and which entries are names."""
+        embeddings = self(names)
+        missing = bucket(len(names)) - len(names)
+        return np.pad(embeddings, ((0, missing), (0, 0))), np.arange(len(names) + missing) < len(names)
+
+    def _check(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return check_names(names, self.tokenizer, self.templates, self.context_length)
 
     def __call__(self, names: Sequence[str]) -> Float[np.ndarray, "t d2"]:
         """Embed names that `text.prompts.check_names` has accepted: [global half | local half], each of length 1."""

@@ -4,6 +4,7 @@ So a picture's result depends neither on the number of devices nor on the pictur
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,22 +31,29 @@ def on_every_device(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def on_own_pictures(mesh: Mesh | None, common: tuple[int, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def on_own_pictures(mesh: Mesh | None, common: tuple[str, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Let each device run a function on its own pictures; for use below `jax.jit`.
 
     Args:
         mesh: of `make_mesh`; None leaves the function as it is.
-        common: places of the arguments that are the same for all pictures. The first axis of the arrays in all other
+        common: names of the arguments that are the same for all pictures. The first axis of the arrays in all other
             arguments, and in the result, is pictures, or a number of things for each picture. Keywords are static.
+
+    Raises:
+        ValueError: the function has no such argument.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         if mesh is None:
             return function
 
+        names = list(inspect.signature(function).parameters)
+        if unknown := set(common) - set(names):
+            raise ValueError(f"{function.__qualname__} has no argument {min(unknown)}")
+
         @functools.wraps(function)
         def run(*arguments: Any, **static: Any) -> Any:
-            specs = tuple(P() if place in common else P(PICTURES) for place in range(len(arguments)))
+            specs = tuple(P() if name in common else P(PICTURES) for name, _ in zip(names, arguments, strict=False))
             own = functools.partial(function, **static)
             shared = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=P(PICTURES), check_vma=False)
             return shared(*arguments)

@@ -156,7 +156,7 @@ def label_pieces(
         rows, columns: of each piece's pixels among the scores: [b, height] and [b, width].
         mesh: of devices that share the pieces out.
     """
-    run = on_own_pictures(mesh, common=(2, 3, 4))(_label_own)
+    run = on_own_pictures(mesh, common=("class_mask", "first", "place"))(_label_own)
     return run(best, scores, class_mask, first, place, rows, columns)
 
 

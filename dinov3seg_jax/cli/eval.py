@@ -1,0 +1,72 @@
+"""`dinov3seg eval`, and `python eval.py`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dinov3seg_jax.cli.parsing import given_path, parse
+from dinov3seg_jax.cli.plan import add_config
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.config_files import load_config
+from dinov3seg_jax.processes import add_process_arguments, joined
+
+DESCRIPTION = "score a model on a data set, or on the benchmarks"
+HEADLINES = ("miou", "seen_miou", "unseen_miou", "pixel_accuracy")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_config(parser)
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--checkpoint",
+        "--weights",
+        required=True,
+        type=given_path,
+        metavar="FOLDER",
+        help="of a run, of converted dinov3.txt weights, or of a converted linear head (its backbone is init_from)",
+    )
+    model.add_argument(
+        "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for its converted weights in any case"
+    )
+    add_process_arguments(parser)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg eval") -> int:
+    """Score a model.
+
+    Args:
+        arguments: of the command line; those of this process if None.
+        prog: what the command is called.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: the recipe, the model or the data cannot be used.
+    """
+    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
+    config = load_config(options.config, overrides)
+    with joined(options):
+        score(config, options.checkpoint, options.zero_shot)
+    return 0
+
+
+def score(config: Config, checkpoint: Path, zero_shot: bool) -> None:
+    """Evaluate and print the scores."""
+    # Imported late, so that a mistake in the config is reported before a device starts.
+    from dinov3seg_jax.cache.programs import keep_programs
+    from dinov3seg_jax.evaluation.evaluate import evaluate, evaluate_benchmarks, report_folder
+    from dinov3seg_jax.processes import say
+
+    keep_programs()
+    folder = report_folder(checkpoint, zero_shot)
+    if config.benchmarks:
+        say(f"\n{evaluate_benchmarks(config, checkpoint, zero_shot)}")
+        say(f"{folder / 'benchmarks.md'} and benchmarks.json are written")
+        return
+    result = evaluate(config, checkpoint, zero_shot)
+    for key in HEADLINES:
+        if key in result:
+            say(f"{key:15s} {result[key]:6.2f} %")
+    say(f"{folder / 'report.md'} and metrics.json are written")

@@ -1,0 +1,51 @@
+"""`dinov3seg export`, and `python -m dinov3seg_jax.export`."""
+
+import argparse
+from collections.abc import Sequence
+
+from dinov3seg_jax.cli.parsing import given_path, parse
+
+DESCRIPTION = "write a run's model as programs that need JAX alone"
+EPILOG = """\
+--config.inference.OPTION=VALUE changes an option of the inference, as in --config.inference.mode=whole."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    files = parser.add_argument_group("files")
+    files.add_argument("--checkpoint", type=given_path, required=True, metavar="FOLDER", help="of a run")
+    files.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="a new one")
+    programs = parser.add_argument_group("programs", EPILOG)
+    programs.add_argument(
+        "--sizes", type=_size, nargs="+", default=(), metavar="SIZE", help="640 or 480x640; default: inference's"
+    )
+    programs.add_argument("--classes", default=(), metavar="NAMES", help="as for predict; their embeddings go along")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg export") -> int:
+    """Export a run's model.
+
+    Args:
+        arguments: of the command line; those of this process if None.
+        prog: what the command is called.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: see `export.writer.export`.
+    """
+    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
+    from dinov3seg_jax.export.writer import PLATFORMS, export
+
+    export(options.checkpoint, options.out, options.sizes, options.classes, overrides)
+    total = sum(file.stat().st_size for file in options.out.iterdir())
+    print(f"{options.out}: {total / 2**20:.1f} MB, for {', '.join(PLATFORMS)}")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; write 640 or 480x640, the height first")
+    return int(sides[0]), int(sides[-1])

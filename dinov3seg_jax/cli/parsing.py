@@ -1,0 +1,70 @@
+"""What all commands' parsers share: one style of help, and the kinds of values that users type."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dinov3seg_jax.config_files import split_overrides
+
+AddArguments = Callable[[argparse.ArgumentParser], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help that keeps its lines, and errors in the style of all others: the usage, and one line."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message}\n")
+
+
+def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser whose help begins with what the command does, and ends with examples."""
+    return _Parser(
+        prog=prog,
+        description=f"{description[:1].upper()}{description[1:]}." if description else None,
+        epilog=epilog or None,
+    )
+
+
+def parse(
+    arguments: Sequence[str] | None, prog: str, description: str, add_arguments: AddArguments, epilog: str = ""
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse a command line.
+
+    Args:
+        arguments: of the command line; those of this process if None.
+        prog: what the command is called.
+        description: what it does, without a full stop.
+        add_arguments: adds its options.
+        epilog: lines below the options.
+
+    Returns:
+        The options, and the overrides of the config, `--config.section.option=value`.
+    """
+    parser = make_parser(prog, description, epilog)
+    add_arguments(parser)
+    overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    return parser.parse_args(rest), overrides
+
+
+def given_path(text: str) -> Path:
+    """A path on a command line."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or a folder")  # `Path` takes it for "."
+    return Path(text)
+
+
+def count(text: str) -> int:
+    """A number of things on a command line."""
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from error
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number

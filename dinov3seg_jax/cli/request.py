@@ -1,0 +1,105 @@
+"""What predict and warmup ask of a model, checked as far as that goes without loading it."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dinov3seg_jax import __version__
+from dinov3seg_jax.cli.parsing import count, given_path
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.config_files import override_inference
+from dinov3seg_jax.inference.load import Way, load, section_of, way_of
+from dinov3seg_jax.store.folder import ModelFolder, open_folder
+from dinov3seg_jax.text.prompts import check_names, load_templates, parse_names
+from dinov3seg_jax.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from dinov3seg_jax.inference.base import BaseSegmenter
+
+MODEL_EPILOG = """\
+--config.inference.OPTION=VALUE changes an option of the inference, as in --config.inference.image_size=320;
+with --zero_shot it is --config.zero_shot.OPTION=VALUE."""
+
+
+class Request(NamedTuple):
+    """A model, and what it is asked."""
+
+    folder: ModelFolder
+    way: Way
+    overrides: list[str]
+    names: tuple[str, ...]
+    config: Config  # of the run, or the default one
+
+    def question(self) -> dict[str, Any]:
+        """All that results depend on beside the pictures, by the words that a user knows it by."""
+        options = getattr(self.config, section_of(self.way))
+        return {
+            "weights": self.folder.fingerprint,
+            "names": list(self.names),
+            "options": {"zero_shot": self.way == "zero_shot"} | dataclasses.asdict(options),
+            "versions of this program": __version__,
+        }
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model runs, and how."""
+    group = parser.add_argument_group("model", MODEL_EPILOG)
+    group.add_argument(
+        "--checkpoint",
+        "--weights",
+        type=given_path,
+        required=True,
+        metavar="FOLDER",
+        help="of a run, or of converted dinov3.txt weights",
+    )
+    group.add_argument(
+        "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for converted weights in any case"
+    )
+    group.add_argument(
+        "--batch", type=count, default=1, metavar="N", help="pictures that run together; default: %(default)s"
+    )
+
+
+def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Request:
+    """Check names and options.
+
+    Raises:
+        UserError: they cannot be used, whatever the model.
+    """
+    names = parse_names(options.classes)
+    folder = open_folder(options.checkpoint)
+    way = "zero_shot" if folder.kind == "converted" else way_of(folder, options.zero_shot)
+    config = override_inference(Config(), overrides, section_of(way))
+    templates = load_templates(config.zero_shot.templates) if way == "zero_shot" else config.inference.templates
+    check_names(names, Tokenizer(), templates)
+    return Request(folder, way, list(overrides), names, config)
+
+
+def with_own_config(request: Request) -> Request:
+    """The request with the model's own config, where it has one.
+
+    Raises:
+        UserError: there is no model, or the options do not fit its others.
+    """
+    if request.folder.kind == "converted":
+        return request
+    config = override_inference(request.folder.config, request.overrides, section_of(request.way))
+    return request._replace(config=config)
+
+
+def load_model(request: Request) -> "tuple[BaseSegmenter, tuple[str, ...]]":
+    """The model, and the names as it takes them; programs are kept on disk from here on.
+
+    Raises:
+        UserError: the model cannot be loaded, or does not take these names.
+    """
+    from dinov3seg_jax.cache.programs import keep_programs
+
+    keep_programs()
+    zero_shot = request.way == "zero_shot"
+    model = load(request.folder.path, request.overrides, zero_shot=zero_shot)
+    names = model.check_names(request.names)
+    if zero_shot:
+        print(model.describe(), flush=True)
+    return model, names

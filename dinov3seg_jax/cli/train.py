@@ -1,0 +1,51 @@
+"""`dinov3seg train`, and `python train.py`."""
+
+import argparse
+from collections.abc import Sequence
+
+from dinov3seg_jax.cli.parsing import parse
+from dinov3seg_jax.cli.plan import add_config, add_topology, plan
+from dinov3seg_jax.config_files import load_config
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.processes import add_process_arguments, joined
+
+DESCRIPTION = "train a model by a recipe; the same command goes on with a run that was stopped"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_config(parser)
+    planning = parser.add_argument_group("planning", "the same as `dinov3seg plan`")
+    planning.add_argument("--dry_run", action="store_true", help="print what a step costs; no data needed")
+    add_topology(planning)
+    add_process_arguments(parser)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg train") -> int:
+    """Train, or say what that would cost.
+
+    Args:
+        arguments: of the command line; those of this process if None.
+        prog: what the command is called.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: the recipe, the data or the run's folder cannot be used.
+    """
+    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
+    if options.topology and not options.dry_run:
+        raise UserError("--topology goes with --dry_run; add that, or leave it out.")
+    config = load_config(options.config, overrides)
+    if options.dry_run:
+        plan(config, options.topology)
+        return 0
+    # Imported late, so that a mistake in the config is reported before a device starts.
+    from dinov3seg_jax.cache.programs import keep_programs
+    from dinov3seg_jax.training.loop import train
+
+    keep_programs()
+    with joined(options):
+        train(config)
+    return 0

@@ -1,0 +1,146 @@
+"""Recipes: a file in `configs/` and a command line become a checked `Config`."""
+
+import ast
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from dinov3seg_jax.config import Config, to_config_dict
+from dinov3seg_jax.errors import UserError, did_you_mean, one_line
+
+PACKAGE = Path(__file__).parent
+RECIPES = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # installed; a checkout
+
+
+def from_dict(values: dict[str, Any], origin: str = "config") -> Config:
+    """Check plain nested values against `Config`.
+
+    Raises:
+        UserError: an unknown key, a wrong type or a value out of range; it names the key.
+    """
+    try:
+        return pydantic.TypeAdapter(Config).validate_python(_tuples(values))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "unexpected_keyword_argument":
+            raise UserError(f"{origin}: unknown option '{key}'{_suggestion(first['loc'])}.") from None
+        raise UserError(f"{origin}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}.") from None
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate `--config.section.option=value` (or two words) on a command line from the rest.
+
+    Returns:
+        Overrides of the form "section.option=value", and the other arguments.
+    """
+    overrides, rest, words = [], [], iter(arguments)
+    for word in words:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        override = word.removeprefix("--config.")
+        overrides.append(override if "=" in override else f"{override}={next(words, '')}")
+    return overrides, rest
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
+    """Read `get_config()` of a recipe and apply overrides like `train.steps=100`.
+
+    Args:
+        name: a Python file, or one of the recipes that come along: "ade" and "configs/ade.py" are the same one. With
+            `NAME:WORD` it is `get_config(WORD)`, where a file holds several recipes.
+        overrides: "section.option=value".
+
+    Raises:
+        UserError: there is no such recipe, or it does not define a usable config; an override does not fit.
+    """
+    path, *word = name.split(":", 1)
+    spec = importlib.util.spec_from_file_location("run_config", find_recipe(path))
+    if spec is None or spec.loader is None:
+        raise UserError(f"config '{path}' is not a Python file; name one that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        values = module.get_config(*word).to_dict()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's own Python file raises
+        raise UserError(f"config '{name}' cannot be read: {type(error).__name__}: {one_line(error)}.") from error
+    for override in overrides:
+        apply_override(values, override)
+    return from_dict(values, origin=name)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or in `configs/` here, or one of those that come along.
+
+    Raises:
+        UserError: there is none; it names those that there are.
+    """
+    file = Path(name)
+    stem = file.stem if file.parent in (Path(), Path("configs")) and file.suffix in ("", ".py") else ""
+    for found in (file, Path("configs", f"{stem}.py"), RECIPES / f"{stem}.py"):
+        if found.is_file():
+            return found
+    known = sorted(recipe.stem for recipe in RECIPES.glob("*.py"))
+    raise UserError(
+        f"config '{name}' does not exist{did_you_mean(stem, known)}; name a file, or one of {', '.join(known)}."
+    )
+
+
+def override_inference(config: Config, overrides: Sequence[str], section: str = "inference") -> Config:
+    """Change how a model is used: everything else in its config belongs to its parameters.
+
+    Raises:
+        UserError: an override is not of the form section.option=value, or its option or value does not fit.
+    """
+    values = to_config_dict(config).to_dict()
+    for text in overrides:
+        if not text.startswith(f"{section}."):
+            raise UserError(f"'{text}' cannot be changed for a trained model; only {section}.option=value can")
+        apply_override(values, text)
+    return from_dict(values, origin="the command line")
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one option, given as "section.option=value", in plain nested values.
+
+    Raises:
+        UserError: it is not of that form, or there is no such option.
+    """
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"override '{override}' is not of the form section.option=value.")
+    *sections, option = key.split(".")
+    for section in sections:
+        values = values.get(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override '{override}': '{section}' is not a section.")
+    if option not in values:
+        raise UserError(f"override '{override}': there is no option '{key}'{did_you_mean(option, values)}.")
+    try:
+        values[option] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        values[option] = text
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in location[:-1]:
+        section = {field.name: field.type for field in dataclasses.fields(section)}[str(part)]
+    return did_you_mean(str(location[-1]), (field.name for field in dataclasses.fields(section)))
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,91 @@
+"""The programs that score a class list chunk by chunk, compiled for each size and number of pictures (§4)."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from dinov3seg_jax.cache.traced import traced_once
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.inference.device.jit import jit
+from dinov3seg_jax.inference.device.sharing import on_own_pictures
+from dinov3seg_jax.inference.views.local_global import prepare_scenes, score_logits
+from dinov3seg_jax.models import chunked
+from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.scene import Chunk, ClassSums, GuidedHalf, Scene, Sums
+
+for kind in (Scene, Chunk, GuidedHalf, ClassSums):  # so that programs that take them can be kept
+    jax.export.register_namedtuple_serialization(kind, serialized_name=kind.__name__)
+
+
+class HeadPrograms(NamedTuple):
+    """Jitted functions, in the order in which they run."""
+
+    start: Any  # (parameters, images) -> what of the pictures depends on no class, one `Scene` for each kind of view
+    resemble: Any  # (scene, text) -> the greatest correlation of each class anywhere in a picture
+    collect: Any  # (parameters, scene, chunk, sums, kept, total, keep) -> maps of a chunk and sums over its classes
+    decode: Any  # (parameters, scene, chunk, sums, kept) -> logits of a chunk, or scores where there is one view
+    blend: Any  # (local, whole, size) -> scores of a chunk from the logits of both kinds of view
+
+
+def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
+    """Describe the programs; each is compiled when it is first called.
+
+    Args:
+        config: its `model` is one that `models.chunked.can_chunk`.
+        mesh: of the devices that share the pictures out.
+    """
+    blends = config.inference.fusion == "logits" and config.inference.mode != "whole"
+    # Where classes are rejected, every picture has a list of its own.
+    common = ("parameters",) if config.inference.best_classes else ("parameters", "chunk")
+    kept_on_disk = traced_once((config.model, config.inference))
+
+    @jit
+    @on_own_pictures(mesh, common=("parameters",))
+    @kept_on_disk
+    def start(parameters: Parameters, images: UInt8[Array, "b h w 3"]) -> tuple[Scene, ...]:
+        pixels = images.astype(jnp.float32) / 255
+        return prepare_scenes(bind_frozen(config.model, parameters), pixels, config.inference)
+
+    @jit
+    @on_own_pictures(mesh, common=("text",))
+    def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
+        from dinov3seg_jax.models.correlation import correlate  # here, because importing Flax takes a while
+
+        return correlate(scene.refined, text, config.model.correlation).max(axis=(2, 3, 4))
+
+    @partial(jit, static_argnames="keep")
+    @on_own_pictures(mesh, common=common)
+    @kept_on_disk
+    def collect(
+        parameters: Parameters,
+        scene: Scene,
+        chunk: Chunk,
+        sums: Sums,
+        kept: Array | None,
+        total: ClassSums,
+        *,
+        keep: bool,
+    ) -> tuple[Array | None, ClassSums]:
+        maps, total = chunked.collect(bind_frozen(config.model, parameters), scene, chunk, sums, kept, total)
+        return maps if keep else None, total
+
+    @jit
+    @on_own_pictures(mesh, common=common)
+    @kept_on_disk
+    def decode(
+        parameters: Parameters, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None
+    ) -> Float[Array, "b t h w"]:
+        logits = chunked.decode(bind_frozen(config.model, parameters), scene, chunk, sums, kept)
+        return logits if blends else jax.nn.sigmoid(logits)
+
+    @partial(jit, static_argnames="size")
+    @on_own_pictures(mesh, common=())
+    @kept_on_disk
+    def blend(local: Array, whole: Array, *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
+        return score_logits(local, whole, size, config.inference, config.model.vision.patch_size)
+
+    return HeadPrograms(start, resemble, collect, decode, blend)

@@ -1,0 +1,150 @@
+"""Which segmenter serves a folder: the one place that knows.
+
+What can be told without JAX is told without it, since loading that takes seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dinov3seg_jax.config import Config, ModelConfig
+from dinov3seg_jax.config_files import override_inference
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.store.converted import ConvertedFolder, refuse_other_model
+from dinov3seg_jax.store.folder import ModelFolder, open_folder
+
+if TYPE_CHECKING:
+    import jax
+
+    from dinov3seg_jax.inference.base import BaseSegmenter
+    from dinov3seg_jax.models.parameters import Parameters
+
+Way = Literal["run", "zero_shot", "linear"]  # "linear": a converted head, whose backbone is in another folder
+TOWERS = ("vision/", "text/")
+
+
+def way_of(folder: ModelFolder, zero_shot: bool = False) -> Way:
+    """What a folder is used as; dinov3.txt alone where that is asked for, or all that the folder can have."""
+    if folder.kind == "run" or zero_shot:
+        return "zero_shot" if zero_shot else "run"
+    return "linear" if folder.manifest.kind == "linear" else "zero_shot"
+
+
+def section_of(way: Way) -> Literal["inference", "zero_shot"]:
+    """The options that say how it segments."""
+    return "zero_shot" if way == "zero_shot" else "inference"
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model whose arrays are read."""
+
+    folder: ModelFolder
+    way: Way
+    config: Config  # of the run, or what converted weights say of their model
+    parameters: "Parameters"
+
+    def segmenter(self, config: Config, devices: "Sequence[jax.Device]" = ()) -> "BaseSegmenter":
+        """The segmenter that serves it.
+
+        Args:
+            config: says how pictures are segmented; its `model` is the one of `self.config`.
+            devices: that share batches of pictures out, where the segmenter can; default the first.
+
+        Raises:
+            UserError: the options do not fit together, or the model lacks a part.
+        """
+        if self.way == "zero_shot":
+            from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter
+
+            return ZeroShotSegmenter(config, self.parameters, self.folder.checksums)
+        if config.model.linear.classes:
+            from dinov3seg_jax.inference.linear import LinearSegmenter
+
+            return LinearSegmenter(config, self.parameters)
+        from dinov3seg_jax.inference.segmenter import Segmenter
+
+        return Segmenter(config, self.parameters, self.folder.checksums, devices)
+
+
+def open_model(path: str | Path, zero_shot: bool = False, around: Config | None = None) -> OpenModel:
+    """Read a model.
+
+    Args:
+        path: the folder of a run, whose newest checkpoint is read; of converted dinov3.txt weights; or of a converted
+            linear head.
+        zero_shot: read the two towers of dinov3.txt alone.
+        around: of a linear head: its model, and in `init_from` its converted backbone.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    folder = open_folder(path)
+    way = way_of(folder, zero_shot)
+    if way == "linear" and around is not None:
+        return OpenModel(folder, way, around, _read_probe(around.model, around.init_from, folder))
+    if way != "run":
+        _refuse_without_towers(folder)
+        return OpenModel(folder, "zero_shot", folder.config, folder.arrays(TOWERS))
+    return OpenModel(folder, way, folder.config, folder.arrays())
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = False) -> "BaseSegmenter":
+    """Read a model that is to segment pictures.
+
+    Args:
+        path: the folder of a run, whose newest checkpoint is read; or of converted dinov3.txt weights, which segment
+            without training.
+        overrides: changes of its config like "inference.image_size=320", or "zero_shot.mode=whole" for dinov3.txt.
+        zero_shot: use dinov3.txt's towers alone, also those of a run.
+
+    Raises:
+        UserError: there is no model, or an override does not fit.
+    """
+    model = open_model(path, zero_shot)
+    return model.segmenter(override_inference(model.config, overrides, section_of(model.way)))
+
+
+def _refuse_without_towers(folder: ModelFolder) -> None:
+    if folder.kind == "run":
+        if folder.config.model.linear.classes:
+            raise UserError(f"'{folder.path}' holds a linear head, which knows no text; leave --zero_shot out.")
+        return
+    missing = [tower for tower in TOWERS if not any(name.startswith(tower) for name in folder.manifest.arrays)]
+    if missing:
+        raise UserError(
+            f"'{folder.path}' holds {folder.manifest.kind} weights without {' and '.join(missing)}; zero-shot "
+            "segmentation needs what `dinov3seg convert dinotxt` writes from dinov3.txt's two files."
+        )
+
+
+def _read_probe(model: ModelConfig, backbone: str, head: ModelFolder) -> "Parameters":
+    """Parameters of a converted linear head and its converted backbone.
+
+    Args:
+        model: says the sizes, and the layers that the head sees, which no file does.
+        backbone: a folder that `dinov3seg convert dinov3` wrote.
+        head: one that `dinov3seg convert linear` wrote.
+
+    Raises:
+        UserError: a folder is missing or does not fit the model.
+    """
+    if not backbone:
+        raise UserError(f"'{head.path}' is a linear head alone; set --config.init_from= to its converted backbone.")
+    if not model.linear.classes:
+        raise UserError(
+            f"'{head.path}' is a linear head; set --config.model.linear.classes, as configs/linear_ade.py does."
+        )
+    from dinov3seg_jax.models.graph import build
+
+    _, described = build(model)
+    parameters: Parameters = {}
+    for folder in (ConvertedFolder(backbone), ConvertedFolder(head.path)):
+        refuse_other_model(folder.path, folder.manifest, model, described)
+        parameters |= folder.arrays()
+    if missing := sorted(described.keys() - parameters.keys()):
+        raise UserError(
+            f"'{backbone}' and '{head.path}' lack '{missing[0]}'; name the backbone that the head belongs to."
+        )
+    return parameters

@@ -1,0 +1,220 @@
+"""The folder of a run: `config.json`, and `checkpoints/<step>`, of which the newest step that is whole counts."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from dinov3seg_jax.config import Config, ModelConfig
+from dinov3seg_jax.config_files import from_dict
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.processes import is_first
+from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage
+
+if TYPE_CHECKING:
+    import jax
+
+    from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+
+CONFIG_FILE = "config.json"
+STEPS_FOLDER = "checkpoints"
+DAMAGED = ".damaged"  # ends the names of steps that were passed over
+
+
+class RunFolder:
+    """A folder that training wrote. What it says of itself is read when it is first asked for."""
+
+    kind: Literal["run"] = "run"
+    checksums: Mapping[str, str] = MappingProxyType({})  # of single arrays: a run keeps none
+
+    def __init__(self, path: str | Path):
+        """Take its path; it need not exist yet."""
+        self.path = Path(path)
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """What the run was started with.
+
+        Raises:
+            UserError: the folder is not that of a run, or its config cannot be read.
+        """
+        return read_config(self.path)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells these weights from others: a digest of the newest step's own checksums; nothing else is read.
+
+        A folder without a step has a digest too, and whoever reads its arrays says what is wrong.
+        """
+        newest = str(max(finished_steps(self.path / STEPS_FOLDER), default=""))
+        return digest_of(self.path / STEPS_FOLDER / newest / CHECKSUMS_FILE)
+
+    def files(self) -> list[Path]:
+        """All files that the weights depend on."""
+        return [
+            self.path / CONFIG_FILE,
+            *sorted(path for path in (self.path / STEPS_FOLDER).rglob("*") if path.is_file()),
+        ]
+
+    def arrays(
+        self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
+    ) -> "Parameters":
+        """Parameters of the newest step.
+
+        Args:
+            beginnings: of the names of those that are wanted, such as "text/"; default all.
+            shardings: by name; default the first device.
+
+        Raises:
+            UserError: there is no whole step, or one that does not fit the config.
+        """
+        from dinov3seg_jax.store.arrays import read_on_first_device, read_sharded
+
+        described = _describe(self.config.model)
+        step = newest_step(self.path)
+        if shardings is None:
+            wanted = {name: leaf for name, leaf in described.items() if name.startswith(beginnings)}
+            return read_on_first_device(step, wanted)
+        held = read_sharded(step, described, shardings)
+        return {name: value for name, value in held.items() if name.startswith(beginnings)}
+
+    def progress(self) -> dict[str, Any]:
+        """What the newest step says of the run: "data", where its stream is, and "train_seconds".
+
+        Raises:
+            UserError: there is no whole step.
+        """
+        from dinov3seg_jax.store.arrays import read_progress
+
+        return read_progress(newest_step(self.path))
+
+
+def write_config(workdir: Path, config: Config) -> None:
+    """Record what a run was started with."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(workdir / CONFIG_FILE, (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())
+
+
+def read_config(workdir: Path) -> Config:
+    """The config a run was started with; see `RunFolder.config`."""
+    path = workdir / CONFIG_FILE
+    if workdir.is_file():
+        raise UserError(f"checkpoint '{workdir}' is a file; name a folder that training wrote.")
+    if not workdir.is_dir():
+        raise UserError(f"checkpoint folder '{workdir}' does not exist; name one that training wrote.")
+    if not path.is_file():
+        raise UserError(f"'{workdir}' is not a run's folder (it has no {CONFIG_FILE}); name one that training wrote.")
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")), origin=str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    except ValueError as error:  # JSON's, or bytes that are no text
+        raise UserError(f"{path} is damaged ({error}); restore it or train again.") from None
+
+
+def finished_steps(folder: Path) -> list[int]:
+    """The steps in a run's folder of checkpoints that were finished, oldest first."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def digest_of(file: Path) -> str:
+    """A digest of a file; of one that cannot be read, that of nothing."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return hashlib.sha256().hexdigest()
+
+
+def newest_step(workdir: Path) -> Path:
+    """The folder of a run's newest whole step.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = (workdir / STEPS_FOLDER).absolute()
+    step = newest_whole(folder)
+    if step is None:
+        raise UserError(f"'{workdir}' holds no complete checkpoint; let training reach train.checkpoint_every steps.")
+    return folder / str(step)
+
+
+def newest_whole(folder: Path, put_aside: bool = False) -> int | None:
+    """The newest step that matches its checksums, as the first process finds it, which has all of them go by it.
+
+    Args:
+        folder: of checkpoints.
+        put_aside: rename newer steps that are damaged.
+
+    Raises:
+        UserError: there are steps, but none is whole.
+    """
+    import numpy as np
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    nothing, failed = -1, -2
+    found, error = failed, UserError(f"no checkpoint in '{folder}' is whole; process 0 says which, and what to do.")
+    if is_first():
+        try:
+            step = _choose(folder, put_aside)
+            found = nothing if step is None else step
+        except UserError as its_own:
+            error = its_own
+    found = int(broadcast_one_to_all(np.int32(found)))
+    if found == failed:
+        raise error
+    return None if found == nothing else found
+
+
+def _choose(folder: Path, put_aside: bool) -> int | None:
+    reasons: dict[int, str] = {}
+    for step in reversed(finished_steps(folder)):
+        reason = damage(folder / str(step))
+        if reason is None:
+            _warn(folder, reasons, step, put_aside)
+            return step
+        reasons[step] = reason
+    if not reasons:
+        return None
+    listed = ", ".join(f"step {step}: {reason}" for step, reason in reasons.items())
+    raise UserError(
+        f"no checkpoint in '{folder}' is whole ({listed}); put one back from a copy, or delete it all to begin again."
+    )
+
+
+def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> None:
+    for damaged, reason in reasons.items():
+        kept = ""
+        if put_aside:
+            aside = folder / f"{damaged}{DAMAGED}"
+            if aside.exists():
+                shutil.rmtree(aside)
+            os.rename(folder / str(damaged), aside)
+            kept = f"; it is now '{aside}'"
+        message = (
+            f"WARNING: checkpoint '{folder / str(damaged)}' is damaged: {reason}{kept}; step {step} is used instead"
+        )
+        print(message, file=sys.stderr, flush=True)
+
+
+def _describe(model: ModelConfig) -> "AbstractParameters":
+    """Shapes and types of a model's parameters, which an earlier process may have worked out."""
+    import jax
+
+    from dinov3seg_jax.cache.traced import remember
+
+    def describe() -> bytes:
+        from dinov3seg_jax.models.graph import ALL_FROZEN, build
+
+        shapes = {name: [leaf.shape, leaf.dtype.name] for name, leaf in build(model, ALL_FROZEN)[1].items()}
+        return json.dumps(shapes).encode()
+
+    said = json.loads(remember(f"parameters of {model}", describe))
+    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in said.items()}

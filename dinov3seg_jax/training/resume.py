@@ -1,0 +1,129 @@
+"""Going on with a run: what it may change, and what it starts or continues from."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.graph import build
+from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.store.run import CONFIG_FILE, read_config
+from dinov3seg_jax.training.average import exchange
+from dinov3seg_jax.training.checkpoint import Checkpoints
+from dinov3seg_jax.training.finetune import partition
+from dinov3seg_jax.training.optimizer import make_optimizer
+from dinov3seg_jax.training.program import StepProgram
+from dinov3seg_jax.training.sharding import parameter_shardings
+from dinov3seg_jax.training.start import first_parameters
+from dinov3seg_jax.training.step import TrainState
+
+# Options that a run may change when it is resumed; any other would make it another run.
+RESUMABLE = {
+    "train": {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "profile_steps"},
+    "data": {"eval"},
+    "": {
+        "inference",
+        "zero_shot",
+        "workdir",
+        "init_from",
+        "data_parallel",
+        "model_parallel",
+        "fsdp_bytes",
+        "fsdp_frozen",
+        "benchmarks",
+        "report_images",
+    },
+}
+
+
+class Beginning(NamedTuple):
+    """Where a process takes a run up."""
+
+    state: TrainState
+    frozen: Parameters
+    stream: Any  # where the data stream is; None: at its beginning
+    seconds: float  # trained so far
+
+
+def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seconds_before: float) -> Beginning:
+    """The newest step of a run, or a new run's first parameters.
+
+    Args:
+        config: of the run.
+        program: its step.
+        checkpoints: of the run.
+        seconds_before: that a new run has taken already, for its towers.
+
+    Raises:
+        UserError: no step is whole, or a folder that `init_from` names cannot be used.
+    """
+    _, described = build(config.model)
+    whole = parameter_shardings(described, program.mesh, config.fsdp_bytes)
+    at = program.shardings
+
+    def split(parameters: Parameters) -> tuple[Parameters, Parameters]:
+        trainable, frozen = partition(parameters, config.model, config.train)
+        return jax.device_put(trainable, at.state.trainable), jax.device_put(frozen, at.frozen)
+
+    placed = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole[name]) for name, leaf in described.items()
+    }
+    placed_optimizer = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        program.state.optimizer,
+        at.state.optimizer,
+    )
+    restored = checkpoints.restore(placed, placed_optimizer)
+    if restored is not None:
+        trainable, frozen = split(restored.parameters)
+        step = jax.device_put(np.int32(restored.step), at.state.step)
+        state = TrainState(step, *exchange(trainable, restored.optimizer))
+        return Beginning(state, frozen, restored.progress["data"], restored.progress["train_seconds"])
+    trainable, frozen = split(first_parameters(config, whole))
+    optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=at.state.optimizer)(trainable)
+    step = jax.device_put(np.int32(0), at.state.step)
+    return Beginning(TrainState(step, trainable, optimizer), frozen, None, seconds_before)
+
+
+def refuse_other_run(workdir: Path, config: Config) -> None:
+    """Stop before a run is continued with options that would make it another one.
+
+    Raises:
+        UserError: it names the first option that differs.
+    """
+    if not (workdir / CONFIG_FILE).is_file():
+        return
+    old, new = (dataclasses.asdict(_without_resumable(c)) for c in (read_config(workdir), config))
+    for name, before, after in _differences(old, new):
+        raise UserError(
+            f"'{workdir}' holds a run with {name}={before!r}, not {after!r}; choose another --config.workdir, "
+            "delete that one, or keep its options."
+        )
+
+
+def _without_resumable(config: Config) -> Config:
+    plain = Config()
+    return dataclasses.replace(
+        config,
+        train=_reset(config.train, plain.train, RESUMABLE["train"]),
+        data=_reset(config.data, plain.data, RESUMABLE["data"]),
+        **{name: getattr(plain, name) for name in RESUMABLE[""]},
+    )
+
+
+def _reset(section: Any, plain: Any, names: set[str]) -> Any:
+    return dataclasses.replace(section, **{name: getattr(plain, name) for name in names})
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name, before in old.items():
+        after = new[name]
+        if isinstance(before, dict):
+            yield from _differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield f"{prefix}{name}", before, after
