@@ -6,7 +6,7 @@ model = dinov3seg_jax.load("runs/quickstart")
 result = model.segment("scene.png", ["red circle", "grass"])
 result.save("predictions", "scene")
 
-`load` reads a model; what it returns is a `BaseSegmenter`, and what that returns are `Segmentation`s. `segment_file`
+`load` reads a model; what it returns is a `Segmenter`, and what that returns are `Segmentation`s. `segment_file`
 works through pictures larger than memory; `keep_programs` lets later processes start fast; `load_exported` opens what
 `dinov3seg export` wrote. `load_config`, `train` and `evaluate` are the commands of these names, for programs. What a
 user can mend is a `UserError`.
@@ -23,20 +23,18 @@ if TYPE_CHECKING:
     from dinov3seg_jax.errors import UserError
     from dinov3seg_jax.evaluation.evaluate import evaluate
     from dinov3seg_jax.export.scorer import load as load_exported
-    from dinov3seg_jax.inference.base import BaseSegmenter
+    from dinov3seg_jax.inference.base import BaseSegmenter as Segmenter
     from dinov3seg_jax.inference.load import load
     from dinov3seg_jax.inference.result import Segmentation
-    from dinov3seg_jax.inference.segmenter import Segmenter
     from dinov3seg_jax.pictures.huge import segment_file
     from dinov3seg_jax.training.loop import train
 
     __version__: str
 
 _HOMES = {
-    "BaseSegmenter": "inference.base",
     "Config": "config",
     "Segmentation": "inference.result",
-    "Segmenter": "inference.segmenter",
+    "Segmenter": "inference.base:BaseSegmenter",
     "UserError": "errors",
     "evaluate": "evaluation.evaluate",
     "keep_programs": "cache.programs",
@@ -48,7 +46,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "BaseSegmenter",
     "Config",
     "Segmentation",
     "Segmenter",

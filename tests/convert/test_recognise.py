@@ -157,7 +157,7 @@ def test_a_linear_head():
 @pytest.mark.parametrize(
     ("layout", "kind", "message"),
     [
-        ("vits16", "sam", "holds a DINOv3 backbone, not SAM's image encoder; run python -m convert dinov3"),
+        ("vits16", "sam", "holds a DINOv3 backbone, not SAM's image encoder; run dinov3seg convert dinov3"),
         ("vitl16", "dinotxt", "holds a DINOv3 backbone, not dinov3.txt"),
         ("dinotxt_vitl16_tet1280d20h24l", "dinov3", "holds dinov3.txt, not a DINOv3 backbone"),
         ("anyup", "sam", "holds AnyUp"),

@@ -197,7 +197,7 @@ def test_another_source_is_refused(converted, tmp_path):
     _, folder = converted(VIT)
     with pytest.raises(UserError, match="hold different arrays, such as"):
         verify(folder, "--source", save(tmp_path / "b.safetensors", official("vit_tiny_7bstyle")))
-    with pytest.raises(UserError, match="run python -m convert sam"):
+    with pytest.raises(UserError, match="run dinov3seg convert sam"):
         verify(folder, "--source", converted(SAM)[0])
 
 

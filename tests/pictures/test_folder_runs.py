@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 
 from dinov3seg_jax import files
+from dinov3seg_jax.cli import request
 from dinov3seg_jax.cli.predict import main
+from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference import segmenter
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.models.graph import initialize
 from dinov3seg_jax.pictures import batches as pictures
 from dinov3seg_jax.pictures import finished, huge
@@ -36,10 +38,10 @@ PLENTY = 10**12
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, model):
-    """Five pictures of three sizes, with "run" beside them; `segmenter.load` returns a model with random weights."""
+    """Five pictures of three sizes, with "run" beside them; `load` returns a model with random weights."""
     monkeypatch.chdir(tmp_path)
     write_config(tmp_path / "run", model.config)
-    monkeypatch.setattr(segmenter, "load", lambda *_: model)
+    monkeypatch.setattr(request, "load", lambda *_, zero_shot: model)
     return make_pictures(tmp_path / "pictures", SIZES)
 
 
@@ -65,7 +67,7 @@ def listed(folder, out):
 @pytest.fixture(scope="module")
 def short_side(model):
     """A model without weights, for which pictures of one aspect ratio have one size."""
-    return segmenter.Segmenter(segmenter.override_inference(model.config, ["inference.resize=short_side"]), {})
+    return Segmenter(override_inference(model.config, ["inference.resize=short_side"]), {})
 
 
 def test_results_in_batches_are_those_of_single_pictures(folder, model, tmp_path):
@@ -177,7 +179,7 @@ def test_what_is_done_is_passed_over(folder, tmp_path, monkeypatch, capsys):
     assert main(words(folder, "out")) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert len(before) == 1 + 3 * len(SIZES)
-    monkeypatch.setattr(segmenter, "load", None)
+    monkeypatch.setattr(request, "load", None)
     assert main(words(folder, "out")) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "5 of 5 pictures are done already"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
@@ -278,7 +280,7 @@ def test_a_file_of_the_user_among_the_results(folder, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "003.json").write_text('{"shapes": []}')
     with monkeypatch.context() as patched:
-        patched.setattr(segmenter, "load", None)  # it is found before
+        patched.setattr(request, "load", None)  # it is found before
         with pytest.raises(UserError, match=r"003.json was not written by this program"):
             main(words(folder, "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["003.json"]
@@ -296,7 +298,7 @@ def test_a_name_too_long_for_its_results(folder, tmp_path, monkeypatch, capsys):
         assert captured.err.startswith(f"error: {long} has a name that is too long for its results; shorten it\n")
         assert captured.out.startswith(f"{skipped} of 5 pictures are done already") == bool(skipped)
         assert len(list((tmp_path / "out").glob("*.json"))) == 1 + 4
-        monkeypatch.setattr(segmenter, "load", None)
+        monkeypatch.setattr(request, "load", None)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +377,9 @@ def test_a_run_that_stops_while_it_writes_goes_on_and_ends_the_same(folder, tmp_
 COUNT = """
 import sys
 import jax
+from dinov3seg_jax.cli import request
 from dinov3seg_jax.cli.predict import main
+from dinov3seg_jax.config_files import override_inference
 programs = []
 def listen(event, seconds, fun_name="", **of):
     if event == "/jax/core/compile/backend_compile_duration":

@@ -18,6 +18,7 @@ from dinov3seg_jax.config import (
     LinearConfig,
     TrainConfig,
 )
+from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.data.painted import SEEN_CLASSES
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation.evaluate import evaluate

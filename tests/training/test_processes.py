@@ -24,7 +24,7 @@ MISTAKES = {
 
 def parsed(words):
     parser = argparse.ArgumentParser()
-    processes.add_arguments(parser)
+    processes.add_process_arguments(parser)
     return parser.parse_args(words)
 
 

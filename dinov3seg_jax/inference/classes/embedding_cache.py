@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -29,7 +30,9 @@ def checksums(parameters: Parameters) -> dict[str, str]:
     }
 
 
-def open_cache(model: ModelConfig, parameters: Parameters, known: Mapping[str, str]) -> "EmbeddingCache | None":
+def open_cache(
+    model: ModelConfig, parameters: Parameters, known: Mapping[str, str] = MappingProxyType({})
+) -> "EmbeddingCache | None":
     """The cache for a text tower; None where it is off, or where other processes hold parts of the parameters.
 
     Args:
