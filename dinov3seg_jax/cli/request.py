@@ -5,11 +5,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dinov3seg_jax import __version__
 from dinov3seg_jax.cli.parsing import count, given_path
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.inference.load import Way, load, section_of, way_of
+from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
 from dinov3seg_jax.text.prompts import check_names, load_templates, parse_names
 from dinov3seg_jax.text.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ class Request(NamedTuple):
             "weights": self.folder.fingerprint,
             "names": list(self.names),
             "options": {"zero_shot": self.way == "zero_shot"} | dataclasses.asdict(options),
-            "versions of this program": __version__,
+            "versions of this program": RESULTS_VERSION,
         }
 
 

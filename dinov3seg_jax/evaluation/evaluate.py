@@ -22,7 +22,7 @@ from dinov3seg_jax.evaluation.dinov3_scores import area_scores
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import picture_row, write_report
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.load import OpenModel, open_model, way_of
+from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of
 from dinov3seg_jax.inference.recipes import describe_zero_shot
 from dinov3seg_jax.processes import say
 from dinov3seg_jax.store.folder import open_folder
@@ -203,7 +203,8 @@ def _decisive(model: Model) -> tuple[Any, list[Path]]:
     """What scores depend on besides the data: the recipe, and the files of the weights."""
     opened, config = model.opened, model.config
     folders = [opened.folder, *([open_folder(config.init_from)] if opened.way == "linear" else [])]
-    return [opened.way, config.model, model.segmenter.recipe], [file for folder in folders for file in folder.files()]
+    recipe = [opened.way, config.model, getattr(config, section_of(opened.way))]
+    return recipe, [file for folder in folders for file in folder.files()]
 
 
 def _remove(folder: Path) -> None:

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from dinov3seg_jax import __version__
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 
 Identity = dict[str, str]  # what must not differ, as digests: "config", "checkpoint" and "data set"
 
@@ -97,7 +97,7 @@ def identify(recipe: Any, weights: Iterable[Path], config: DatasetConfig, datase
         paths = _below(Path(config.root).expanduser()) if config.root else []
     described = [dataclasses.asdict(config), len(source), dataset.classes, dataset.merge_from]
     return {
-        "config": _digest([__version__, jax.process_count(), recipe]),
+        "config": _digest([RESULTS_VERSION, jax.process_count(), recipe]),
         "checkpoint": _digest([_stamp(path) for path in weights]),
         "data set": _digest([described, [_stamp(path) for path in paths]]),
     }
