@@ -125,6 +125,30 @@ def test_an_unknown_key_is_named(key, message):
     assert f"file.py: {message}" in sentence(from_dict, values, "file.py")
 
 
+@pytest.mark.parametrize("name", ["ade", "ade.py", "configs/ade", "configs/ade.py"])
+def test_a_recipe_has_one_name_in_a_checkout_and_far_from_it(tmp_path, monkeypatch, name):
+    expected = load_config("configs/ade.py")
+    assert load_config(name) == expected
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name) == expected
+
+
+def test_a_file_of_ones_own_goes_before_a_recipe_that_comes_along(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    own = "from dinov3seg_jax.config import default_config as get_config\n"
+    (tmp_path / "configs" / "ade.py").write_text(own)
+    monkeypatch.chdir(tmp_path)
+    assert load_config("ade") == load_config("configs/ade.py") == Config()
+
+
+def test_a_word_of_a_recipe_by_its_short_name():
+    assert load_config("pod:vit7b") == load_config("configs/pod.py:vit7b")
+
+
+def test_a_mistyped_recipe_has_a_hint():
+    assert "(did you mean 'quickstart'?)" in sentence(load_config, "quikstart")
+
+
 def test_a_missing_file_is_named_with_those_that_exist():
     message = sentence(load_config, "configs/absent.py")
     assert message.startswith("config 'configs/absent.py' does not exist; name a file, or one of ablation, ade, ")

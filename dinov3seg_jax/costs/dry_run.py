@@ -28,6 +28,7 @@ PARTS = {
     "project_text": "text projection",
     "late": "late refinement",
     "decoder": "decoder",
+    "correlation_skip": "correlation skip",
     "linear": "linear head",
 }
 

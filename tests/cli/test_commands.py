@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import dinov3seg_jax
 import eval as eval_script
 import train as train_script
 from dinov3seg_jax.cli import main as command
@@ -180,6 +181,25 @@ def test_an_unknown_command_is_named(capsys):
     with pytest.raises(UserError, match="there is no command 'foo'"):
         command.main(["foo"])
     assert "predict  segment pictures" in capsys.readouterr().err
+
+
+def test_a_mistyped_command_has_a_hint():
+    with pytest.raises(UserError, match=r"there is no command 'predcit' \(did you mean 'predict'\?\)"):
+        command.main(["predcit"])
+
+
+def test_the_version(capsys):
+    assert command.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dinov3seg_jax {dinov3seg_jax.__version__}\n"
+
+
+def test_a_shell_can_complete_every_command(capsys):
+    assert command.main(["--completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(f"_dinov3seg_{word}_" in script for word in command.COMMANDS)
+    assert "--zero_shot" in script
+    with pytest.raises(UserError, match="one of bash, zsh, tcsh"):
+        command.main(["--completion"])
 
 
 @pytest.mark.parametrize("word", command.COMMANDS)
