@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     from dinov3seg_jax.data.prepare.recipes import RECIPES
 
-    parser.add_argument("name", metavar="NAME", choices=RECIPES, help=", ".join(RECIPES))
+    parser.add_argument("name", metavar="NAME", choices=tuple(RECIPES), help=", ".join(RECIPES))
     given = parser.add_argument_group("files")
     given.add_argument(
         "--source",
