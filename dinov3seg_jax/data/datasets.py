@@ -1,7 +1,7 @@
 """Data sets by name: where their images, masks and class names are.
 
 To add one, write a function from `DatasetConfig` to `Dataset` and add it to `DATASETS`. The benchmarks share one, which
-reads their rows in `benchmarks.py`.
+reads their rows in `benchmark_sets.py`.
 """
 
 import difflib
@@ -40,7 +40,7 @@ class Dataset:
     source: Source
     classes: tuple[str, ...]  # the name of each label, as given to the model
     seen: tuple[bool, ...] | None  # for each class, whether it occurs in training; None: not known
-    merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmarks.Benchmark`
+    merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmark_sets.Benchmark`
 
 
 def open_dataset(config: DatasetConfig) -> Dataset:

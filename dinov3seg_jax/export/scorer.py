@@ -1,9 +1,9 @@
-"""Runs what `dinov3seg_jax.export.writer` wrote; needs JAX, with flatbuffers for `jax.export`, and NumPy.
+"""Runs what `dinov3seg export` wrote. It needs only JAX, NumPy, and flatbuffers, with which `jax.export` reads programs.
 
-from dinov3seg_jax.export import scorer as exported
+import dinov3seg_jax
 
-scorer = exported.load("FOLDER")
-scores = scorer(images)  # or scorer(images, text) with embeddings of other names
+scorer = dinov3seg_jax.load_exported("FOLDER")
+scores = scorer(images)  # or scorer(images, text), with embeddings of other names
 """
 
 from __future__ import annotations
@@ -32,8 +32,14 @@ EMBEDDINGS_FILE = "text.npy"
 def load(folder: str | Path) -> "Scorer":
     """Open an exported model.
 
+    Args:
+        folder: what `dinov3seg export --out` named.
+
+    Returns:
+        A function of pictures; see `Scorer.__call__`. Its programs are compiled when they are first called.
+
     Raises:
-        UserError: the folder is none, is damaged, or was written by a newer version.
+        UserError: the folder holds no exported model, is damaged, or has another version of the format.
     """
     path = Path(folder)
     if not (path / EXPORT_FILE).is_file():
@@ -57,8 +63,8 @@ class Scorer:
     """Scores classes in pictures of the exported sizes.
 
     Attributes:
-        sizes: heights and widths of pictures.
-        names: the classes whose embeddings were exported; empty if none were.
+        sizes: of pictures, as (height, width) in pixels; there is a program for each.
+        names: the classes whose embeddings were exported with the model; empty if none were.
         text: these embeddings, float32 [t, d2]; None if there are none.
     """
 
@@ -81,15 +87,15 @@ class Scorer:
         """Score every class everywhere.
 
         Args:
-            images: RGB bytes, already resized to one of the sizes.
-            text: class embeddings; default those that were exported.
-            class_mask: False for rows of `text` that only fill it up, so that lists share a program; default none do.
+            images: RGB, 0 to 255, already resized to one of `sizes`.
+            text: class embeddings; default `self.text`.
+            class_mask: False for rows of `text` that only fill it up, so that lists share a program; default all True.
 
         Returns:
-            Scores in [0, 1], on a coarser grid than the pictures' unless inference.fusion was "logits".
+            Scores in [0, 1]. Their grid is coarser than the pictures, unless inference.fusion was "logits".
 
         Raises:
-            UserError: the pictures have another size or type, or the embeddings another shape, or there are none.
+            UserError: the pictures have another size or type, the embeddings have another shape, or there are none.
         """
         program = self._programs.get(images.shape[1:3]) if images.ndim == 4 and images.dtype == np.uint8 else None
         if program is None or images.shape[3] != 3:

@@ -1,4 +1,4 @@
-"""What every segmenter promises, and what it may be able to do besides."""
+"""What every segmenter promises, and what some can do besides: tiles, and several devices."""
 
 import abc
 import dataclasses
@@ -26,14 +26,14 @@ MAPS_PER_VIEW = 16  # of all channels that exist at once, roughly
 
 
 class BaseSegmenter(abc.ABC):
-    """A model that is ready for pictures and class names.
+    """A model that is ready for pictures and class names; `dinov3seg_jax.load` returns one.
 
     Attributes:
-        section: of `Config`, that says how pictures are segmented.
+        section: the section of `Config` that says how pictures are segmented.
         config: of the model, and how it is used.
-        parameters: of the model, on the device.
-        tiles: segments pictures of any size tile by tile; None where the model cannot.
-        shares_devices: whether several devices can share a batch of pictures out.
+        parameters: of the model, on the device, by name.
+        tiles: segments pictures of any size tile by tile; None if the model cannot.
+        shares_devices: whether several devices can share a batch of pictures.
     """
 
     section: ClassVar[Literal["inference", "zero_shot"]] = "inference"
@@ -44,19 +44,19 @@ class BaseSegmenter(abc.ABC):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How pictures are segmented: the options of `section`, by its name, as plain values."""
+        """How pictures are segmented: the options of `section`, under its name, as plain values."""
         return {self.section: dataclasses.asdict(getattr(self.config, self.section))}
 
     @abc.abstractmethod
     def describe(self) -> str:
-        """The recipe in words, which goes with scores."""
+        """The recipe in words; it is written beside scores."""
 
     @abc.abstractmethod
     def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The names, if the model takes them.
+        """Check class names; returns them as the model uses them.
 
         Raises:
-            UserError: it does not.
+            UserError: the model does not take them.
         """
 
     @abc.abstractmethod
@@ -66,9 +66,9 @@ class BaseSegmenter(abc.ABC):
         """Segment pictures of any sizes.
 
         Args:
-            images: RGB.
+            images: RGB, 0 to 255.
             names: as for `segment`.
-            batch_size: pictures that run together, where the model runs several.
+            batch_size: pictures that run together, if the model can run several.
 
         Returns:
             One result for each picture, in their order.
@@ -89,12 +89,12 @@ class BaseSegmenter(abc.ABC):
         """Segment one picture.
 
         Args:
-            image: a file (see `data.images.read_image`), a PIL image, which is turned upright and converted to RGB as
-                PIL does, or an array, uint8 [H, W, 3], RGB.
-            names: class names, as a list, or as text (see `text.prompts.parse_names`).
+            image: a file; a PIL image, which is turned upright and converted to RGB as PIL does; or an RGB array, uint8
+                [H, W, 3]. `data.images.read_image` says which files can be read.
+            names: class names: a list, or text like "dog, grass" or "@names.txt" (see `text.prompts.parse_names`).
 
         Returns:
-            Labels at the picture's own size.
+            Labels and confidences at the picture's own size.
 
         Raises:
             UserError: the picture or the names cannot be used.
@@ -103,11 +103,11 @@ class BaseSegmenter(abc.ABC):
         return self.segment_arrays([as_array(image)], names)[0]
 
     def batch_shape(self, height: int, width: int) -> tuple[int, int]:
-        """What pictures that run together have in common; by default all may, as each runs by itself."""
+        """Pictures with the same answer can run together: their size once resized. Default: any, as each runs alone."""
         return 0, 0
 
     def held_bytes(self) -> int:
-        """What the model takes as long as it is loaded."""
+        """Bytes that the model takes as long as it is loaded."""
         return parameter_bytes(self.parameters)
 
     @abc.abstractmethod
@@ -115,5 +115,5 @@ class BaseSegmenter(abc.ABC):
         """Patches of all views of one picture that are in memory together, roughly."""
 
     def view_bytes(self) -> int:
-        """What running one picture takes beyond its scores, roughly: a few maps of all patches of all its views."""
+        """Bytes that one picture takes beside its scores, roughly: a few maps of all patches of all its views."""
         return FLOAT_BYTES * MAPS_PER_VIEW * self.view_patches() * self.config.model.vision.dim

@@ -25,14 +25,14 @@ TOWERS = ("vision/", "text/")
 
 
 def way_of(folder: ModelFolder, zero_shot: bool = False) -> Way:
-    """What a folder is used as; dinov3.txt alone where that is asked for, or all that the folder can have."""
+    """How a folder is used: dinov3.txt alone if that is asked for, or if the folder can hold nothing else."""
     if folder.kind == "run" or zero_shot:
         return "zero_shot" if zero_shot else "run"
     return "linear" if folder.manifest.kind == "linear" else "zero_shot"
 
 
 def section_of(way: Way) -> Literal["inference", "zero_shot"]:
-    """The options that say how it segments."""
+    """The section of `Config` that says how pictures are segmented in this way."""
     return "zero_shot" if way == "zero_shot" else "inference"
 
 
@@ -91,13 +91,18 @@ def open_model(path: str | Path, zero_shot: bool = False, around: Config | None 
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = False) -> "BaseSegmenter":
-    """Read a model that is to segment pictures.
+    """Read a model, ready to segment pictures.
 
     Args:
-        path: the folder of a run, whose newest checkpoint is read; or of converted dinov3.txt weights, which segment
-            without training.
-        overrides: changes of its config like "inference.image_size=320", or "zero_shot.mode=whole" for dinov3.txt.
-        zero_shot: use dinov3.txt's towers alone, also those of a run.
+        path: the folder of a run, whose newest whole checkpoint is read; or of converted dinov3.txt weights, which
+            segment without training.
+        overrides: changes of its config, like "inference.image_size=320"; with dinov3.txt alone, like
+            "zero_shot.mode=whole".
+        zero_shot: use the towers of dinov3.txt alone, without the trained head of a run. Converted weights have no
+            head and are used so in any case.
+
+    Returns:
+        A segmenter; its `segment(image, names)` labels a picture.
 
     Raises:
         UserError: there is no model, or an override does not fit.

@@ -23,11 +23,11 @@ class Segmentation:
     """A segmented picture.
 
     Attributes:
-        labels: index into `names` of each pixel's class.
-        confidence: score of that class, in [0, 1].
-        names: the classes asked for.
-        image: the picture, RGB, at its own size.
-        recipe: how it was segmented, where that is kept with the summary.
+        labels: for each pixel, the index of its class in `names`.
+        confidence: the score of that class, in [0, 1].
+        names: the classes that were asked for.
+        image: the picture, RGB, 0 to 255, at its own size.
+        recipe: how it was segmented; kept with the summary if it is not empty.
     """
 
     labels: Int[np.ndarray, "h w"]
@@ -37,7 +37,7 @@ class Segmentation:
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def overlay(self) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """The picture tinted by class, with a legend of the classes that occur, the largest first."""
+        """The picture tinted by class, RGB, with a legend of the classes that occur, the largest first."""
         colors = self._colors()
         tinted = visualize.overlay(self.image, self.labels, colors)
         areas = self._areas()
@@ -45,7 +45,7 @@ class Segmentation:
         return visualize.with_legend(tinted, [self.names[index] for index in shown], colors[shown])
 
     def areas(self) -> dict[str, float]:
-        """Share of the picture that each class covers, in [0, 1], the largest first; only classes that occur."""
+        """The share of the picture that each class covers, in (0, 1], the largest first; only classes that occur."""
         counts = self._areas()
         order = np.argsort(-counts, kind="stable")
         return {self.names[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
@@ -62,13 +62,13 @@ class Segmentation:
     def save(self, folder: str | Path, stem: str, file: str = "") -> tuple[Path, Path, Path]:
         """Write `<stem>_overlay.png`, `<stem>_labels.png` and `<stem>.json`; each appears whole or not at all.
 
-        The labels are an indexed PNG in the colours of the overlay, or 16-bit grey for more than 256 names; either
-        way a pixel's value is the index into `names`. The JSON is `summary`, with the name of the picture's file.
+        The labels are an indexed PNG in the colours of the overlay, or 16-bit grey for more than 256 names. In both, a
+        pixel's value is the index into `names`. The JSON is `summary`, with the name of the picture's file.
 
         Args:
-            folder: created where it does not exist.
-            stem: begins the files' names.
-            file: what the JSON calls the picture.
+            folder: created if it does not exist.
+            stem: the beginning of the files' names.
+            file: the picture's name in the JSON.
 
         Returns:
             The three paths, in that order.

@@ -183,22 +183,27 @@ def segment_file(
     memory_bytes: int,
     batch_size: int = 0,
 ) -> dict[str, Any]:
-    """Segment one picture tile by tile, whatever its size (see `tiles`).
+    """Segment one picture of any size, tile by tile (see `inference.views.tiles` and docs/huge_images.md).
 
-    Writes `<stem>_labels.png`, or of a TIFF `<stem>_labels.tif` with its place on Earth; `<stem>_overlay.png`, of at
-    most `OVERVIEW_SIDE` pixels; and last `<stem>.json`. Each appears whole or not at all.
+    Writes three files; each appears whole or not at all:
+
+    - `<stem>_labels.png`, at the picture's own size; for a TIFF read with rasterio `<stem>_labels.tif`, with its
+      georeference. A pixel's value is the index of its name.
+    - `<stem>_overlay.png`, of at most `OVERVIEW_SIDE` pixels a side.
+    - `<stem>.json`, last: what this function returns.
 
     Args:
-        model: one that has `tiles`.
-        source: the picture.
+        model: with `tiles`, as of a trained dinov3.seg.
+        source: the picture's file.
         names: as `model.check_names` returns them.
-        out_folder: created where it does not exist.
-        stem: begins the files' names.
-        memory_bytes: that the process may take, with the model.
-        batch_size: tiles that run together; 0: as many as suit the memory.
+        out_folder: created if it does not exist.
+        stem: the beginning of the files' names.
+        memory_bytes: that the whole process may take, the model included.
+        batch_size: tiles that run together; 0: as many as the memory allows, at most `MOST_AT_ONCE`.
 
     Returns:
-        What the JSON holds: `Segmentation.summary`, and "file", "labels", the name of the label file, and "tiles".
+        `Segmentation.summary`, and "file", the picture's name; "labels", the label file's name; "tiles", their side and
+        stride in pixels; and "tile_scale".
 
     Raises:
         UserError: the model cannot segment tile by tile, the picture cannot be read, the folder cannot be written, or
