@@ -1,6 +1,6 @@
 """The paper's ablation at nano size on painted scenes: the whole method, and without each of its parts.
 
-    make ablation       (or one variant: python train.py --config configs/ablation.py:no_late)
+    make ablation       (or one variant: dinov3seg train --config ablation:no_late)
 
 It is the quick start's recipe, shortened.
 """

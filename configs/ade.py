@@ -1,11 +1,11 @@
 """ADE20K's 150 classes: trains on the training split and scores on the validation split.
 
-    python train.py --config configs/ade.py --config.data.train.root=DATASETS
-    python eval.py --config configs/ade.py --config.data.eval.root=DATASETS --checkpoint runs/ade
+    dinov3seg train --config ade --config.data.train.root=DATASETS
+    dinov3seg eval --config ade --config.data.eval.root=DATASETS --checkpoint runs/ade
 
-DATASETS holds `ADEChallengeData2016/images/{training,validation}` and `.../annotations/{training,validation}`. Add
-`--dry_run` to the first command to see what a step costs without any data. No score is published for this training: the
-paper's 42.19 mIoU on this validation split is of a model trained on COCO-Stuff.
+DATASETS holds `ADEChallengeData2016/images/{training,validation}` and `.../annotations/{training,validation}`. To see
+what a step costs, without any data: `dinov3seg plan --config ade`. No score is published for this training; the paper's
+42.19 mIoU on this validation split is of a model trained on COCO-Stuff.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """The paper's five benchmarks, with its local-global inference: one table of ours and the published scores.
 
-    python eval.py --config configs/benchmarks.py --checkpoint runs/coco_stuff --config.data.eval.root=DATASETS
+    dinov3seg eval --config benchmarks --checkpoint runs/coco_stuff --config.data.eval.root=DATASETS
 
-DATASETS holds a folder for each data set, as `python -m dinov3seg_jax.data.prepare` makes it (docs/data.md), under its
+DATASETS holds a folder for each data set, as `dinov3seg prepare` makes it (docs/data.md), under its
 name in `dinov3seg_jax/data/benchmark_sets.py`; or the tree that DETECTRON2_DATASETS names for PyTorch tools.
 Without the option, that environment variable is taken. Other sets are chosen by --config.benchmarks=ade20k_150,voc_20b.
 

@@ -1,10 +1,10 @@
 """The paper's training: COCO-Stuff's 171 classes, ViT-L/16 with dinov3.txt, SAM ViT-L.
 
-    python train.py --config configs/coco_stuff.py --config.data.train.root=DATASETS --config.data.eval.root=DATASETS
+    dinov3seg train --config coco_stuff --config.data.train.root=DATASETS --config.data.eval.root=DATASETS
 
 DATASETS holds `coco-stuff/images/{train,val}2017` and `coco-stuff/annotations/{train,val}2017` (the 8-bit
-stuffthingmaps). Add `--dry_run` to see what a step costs without any data. The paper reports, for the model trained so
-and tested on data sets it never saw: A-847 20.09, PC-459 27.80, A-150 42.19, PC-59 64.27, PAS-20 97.86 mIoU.
+stuffthingmaps). `dinov3seg plan --config coco_stuff` prints what a step costs, without data. The paper trains so, tests
+on data sets the model never saw, and reports: A-847 20.09, PC-459 27.80, A-150 42.19, PC-59 64.27, PAS-20 97.86 mIoU.
 """
 
 from ml_collections import ConfigDict

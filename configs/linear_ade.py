@@ -1,12 +1,12 @@
 """DINOv3's linear evaluation on ADE20K: a linear head on the frozen backbone.
 
-    python -m convert dinov3 --source dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth --out weights/vitl16
-    python train.py --config configs/linear_ade.py --config.init_from=weights/vitl16 --config.data.train.root=DATASETS
-    python eval.py --config configs/linear_ade.py --config.data.eval.root=DATASETS --checkpoint runs/linear_ade
+    dinov3seg convert dinov3 --source dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth --out weights/vitl16
+    dinov3seg train --config linear_ade --config.init_from=weights/vitl16 --config.data.train.root=DATASETS
+    dinov3seg eval --config linear_ade --config.data.eval.root=DATASETS --checkpoint runs/linear_ade
 
 DATASETS is as for `configs/ade.py`. Another backbone needs its sizes in `config.model.vision` (see
-`dinov3seg_jax/models/presets.py`). What is ours in the recipe is listed in `docs/zero_shot.md`; nobody has run it here
-with the released weights.
+`dinov3seg_jax/models/presets.py`). `docs/zero_shot.md` lists what is ours in the recipe. It was not run with the
+released weights, to which we had no access.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """The paper's training on pods: bfloat16 arithmetic, the towers' blocks recomputed, the head's as TPU kernels.
 
-    python train.py --config configs/pod.py --dry_run --topology v5e:16x16
-    python train.py --config configs/pod.py:vit7b --dry_run --topology v5p:4x4x4
+    dinov3seg plan --config pod --topology v5e:16x16
+    dinov3seg plan --config pod:vit7b --topology v5p:4x4x4
 
 The paper's batch is 4. A pod needs a larger one: here a crop for each chip of v5e:16x16, to be set for others
 (docs/pods.md has what fits). The learning rate is the paper's; how it should follow the batch is not known.

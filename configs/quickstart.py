@@ -1,6 +1,6 @@
 """The whole method at nano size on painted scenes.
 
-    make quickstart     (or: python train.py --config configs/quickstart.py)
+    make quickstart     (or: dinov3seg train --config quickstart)
 
 Needs nothing but this repository: the scenes are painted as they are needed. On two cores training takes about six
 minutes and scoring less than one; expect 80 % mIoU on seen classes and 70 % on unseen ones.

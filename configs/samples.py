@@ -1,7 +1,7 @@
 """A folder of photographs, masks and a class list: the nano model learns one's own pictures by heart.
 
-    DINOV3SEG_SAMPLES=FOLDER python train.py --config configs/samples.py
-    DINOV3SEG_SAMPLES=FOLDER python eval.py --config configs/samples.py --checkpoint runs/samples
+    DINOV3SEG_SAMPLES=FOLDER dinov3seg train --config samples
+    DINOV3SEG_SAMPLES=FOLDER dinov3seg eval --config samples --checkpoint runs/samples
 
 FOLDER holds `coco_panoptic/images/train`, `coco_panoptic/masks/train` and `coco_panoptic/classes.json`, a list of
 {"id": value in the masks, "name": ...}. Another place is set by --config.data.train.root=. It scores on what it was

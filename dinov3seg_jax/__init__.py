@@ -6,10 +6,12 @@ model = dinov3seg_jax.load("runs/quickstart")
 result = model.segment("scene.png", ["red circle", "grass"])
 result.save("predictions", "scene")
 
-`load` reads a model; what it returns is a `Segmenter`, and what that returns are `Segmentation`s. `segment_file`
-works through pictures larger than memory; `keep_programs` lets later processes start fast; `load_exported` opens what
-`dinov3seg export` wrote. `load_config`, `train` and `evaluate` are the commands of these names, for programs. What a
-user can mend is a `UserError`.
+- `load` reads a model: a `Segmenter`, whose `segment` returns a `Segmentation`.
+- `segment_file` labels pictures larger than memory, tile by tile.
+- `keep_programs` keeps compiled programs on disk, so that later processes start fast. Call it first.
+- `load_exported` opens what `dinov3seg export` wrote.
+- `load_config` reads a recipe into a `Config`; `train` and `evaluate` take one, as the commands do.
+- `UserError` is raised for what a user can mend; its message is one sentence.
 """
 
 import importlib

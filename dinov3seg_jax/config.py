@@ -1,8 +1,8 @@
 """Every option of the project, on one page.
 
-A file in `configs/` returns a `ConfigDict`; `config_files.load_config` checks it against these frozen dataclasses, so
-that an unknown key or a wrong type is an error before any device starts. Section numbers (§) are those of
-`docs/method.md`.
+A recipe, a file in `configs/`, returns a `ConfigDict`. `config_files.load_config` checks it against these frozen
+dataclasses, so an unknown key or a wrong type is an error before any device starts. On a command line, set an option as
+`--config.section.option=value`. Section numbers (§) are those of `docs/method.md`.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ class EarlyRefinementConfig:
     window_ratio: Probability = 0.1  # 0: no window
     output_stride: Literal[4, 8, 16] = 16  # of the output grid, in pixels of a patch-16 model
     image_stride: Positive = 1  # the guiding image is reduced by this factor before it is encoded
-    unification: Literal["per_channel", "official"] = "per_channel"  # "official": AnyUp's channel-order dependence
+    unification: Literal["per_channel", "official"] = "per_channel"  # "official": AnyUp's, depends on channel order
     locality: Number = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
 
     @property
@@ -121,11 +121,11 @@ class DecoderConfig:
 
 @dataclass(frozen=True, config=closed)
 class LinearConfig:
-    """A linear head on the backbone alone, as DINOv3's repository evaluates its features, in place of all the rest."""
+    """A linear head on the backbone alone, as in DINOv3's linear evaluation. It replaces the whole method."""
 
-    classes: NonNegative = 0  # 0: no such head, but the whole method
-    layers: tuple[NonNegative, ...] = ()  # blocks whose outputs it sees, from 0; (): the last one
-    pixels: Literal["lvd1689m", "sat493m"] = "lvd1689m"  # the backbone's pre-training, by which pixels are normalised
+    classes: NonNegative = 0  # 0: no linear head; the whole method
+    layers: tuple[NonNegative, ...] = ()  # blocks whose outputs it gets, counted from 0; (): the last one
+    pixels: Literal["lvd1689m", "sat493m"] = "lvd1689m"  # the backbone's pre-training data: how pixels are normalised
 
 
 @dataclass(frozen=True, config=closed)
@@ -147,7 +147,7 @@ class ModelConfig:
     decoder: DecoderConfig = DecoderConfig()
     linear: LinearConfig = LinearConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel: see models/layers.py, `attend`
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel, see `attend` in models/
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
 
 
@@ -160,7 +160,7 @@ class DatasetConfig:
     root: str = ""  # folder on disk, for datasets that live there
     size: NonNegative = 0  # painted scenes: how many
     image_size: Positive = 160  # painted scenes: height and width in pixels
-    view: NonNegative = 0  # painted scenes: side of the part of each that is painted, in pixels; 0: the whole
+    view: NonNegative = 0  # painted scenes: side of the part of each scene that is painted, in pixels; 0: all of it
     seed: NonNegative = 0  # painted scenes
 
 
@@ -172,10 +172,10 @@ class DataConfig:
     eval: DatasetConfig = DatasetConfig(split="eval")
     crop_size: Positive = 384
     short_side: tuple[Positive, Positive] = (384, 384)  # drawn uniformly; images are resized to it before the crop
-    crop_tries: Positive = 1  # crops in which one class covers 75 % are drawn anew, until so many were drawn
+    crop_tries: Positive = 1  # crops drawn at most; one in which a class covers 75 % is drawn again
     flip: Flag = True
     color_jitter: Flag = True
-    classes_per_image: NonNegative = 0  # 0: all; else those present and a random draw of others
+    classes_per_image: NonNegative = 0  # 0: all; else the classes present, and a random draw of others
     workers: NonNegative = 0  # grain worker processes; 0: threads of this process
 
 
@@ -185,23 +185,23 @@ class TrainConfig:
 
     steps: Positive = 80_000
     batch_size: Positive = 4
-    accumulate: Positive = 1  # a batch passes in so many parts, whose gradients are averaged before the step
+    accumulate: Positive = 1  # a batch runs in so many parts; their gradients are averaged
     learning_rate: Number = 2e-4
     warmup_steps: NonNegative = 0
-    schedule: Literal["cosine", "one_cycle"] = "cosine"  # "one_cycle": DINOv3's, of its linear evaluation
+    schedule: Literal["cosine", "one_cycle"] = "cosine"  # "one_cycle": of DINOv3's linear evaluation
     weight_decay: Number = 1e-4
-    decay_all: Flag = False  # the decay acts on vectors too, not only on matrices
+    decay_all: Flag = False  # weight decay for vectors too, not only for matrices
     beta2: Probability = 0.999  # decay of AdamW's second moment
     clip_norm: Number = 0.01
     finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
     finetune_blocks: NonNegative = 4  # for "last_blocks"
     encoder_lr_scale: Number = 0.01
-    ema_decay: Probability = 0.0  # 0: off; else the weights' moving average, which checkpoints then hold for all users
+    ema_decay: Probability = 0.0  # 0: off; else checkpoints hold a moving average of the weights
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
     objective: Literal["masks", "alignment"] = "masks"  # "alignment", ours: a contrastive loss for the towers alone
     alignment_temperature: Number = 0.1  # of that loss: cosines are divided by it
-    alignment_steps: NonNegative = 0  # ours: a run from nothing first trains its towers on that loss for so long
+    alignment_steps: NonNegative = 0  # ours: steps on that loss that come first, for random towers; 0: none
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20
     checkpoint_every: Positive = 1000
@@ -224,10 +224,10 @@ class InferenceConfig:
     window: Positive = 384
     stride: Positive = 128
     global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
-    best_classes: NonNegative = 0  # only so many of a list, the likeliest of each picture, pass the head; 0: all
-    class_chunk: NonNegative = 0  # classes that pass the head together; 0: as many as suit the device
-    kept_megabytes: NonNegative = 256  # all classes' maps are kept between the blocks if they fit, else computed anew
-    dtype: Literal["model", "float32", "bfloat16"] = "model"  # of the arithmetic; "model": what it was trained with
+    best_classes: NonNegative = 0  # only so many classes, the likeliest of each picture, pass the head; 0: all
+    class_chunk: NonNegative = 0  # classes that pass the head together; 0: chosen for the device
+    kept_megabytes: NonNegative = 256  # the classes' maps are kept between passes if they fit, else computed anew
+    dtype: Literal["model", "float32", "bfloat16"] = "model"  # of the arithmetic; "model": as in training
     weights: Literal["float32", "bfloat16", "int8"] = "float32"  # how matrices are held; see docs/inference.md
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("A photo of a {} in the scene",)
 
@@ -255,12 +255,12 @@ class Config:
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     workdir: str = "runs/default"
     seed: NonNegative = 0
-    init_from: str = ""  # folders whose weights a new run starts from: runs or converted parts, separated by commas
+    init_from: str = ""  # folders whose weights a new run starts from: runs or converted weights, separated by commas
     data_parallel: Integer = -1  # devices along the data axis; -1: all
     model_parallel: Positive = 1
-    fsdp_bytes: NonNegative = 4 * 2**20  # larger parameters are spread over the data axis too
-    fsdp_frozen: Flag = True  # also those that do not train; False takes more memory, and nothing is gathered each step
-    benchmarks: Names = ()  # data sets to score on one after the other, in place of data.eval.name
+    fsdp_bytes: NonNegative = 4 * 2**20  # larger parameters are also spread over the data axis
+    fsdp_frozen: Flag = True  # also parameters that do not train; False: more memory, but no gathering in each step
+    benchmarks: Names = ()  # data sets to score on, one after the other, instead of data.eval.name
     report_images: NonNegative = 8  # pictures in the evaluation report
 
 

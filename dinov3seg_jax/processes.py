@@ -42,9 +42,13 @@ def say(text: str) -> None:
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags by which a command joins the other processes of its run."""
-    group = parser.add_argument_group("several processes", "the same command in each of them; for one, none of these")
-    group.add_argument("--distributed", action="store_true", help="find the others: on TPU VMs, GKE, Slurm, Open MPI")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="in place of that: where process 0 is reached")
+    group = parser.add_argument_group(
+        "several processes", "give the same command in each process; a single process needs none of these"
+    )
+    group.add_argument(
+        "--distributed", action="store_true", help="find the other processes: on TPU VMs, GKE, Slurm, Open MPI"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="instead of --distributed: the address of process 0")
     group.add_argument("--processes", type=int, metavar="N", help="with --coordinator: how many there are")
     group.add_argument("--process", type=int, metavar="I", help="with --coordinator: which one this is, from 0")
 

@@ -10,7 +10,7 @@ from dinov3seg_jax.cli.parsing import given_path, parse
 
 DESCRIPTION = "turn official weights into this project's, exactly"
 EPILOG = """\
-What no shape tells, such as the heads of a size that was never released, is said like --config.text.heads=20."""
+--config.text.heads=20 and the like set what the shapes do not say, for sizes that were never released."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,10 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=given_path,
         metavar="FOLDER",
-        help="of a run, of converted dinov3.txt weights, or of a converted linear head (its backbone is init_from)",
+        help="a run, converted dinov3.txt weights, or a converted linear head (set init_from to its backbone)",
     )
     model.add_argument(
-        "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for its converted weights in any case"
+        "--zero_shot",
+        action="store_true",
+        help="use dinov3.txt alone, without a trained head; always so for converted weights",
     )
     add_process_arguments(parser)
 

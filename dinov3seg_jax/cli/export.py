@@ -5,21 +5,28 @@ from collections.abc import Sequence
 
 from dinov3seg_jax.cli.parsing import given_path, parse
 
-DESCRIPTION = "write a run's model as programs that need JAX alone"
+DESCRIPTION = "write a run's model as programs that need only JAX"
 EPILOG = """\
---config.inference.OPTION=VALUE changes an option of the inference, as in --config.inference.mode=whole."""
+--config.inference.OPTION=VALUE changes how pictures are segmented, as in --config.inference.mode=whole."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     files = parser.add_argument_group("files")
-    files.add_argument("--checkpoint", type=given_path, required=True, metavar="FOLDER", help="of a run")
-    files.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="a new one")
+    files.add_argument("--checkpoint", type=given_path, required=True, metavar="FOLDER", help="a run")
+    files.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="to write; a new one")
     programs = parser.add_argument_group("programs", EPILOG)
     programs.add_argument(
-        "--sizes", type=_size, nargs="+", default=(), metavar="SIZE", help="640 or 480x640; default: inference's"
+        "--sizes",
+        type=_size,
+        nargs="+",
+        default=(),
+        metavar="SIZE",
+        help="of pictures: 640, or 480x640 with the height first; default: inference.image_size",
     )
-    programs.add_argument("--classes", default=(), metavar="NAMES", help="as for predict; their embeddings go along")
+    programs.add_argument(
+        "--classes", default=(), metavar="NAMES", help="as for predict; their embeddings are exported too"
+    )
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg export") -> int:

@@ -20,13 +20,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="RECIPE",
-        help="a Python file, or a recipe that comes along: ade and configs/ade.py are the same",
+        help="a Python file, or a recipe of this package: ade and configs/ade.py are the same",
     )
 
 
 def add_topology(group: argparse._ActionsContainer) -> None:
     """The option that names a slice of TPUs."""
-    group.add_argument("--topology", metavar="SLICE", default="", help="compile for TPUs too, as in v5e:16x16")
+    group.add_argument("--topology", metavar="SLICE", default="", help="also compile for these TPUs, as in v5e:16x16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -40,15 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results.add_argument(
         "--out", type=given_path, default=Path("predictions"), metavar="FOLDER", help="default: %(default)s"
     )
-    results.add_argument(
-        "--overwrite", action="store_true", help="do every picture of a folder, whatever is in the folder of results"
-    )
+    results.add_argument("--overwrite", action="store_true", help="segment every picture of a folder again")
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--memory",
         type=memory_size,
         metavar="SIZE",
-        help="as in 4GB: pictures that need more are segmented tile by tile; default, or auto: half of what is free",
+        help="as in 4GB: pictures that need more are segmented tile by tile; default: auto, half of the free memory",
     )
 
 

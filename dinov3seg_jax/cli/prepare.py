@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="to write")
     options = parser.add_argument_group("options")
     options.add_argument(
-        "--splits", nargs="+", metavar="SPLIT", help="train, eval or both; all that there are if left out"
+        "--splits", nargs="+", metavar="SPLIT", help="train, eval or both; default: all that there are"
     )
     options.add_argument(
-        "--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="processes; as many as cores"
+        "--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="processes; default: one for each core"
     )
     options.add_argument(
         "--allow_partial", action="store_true", help="accept missing files; the manifest then says what is missing"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dinov3seg_jax.inference.base import BaseSegmenter
 
 MODEL_EPILOG = """\
---config.inference.OPTION=VALUE changes an option of the inference, as in --config.inference.image_size=320;
+--config.inference.OPTION=VALUE changes how pictures are segmented, as in --config.inference.image_size=320;
 with --zero_shot it is --config.zero_shot.OPTION=VALUE."""
 
 
@@ -51,10 +51,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_path,
         required=True,
         metavar="FOLDER",
-        help="of a run, or of converted dinov3.txt weights",
+        help="a run, or converted dinov3.txt weights",
     )
     group.add_argument(
-        "--zero_shot", action="store_true", help="dinov3.txt alone, untrained; so for converted weights in any case"
+        "--zero_shot",
+        action="store_true",
+        help="use dinov3.txt alone, without a trained head; always so for converted weights",
     )
     group.add_argument(
         "--batch", type=count, default=1, metavar="N", help="pictures that run together; default: %(default)s"

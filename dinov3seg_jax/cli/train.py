@@ -9,7 +9,7 @@ from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.processes import add_process_arguments, joined
 
-DESCRIPTION = "train a model by a recipe; the same command goes on with a run that was stopped"
+DESCRIPTION = "train a model by a recipe; give the same command again to go on after a stop"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

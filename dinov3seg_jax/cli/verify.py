@@ -19,7 +19,11 @@ SHOWN = 10  # arrays of a comparison with the source
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument(
-        "folders", type=given_path, nargs="+", metavar="FOLDER", help="converted; several are parts of a model"
+        "folders",
+        type=given_path,
+        nargs="+",
+        metavar="FOLDER",
+        help="converted weights; several folders are parts of one model",
     )
     compared = parser.add_argument_group("compared with", "besides the checksums of the folders themselves")
     compared.add_argument(

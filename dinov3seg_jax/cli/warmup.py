@@ -18,9 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     asked = parser.add_argument_group("what will be asked")
     asked.add_argument(
-        "--classes", default="thing", metavar="NAMES", help="lists of like lengths share programs; default: %(default)s"
+        "--classes",
+        default="thing",
+        metavar="NAMES",
+        help="as for predict; lists of similar lengths share programs; default: %(default)s",
     )
-    asked.add_argument("--sizes", default=SIZES, metavar="WxH,...", help="of pictures to come; default: %(default)s")
+    asked.add_argument(
+        "--sizes", default=SIZES, metavar="WxH,...", help="of pictures, the width first; default: %(default)s"
+    )
     add_model_arguments(parser)
 
 

@@ -54,7 +54,7 @@ def evaluate(config: Config, checkpoint: Path, zero_shot: bool = False) -> dict[
         zero_shot: score dinov3.txt alone, untrained, by the recipe of `config.zero_shot`.
 
     Returns:
-        The scores, in percent; see `evaluation.confusion.scores`, and `evaluation.areas.area_scores` for a linear head.
+        The scores, in percent; see `confusion.scores`, and `dinov3_scores.area_scores` for a linear head.
 
     Raises:
         UserError: the checkpoint or an image cannot be read. No image is skipped: that would change the score.

@@ -1,4 +1,4 @@
-"""Runs what `dinov3seg export` wrote. It needs only JAX, NumPy, and flatbuffers, with which `jax.export` reads programs.
+"""Runs what `dinov3seg export` wrote. It needs only JAX, NumPy, and flatbuffers, which `jax.export` reads with.
 
 import dinov3seg_jax
 

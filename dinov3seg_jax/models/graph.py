@@ -75,7 +75,7 @@ def initialize(config: ModelConfig, key: Array) -> Parameters:
 
 
 def bind(graph: nnx.GraphDef, parameters: Parameters) -> Any:
-    """Put parameters back into the model; they may be narrowed (see `inference.precision`)."""
+    """Put parameters back into the model; they may be narrowed (see `inference.device.precision`)."""
     flat: Any = {_path(name): value for name, value in join_scales(parameters).items()}
     return nnx.merge(graph, nnx.from_flat_state(flat))
 

@@ -13,7 +13,7 @@ from dinov3seg_jax.data.prepare.matching import Listing
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs from one data set to the next; the rest is in `data.benchmarks` and label_maps.json."""
+    """What differs from one data set to the next; the rest is in `data.benchmark_sets` and label_maps.json."""
 
     archives: str  # to download
     list_examples: Callable[[Sequence[Member], str], Listing]  # of a split, by its official name
