@@ -26,7 +26,8 @@ def palette(count: int) -> np.ndarray:
     """Colours that are as easy to tell apart as `count` allows, the same on every call.
 
     Each colour is the one farthest, in CIELAB, from those before it; so `palette(n)` begins with `palette(m)` for
-    m < n. Colours near black, white and grey are not used: they vanish in pictures.
+    m < n. Colours near black, white and grey are not used: they vanish in pictures. Libraries' palettes are shorter
+    than class lists, or change with their version; a class has one colour in all results of a folder.
 
     Args:
         count: 0..`MAX_COLORS`.
