@@ -128,7 +128,7 @@ def _shards(index: Path) -> list[Path]:
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
     def reader(key: str, entry: tensor_file.Entry) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
-            if entry.dtype not in map(np.dtype, tensor_file.FLOATS.values()):
+            if entry.dtype not in [tensor_file.DTYPES[name] for name in tensor_file.FLOATS]:
                 raise UserError(f"tensor '{key}' of '{path}' holds {entry.dtype}, not floats; use plain weights.")
             return tensor_file.read_tensor(path, entry)
 
