@@ -300,7 +300,7 @@ def _write_labels(picture: Raster, spool: Spool, place: Path, names: Sequence[st
 def _overlay(picture: Raster, overview: Overview, totals: Totals, names: Sequence[str]) -> bytes:
     colors = class_colors(names)
     tinted = visualize.overlay(overview.picture(picture), overview.labels, colors)
-    shown = [index for index in np.argsort(-totals.counts, kind="stable") if totals.counts[index]]
+    shown = [index for index in np.argsort(-totals.counts, kind="stable").tolist() if totals.counts[index]]
     return encode_png(Image.fromarray(visualize.with_legend(tinted, [names[index] for index in shown], colors[shown])))
 
 

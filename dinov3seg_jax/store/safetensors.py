@@ -21,8 +21,8 @@ HEADER_LIMIT = 100 * 2**20  # that of the original library
 ALIGNMENT = 64
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # PyTorch's files, new and old
 
-FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-OTHERS = {
+FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+OTHERS: dict[str, Any] = {
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,

@@ -84,7 +84,7 @@ def test_axes_before_those_of_attention():
     found = layers.dot_product_attention(query, key, value, bias)
     for place in range(3):
         one = jax.nn.dot_product_attention(query[:, place], key[:, place], value[:, place], bias=bias[place][None])
-        np.testing.assert_allclose(found[:, place], one, atol=1e-6)
+        np.testing.assert_allclose(found[:, place], one, atol=5e-6)  # scores near 70 are rounded by up to 4e-6
 
 
 @pytest.mark.parametrize("kernel", ["auto", "xla"])
