@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.layers import over_batch
+from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import (
