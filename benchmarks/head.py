@@ -218,7 +218,7 @@ class _Head:
             VisionConfig,
         )
         from dinov3seg_jax.inference.classes.chunks import ClassChunks
-        from dinov3seg_jax.models.chunked import prepare
+        from dinov3seg_jax.models.chunked import prepare_scene
         from dinov3seg_jax.models.graph import bind, build, initialize
         from dinov3seg_jax.models.scene import ImageFeatures, PriorMaps
 
@@ -239,7 +239,7 @@ class _Head:
         maps = [jnp.asarray(generator.standard_normal(shape, np.float32)) for _ in range(4)]
         images = jnp.zeros((1, *self.size, 3), jnp.float32)
         features = ImageFeatures(maps[0], PriorMaps(*maps[1:]))
-        self.scenes = (jax.jit(lambda p: prepare(bind(self.graph, p), images, features))(self.parameters),)
+        self.scenes = (jax.jit(lambda p: prepare_scene(bind(self.graph, p), images, features))(self.parameters),)
         jax.block_until_ready(self.scenes)
 
     def text(self, classes: int) -> Any:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.inference.views.windows import coverage, plan_windows
-from dinov3seg_jax.models.dinov3seg import DEVIATION, MEAN
 from dinov3seg_jax.models.late_refinement import shifted_window_mask
+from dinov3seg_jax.models.pixels import DEVIATION, MEAN
 
 
 class TorchModel(nn.Module):

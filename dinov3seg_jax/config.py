@@ -147,7 +147,7 @@ class ModelConfig:
     decoder: DecoderConfig = DecoderConfig()
     linear: LinearConfig = LinearConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel, see `attend` in models/
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel: see models/attention.py
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
 
 

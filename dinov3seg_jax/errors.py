@@ -20,6 +20,11 @@ def one_line(error: object, limit: int | None = None) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def reason(error: BaseException) -> str:
+    """Why something failed, in a few words: the system's where it has some, else the library's, as one line."""
+    return getattr(error, "strerror", None) or one_line(error) or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for a word that was mistyped, to be put behind it; empty where nothing is like it."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -1,4 +1,7 @@
-"""Writing files so that nobody ever meets half of one, under temporary names that end in the process's number."""
+"""Writing files so that nobody ever meets half of one, under temporary names that end in the process's number.
+
+Which is how the next run tells what a killed one left behind from what another is writing; no library names files so.
+"""
 
 import os
 from pathlib import Path

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 
 HEARTBEAT_SECONDS = 30  # of silence, after which a process is taken for dead; JAX's own default is 100
 LOST = 75  # the status of a process that lost the others: "try again" of sysexits.h
@@ -122,7 +122,7 @@ def _connect(coordinator: str | None, processes: int | None, process: int | None
     try:
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(
             f"the processes of this run did not find each other ({reason}); "
             "name them with --coordinator HOST:PORT --processes N --process I, and start all of them."

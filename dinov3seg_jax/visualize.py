@@ -1,6 +1,7 @@
 """Pictures of a segmentation: colours, overlay, legend, side by side."""
 
 import functools
+import io
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,7 +27,8 @@ def palette(count: int) -> np.ndarray:
     """Colours that are as easy to tell apart as `count` allows, the same on every call.
 
     Each colour is the one farthest, in CIELAB, from those before it; so `palette(n)` begins with `palette(m)` for
-    m < n. Colours near black, white and grey are not used: they vanish in pictures.
+    m < n. Colours near black, white and grey are not used: they vanish in pictures. Libraries' palettes are shorter
+    than class lists, or change with their version; a class has one colour in all results of a folder.
 
     Args:
         count: 0..`MAX_COLORS`.
@@ -70,6 +72,13 @@ def _lab(colors: np.ndarray) -> np.ndarray:
     root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     x, y, z = root.T
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def encode(image: Image.Image, kind: str = "PNG") -> bytes:
+    """The bytes of a file of that kind, with Pillow's settings."""
+    encoded = io.BytesIO()
+    image.save(encoded, format=kind)
+    return encoded.getvalue()
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float = 0.55) -> np.ndarray:

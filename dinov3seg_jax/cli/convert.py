@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from dinov3seg_jax.cli import verify
-from dinov3seg_jax.cli.parsing import given_path, parse
+from dinov3seg_jax.cli.parsing import Command, given_path
 
 DESCRIPTION = "turn official weights into this project's, exactly"
 EPILOG = """\
@@ -42,23 +42,14 @@ def add_kind_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg convert") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Convert, or verify.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status.
 
     Raises:
         UserError: what was asked for cannot be done; nothing is written then.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["verify"]:
-        return verify.main(words[1:], f"{prog} verify")
-    options, overrides = parse(words, prog, DESCRIPTION, add_arguments)
+    if options.kind == "verify":
+        return verify.run(options, overrides)
     from dinov3seg_jax.convert.run import convert
     from dinov3seg_jax.store.converted import WEIGHTS_FILE, parts
 
@@ -72,3 +63,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg convert"
         f"in {time.perf_counter() - started:.0f} s -> {options.out}"
     )
     return 0
+
+
+COMMAND = Command("convert", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

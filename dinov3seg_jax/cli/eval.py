@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinov3seg_jax.cli.parsing import given_path, parse
+from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.cli.plan import add_config
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
@@ -34,20 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_process_arguments(parser)
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg eval") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Score a model.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: the recipe, the model or the data cannot be used.
     """
-    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
     config = load_config(options.config, overrides)
     with joined(options):
         score(config, options.checkpoint, options.zero_shot)
@@ -72,3 +64,7 @@ def score(config: Config, checkpoint: Path, zero_shot: bool) -> None:
         if key in result:
             say(f"{key:15s} {result[key]:6.2f} %")
     say(f"{folder / 'report.md'} and metrics.json are written")
+
+
+COMMAND = Command("eval", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from dinov3seg_jax.cli.parsing import given_path, parse
+from dinov3seg_jax.cli.parsing import Command, given_path
 
 DESCRIPTION = "write a run's model as programs that need only JAX"
 EPILOG = """\
@@ -29,20 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg export") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Export a run's model.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: see `export.writer.export`.
     """
-    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
     from dinov3seg_jax.export.writer import PLATFORMS, export
 
     export(options.checkpoint, options.out, options.sizes, options.classes, overrides)
@@ -56,3 +48,7 @@ def _size(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"'{text}' is no size; write 640 or 480x640, the height first")
     return int(sides[0]), int(sides[-1])
+
+
+COMMAND = Command("export", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

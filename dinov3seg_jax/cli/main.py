@@ -3,11 +3,14 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dinov3seg_jax.errors import UserError, did_you_mean, run_command
 
-# Each is a module in this folder, with DESCRIPTION, `add_arguments(parser)` and `main(arguments, prog)`.
+if TYPE_CHECKING:
+    from dinov3seg_jax.cli.parsing import Command
+
+# Each is a module in this folder, with a COMMAND.
 COMMANDS = ("predict", "train", "eval", "plan", "convert", "verify", "prepare", "export", "warmup")
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if word
             else "no command is named."
         )
-    return _module(word).main(rest, prog=f"dinov3seg {word}")
+    return _command(word).main(rest)
 
 
 def run() -> None:
@@ -51,13 +54,13 @@ def run() -> None:
     run_command(main)
 
 
-def _module(word: str) -> Any:
-    return importlib.import_module(f"dinov3seg_jax.cli.{word}")
+def _command(word: str) -> "Command":
+    return importlib.import_module(f"dinov3seg_jax.cli.{word}").COMMAND
 
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    listed = (f"  {word:{width}}  {_module(word).DESCRIPTION}" for word in COMMANDS)
+    listed = (f"  {word:{width}}  {_command(word).description}" for word in COMMANDS)
     return "\n".join(
         (
             "usage: dinov3seg COMMAND ...",
@@ -82,6 +85,6 @@ def _completion(shell: str = "") -> str:
     parser = make_parser("dinov3seg", "")
     commands = parser.add_subparsers()
     for word in COMMANDS:
-        module = _module(word)
-        module.add_arguments(commands.add_parser(word, help=module.DESCRIPTION))
+        command = _command(word)
+        command.add_arguments(commands.add_parser(word, help=command.description))
     return shtab.complete(parser, shell)

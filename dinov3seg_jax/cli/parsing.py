@@ -3,12 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dinov3seg_jax.config_files import split_overrides
-
-AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,34 +21,37 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
-def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser whose help begins with what the command does, and ends with examples."""
-    return _Parser(
-        prog=prog,
-        description=f"{description[:1].upper()}{description[1:]}." if description else None,
-        epilog=epilog or None,
-    )
+def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """A parser whose help begins with what the command does."""
+    return _Parser(prog=prog, description=f"{description[:1].upper()}{description[1:]}.")
 
 
-def parse(
-    arguments: Sequence[str] | None, prog: str, description: str, add_arguments: AddArguments, epilog: str = ""
-) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a command line.
+@dataclass(frozen=True)
+class Command:
+    """One command: what it does in a line, its options, and what runs when they are parsed."""
 
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-        description: what it does, without a full stop.
-        add_arguments: adds its options.
-        epilog: lines below the options.
+    word: str
+    description: str  # without a full stop
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, list[str]], int]  # (options, overrides of the config) -> exit status
 
-    Returns:
-        The options, and the overrides of the config, `--config.section.option=value`.
-    """
-    parser = make_parser(prog, description, epilog)
-    add_arguments(parser)
-    overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
-    return parser.parse_args(rest), overrides
+    def main(self, arguments: Sequence[str] | None = None, prog: str = "") -> int:
+        """Parse a command line and run the command.
+
+        Args:
+            arguments: of the command line; those of this process if None.
+            prog: what the command is called; default `dinov3seg WORD`.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            UserError: what was asked for cannot be done.
+        """
+        parser = make_parser(prog or f"dinov3seg {self.word}", self.description)
+        self.add_arguments(parser)
+        overrides, rest = split_overrides(sys.argv[1:] if arguments is None else arguments)
+        return self.run(parser.parse_args(rest), overrides)
 
 
 def given_path(text: str) -> Path:

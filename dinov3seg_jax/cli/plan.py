@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from dinov3seg_jax.cli.parsing import parse
+from dinov3seg_jax.cli.parsing import Command
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
 
@@ -35,20 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_topology(parser.add_argument_group("machine"))
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg plan") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Print what a training step costs.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: the recipe cannot be used, or does not fit the slice.
     """
-    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
     plan(load_config(options.config, overrides), options.topology)
     return 0
 
@@ -58,3 +50,7 @@ def plan(config: Config, topology: str) -> None:
     from dinov3seg_jax.costs.dry_run import dry_run
 
     dry_run(config, topology)
+
+
+COMMAND = Command("plan", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

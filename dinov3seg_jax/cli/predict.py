@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 from tqdm import tqdm
 
-from dinov3seg_jax.cli.parsing import given_path, parse
+from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.cli.request import add_model_arguments, check_request, load_model, with_own_config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do
@@ -50,23 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg predict") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Segment a picture, or every picture in a folder.
 
     In a folder a picture that cannot be read is reported, and the others are segmented; and what an earlier run with
     the same question has done is passed over (see `pictures.finished`).
 
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status: 0, or 2 if a picture could not be segmented.
-
     Raises:
         UserError: no picture can be segmented with these arguments.
     """
-    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
     request = check_request(options, overrides)
     paths = list_pictures(options.image, options.out)
     request = with_own_config(request)
@@ -139,3 +131,7 @@ def memory_size(text: str) -> int | None:
     if size < SMALLEST_MEMORY:
         raise UserError(f"--memory is '{text}', which is {size:,} bytes, less than 1 MB; write the unit, as in 4GB")
     return size
+
+
+COMMAND = Command("predict", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

@@ -5,7 +5,8 @@ import os
 import time
 from collections.abc import Sequence
 
-from dinov3seg_jax.cli.parsing import count, given_path, make_parser
+from dinov3seg_jax.cli.parsing import Command, count, given_path
+from dinov3seg_jax.errors import UserError
 
 DESCRIPTION = "turn a benchmark's archives into images and class indices"
 
@@ -37,22 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg prepare") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Prepare a data set.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: what is wrong with the sources or the folder to write.
     """
-    parser = make_parser(prog, DESCRIPTION)
-    add_arguments(parser)
-    options = parser.parse_args(arguments)
+    if overrides:
+        raise UserError(f"--config.{overrides[0]} changes nothing here, as there is no recipe; leave it out.")
     from dinov3seg_jax.data.prepare.run import prepare
 
     started = time.perf_counter()
@@ -68,3 +61,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg prepare"
     counts = ", ".join(f"{split['files']:,} of {name}" for name, split in manifest["splits"].items())
     print(f"{options.name}: {counts}, in {time.perf_counter() - started:.0f} s -> {options.out}")
     return 0
+
+
+COMMAND = Command("prepare", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

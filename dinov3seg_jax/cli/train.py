@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from dinov3seg_jax.cli.parsing import parse
+from dinov3seg_jax.cli.parsing import Command
 from dinov3seg_jax.cli.plan import add_config, add_topology, plan
 from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.errors import UserError
@@ -21,20 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_process_arguments(parser)
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg train") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Train, or say what that would cost.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: the recipe, the data or the run's folder cannot be used.
     """
-    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
     if options.topology and not options.dry_run:
         raise UserError("--topology goes with --dry_run; add that, or leave it out.")
     config = load_config(options.config, overrides)
@@ -49,3 +41,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg train") 
     with joined(options):
         train(config)
     return 0
+
+
+COMMAND = Command("train", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dinov3seg_jax.cli.parsing import given_path, parse
+from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,20 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_argument("--rounded_periods", action="store_true", help="as in the conversion")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg verify") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Verify converted folders.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status: 0, or 1 where something differs.
 
     Raises:
         UserError: a folder or a file cannot be read, or they do not belong together.
     """
-    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
     if not 0 <= options.tolerance < math.inf:
         raise UserError(f"the tolerance {options.tolerance} is no distance; give a number from 0 on.")
     if options.source and len(options.folders) > 1:
@@ -95,3 +87,7 @@ def _print_table(rows: "Sequence[Row]", tolerance: float) -> None:
     for row in rows:
         verdict = "ok" if row.passed else "FAILED"
         print(f"{row.what:{width}}  {list(row.shape)!s:18} {row.error:13.1e} {row.largest:9.2e}   {verdict}")
+
+
+COMMAND = Command("verify", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dinov3seg_jax.cli.parsing import parse
+from dinov3seg_jax.cli.parsing import Command
 from dinov3seg_jax.cli.request import add_model_arguments, check_request, load_model, with_own_config
 from dinov3seg_jax.errors import UserError
 
@@ -29,20 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dinov3seg warmup") -> int:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Segment grey pictures of some sizes, and say how long each step took.
-
-    Args:
-        arguments: of the command line; those of this process if None.
-        prog: what the command is called.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: the model, the names or the sizes cannot be used, or nothing can be kept.
     """
-    options, overrides = parse(arguments, prog, DESCRIPTION, add_arguments)
     request = check_request(options, overrides)
     sizes = [_size(text) for text in options.sizes.split(",")]
     request = with_own_config(request)
@@ -73,3 +65,7 @@ def _size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal() and int(width) * int(height)):
         raise UserError(f"--sizes holds '{text}', which is no size; write width and height as in 640x480")
     return int(width), int(height)
+
+
+COMMAND = Command("warmup", DESCRIPTION, add_arguments, run)
+main = COMMAND.main

@@ -19,7 +19,7 @@ from dinov3seg_jax.config_files import apply_override, from_dict
 from dinov3seg_jax.convert.sources import Source
 from dinov3seg_jax.convert.tables import anyup, catseg, dinotxt, dinov3, huggingface, linear, sam
 from dinov3seg_jax.convert.tables.rules import Row, Shape, drop, prefixed
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.layers import NORM_EPSILON
 from dinov3seg_jax.models.presets import NANO, SAM, VISION
@@ -96,7 +96,7 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
     try:
         found = KINDS[kind].read(shapes, source, rounded_periods)
     except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         raise UserError(
             f"'{source.files[0]}' looks like {KINDS[kind].what}, but lacks what tells its size ({reason}); "
             "get it again."

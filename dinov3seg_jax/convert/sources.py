@@ -128,7 +128,7 @@ def _shards(index: Path) -> list[Path]:
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
     def reader(key: str, entry: safetensors.Entry) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
-            if entry.dtype not in map(np.dtype, safetensors.FLOATS.values()):
+            if entry.dtype not in [safetensors.DTYPES[name] for name in safetensors.FLOATS]:
                 raise UserError(f"tensor '{key}' of '{path}' holds {entry.dtype}, not floats; use plain weights.")
             return safetensors.read_tensor(path, entry)
 

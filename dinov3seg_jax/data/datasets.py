@@ -22,7 +22,7 @@ from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES
 from dinov3seg_jax.data.panoptic import PanopticFolder
 from dinov3seg_jax.data.prepared import MANIFEST, SPLITS, known_split, read_manifest
 from dinov3seg_jax.data.tfds_source import find_records, open_records
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 
 
 class Source(Protocol):
@@ -226,7 +226,7 @@ def _read_classes(path: Path) -> list[tuple[int, str]]:
     except FileNotFoundError:
         raise UserError(f'{path} does not exist; write it as a list of {{"id": 1, "name": "cat"}}.') from None
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path} cannot be read ({reason}); correct it.") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f'{path} is not a list of classes; write it as a list of {{"id": 1, "name": "cat"}}.')

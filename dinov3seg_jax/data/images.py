@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, reason
 
 MAX_PIXELS = 400_000_000
 
@@ -135,7 +135,7 @@ def _decoding(image: Image.Image, name: str) -> Iterator[None]:
         width, height = image.size
         raise UserError(f"{name} does not fit into memory at {width} x {height} pixels; make it smaller") from error
     except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
-        raise UserError(f"{name} is truncated or damaged ({_reason(error)}); save or copy it again") from error
+        raise UserError(f"{name} is truncated or damaged ({reason(error)}); save or copy it again") from error
 
 
 def list_images(path: str | Path) -> list[Path]:
@@ -159,7 +159,7 @@ def list_images(path: str | Path) -> list[Path]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({_reason(error)}); check the path and its permissions") from error
+        raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error
     if stat.S_ISREG(mode):
         return [path]
     if not stat.S_ISDIR(mode):  # a pipe would be waited for
@@ -177,7 +177,7 @@ def list_images(path: str | Path) -> list[Path]:
 
 
 def _refuse_folder(error: OSError) -> NoReturn:
-    raise UserError(f"the folder {error.filename} cannot be read ({_reason(error)}); check its permissions") from error
+    raise UserError(f"the folder {error.filename} cannot be read ({reason(error)}); check its permissions") from error
 
 
 def _is_file_or_lost(path: Path) -> bool:
@@ -196,7 +196,7 @@ def _check_file(path: Path) -> None:
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder; give a picture") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({_reason(error)}); check the path and its permissions") from error
+        raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error
     if empty:
         raise UserError(f"{path} is empty; save or copy it again")
 
@@ -213,13 +213,9 @@ def _open(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
         except Image.UnidentifiedImageError as error:
             raise UserError(f"{name} is no picture that can be read; convert it to PNG or JPEG") from error
         except Exception as error:  # header readers raise a dozen kinds of errors on damaged bytes
-            raise UserError(f"{name} is truncated or damaged ({_reason(error)}); save or copy it again") from error
+            raise UserError(f"{name} is truncated or damaged ({reason(error)}); save or copy it again") from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def _rotate_upright(image: Image.Image) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Int, Int32
 
 from dinov3seg_jax.data.images import open_picture
 from dinov3seg_jax.data.transforms import IGNORED
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 
 ANY_BITS = (8, 16)
 
@@ -72,7 +72,7 @@ def stored_values(file: Path | io.BytesIO, name: str) -> tuple[Int[np.ndarray, "
     except UserError as error:
         raise UserError(f"mask {error}") from error
     except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"mask {name} is damaged ({reason}); save or copy it again.") from error
     if mode not in ("1", "L", "P") and not mode.startswith("I"):
         raise UserError(f"mask {name} is a picture of mode {mode}; save it with one channel of 8 or 16 bits.")

@@ -11,7 +11,7 @@ from PIL import Image
 from dinov3seg_jax.data.folder import files_by_name, paired_names, refuse_other_size
 from dinov3seg_jax.data.images import SUFFIXES, open_picture, read_image
 from dinov3seg_jax.data.transforms import IGNORED
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 
 NO_SEGMENT = 0
 
@@ -95,7 +95,7 @@ def _pixels(picture: Image.Image, path: Path) -> np.ndarray:
     try:
         return np.asarray(picture)
     except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path} is truncated or damaged ({reason}); copy it again.") from error
 
 
@@ -105,5 +105,5 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; unpack the panoptic annotations there.") from None
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path} cannot be read ({reason}); copy it again.") from error

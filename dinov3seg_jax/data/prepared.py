@@ -13,7 +13,7 @@ from typing import Any
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.folder import ImageFolder
 from dinov3seg_jax.data.masks import MaskReader
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -96,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist, so that the folder is not complete; prepare it again.") from None
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path} cannot be read ({reason}); prepare the folder again.") from error
     return parse_manifest(values, path)
 

@@ -1,4 +1,7 @@
-"""A picture of what is taken for what, of the classes that are confused most."""
+"""A picture of what is taken for what, of the classes that are confused most.
+
+Drawn with Pillow, as all pictures here: a plotting library would be a dependency of every installation for this alone.
+"""
 
 from collections.abc import Sequence
 

@@ -16,6 +16,7 @@ from dinov3seg_jax.evaluation.confusion import ConfusionMatrix, image_miou
 from dinov3seg_jax.evaluation.progress import Identity, Progress, load_progress, progress_file, save_progress
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.processes import is_first
 
 BATCH_SIZE = 8  # or as many as there are devices
 READERS = 8  # threads that read the next batch while this one is segmented
@@ -86,9 +87,7 @@ def _count_share(
         seconds = start.seconds + time.perf_counter() - started
         return Progress(confusion.counts, np.array(image_scores, np.float64), seconds)
 
-    with tqdm(
-        total=len(share), initial=start.done, unit="image", dynamic_ncols=True, disable=not hosts.is_first()
-    ) as bar:
+    with tqdm(total=len(share), initial=start.done, unit="image", dynamic_ncols=True, disable=not is_first()) as bar:
         try:
             for batch in segment_examples(segmenter, dataset, names, share[start.done :]):
                 for _, example, result in batch:

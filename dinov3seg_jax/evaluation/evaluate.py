@@ -24,7 +24,7 @@ from dinov3seg_jax.evaluation.report import picture_row, write_report
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of
 from dinov3seg_jax.inference.recipes import describe_zero_shot
-from dinov3seg_jax.processes import say
+from dinov3seg_jax.processes import is_first, say
 from dinov3seg_jax.store.folder import open_folder
 
 
@@ -96,10 +96,10 @@ def evaluate_benchmarks(config: Config, checkpoint: Path, zero_shot: bool = Fals
     folder = report_folder(checkpoint, zero_shot)
     results = {}
     for name, dataset in datasets.items():
-        if hosts.is_first():
+        if is_first():
             print(f"{BENCHMARKS[name].title}: {len(dataset.source)} images, {len(dataset.classes)} names", flush=True)
         results[name] = _score(model, wanted[name], dataset, folder / name) | {"images": len(dataset.source)}
-    table = write_table(folder if hosts.is_first() else None, results, str(checkpoint), model.segmenter.describe())
+    table = write_table(folder if is_first() else None, results, str(checkpoint), model.segmenter.describe())
     for name in results:
         _remove(folder / name)
     return table
@@ -149,7 +149,7 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
     seconds = {}
     if opened.way == "run" and opened.folder.kind == "run":  # of all processes: orbax wants them to read together
         seconds = {"train_seconds": opened.folder.progress()["train_seconds"]}
-    if not hosts.is_first():
+    if not is_first():
         return summary
     extra: dict[str, Any] = {
         "torchmetrics_miou": areas["miou"],

@@ -16,11 +16,6 @@ def own_share(count: int) -> range:
     return range(jax.process_index(), count, jax.process_count())
 
 
-def is_first() -> bool:
-    """Whether this process writes what all of them found."""
-    return jax.process_index() == 0
-
-
 def sum_counts(counts: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
     """The sum over all processes; int64, exact."""
     return _gather(counts).sum(axis=0)

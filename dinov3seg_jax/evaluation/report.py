@@ -172,9 +172,7 @@ def _write_pictures(
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
-    encoded = io.BytesIO()
-    Image.fromarray(picture).save(encoded, format="PNG")
-    write_whole(path, encoded.getvalue())
+    write_whole(path, visualize.encode(Image.fromarray(picture)))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], counts: np.ndarray | None) -> str:

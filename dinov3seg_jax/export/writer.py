@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import glob
 import json
 import os
@@ -27,6 +28,7 @@ from dinov3seg_jax.files import EXPORT_FILE, has_ended
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.views.local_global import check_inference, score_classes
+from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
@@ -169,7 +171,7 @@ def _embed(
     listed = parse_names(names) if isinstance(names, str) else tuple(names)
     if not listed:
         return (), None
-    encode_text = text_encoder(config.model)
+    encode_text = text_encoder(config.model, functools.partial(bind_frozen, config.model))
     embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model.text.context_length)
     listed = check_names(listed, embed.tokenizer, embed.templates, embed.context_length)
     return listed, embed(listed)

@@ -17,8 +17,9 @@ from dinov3seg_jax.inference.recipes import describe_inference
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, label_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
+from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.functions import resize_linear
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.parameters import Parameters
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 

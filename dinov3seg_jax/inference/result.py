@@ -1,7 +1,6 @@
 """What segmenting a picture returns: labels with their names, their scores and the picture itself."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,8 +80,8 @@ class Segmentation:
         text = json.dumps({"file": file} | self.summary(), indent=2, ensure_ascii=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(overlay, encode_png(Image.fromarray(self.overlay())))
-            write_whole(labels, encode_png(self._label_image()))
+            write_whole(overlay, visualize.encode(Image.fromarray(self.overlay())))
+            write_whole(labels, visualize.encode(self._label_image()))
             write_whole(summary, f"{text}\n".encode(errors="replace"))
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror or error}); choose another") from error
@@ -131,10 +130,3 @@ def class_colors(names: Sequence[str]) -> UInt8[np.ndarray, "t 3"]:
     """The colour of each class, in every picture of it; they come again beyond `visualize.MAX_COLORS`."""
     colors = visualize.palette(min(len(names), visualize.MAX_COLORS))
     return np.resize(colors, (len(names), 3))
-
-
-def encode_png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
-    encoded = io.BytesIO()
-    image.save(encoded, format="PNG")
-    return encoded.getvalue()

@@ -1,6 +1,7 @@
 """dinov3.seg, ready for pictures and class names (§7)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -28,8 +29,9 @@ from dinov3seg_jax.inference.views.local_global import (
     score_classes,
 )
 from dinov3seg_jax.inference.views.windows import plan_windows
+from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.chunked import can_chunk
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.parameters import Parameters
 
 
 class Segmenter(BaseSegmenter):
@@ -70,7 +72,11 @@ class Segmenter(BaseSegmenter):
         self.config = config
         self.parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
         self.embed = ClassEmbeddings.cached(
-            text_encoder(config.model), self.parameters, config.inference.templates, config.model, checksums
+            text_encoder(config.model, partial(bind_frozen, config.model)),
+            self.parameters,
+            config.inference.templates,
+            config.model,
+            checksums,
         )
         self._mesh = mesh = make_mesh(devices)
         if mesh is not None:

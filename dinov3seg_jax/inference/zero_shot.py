@@ -5,19 +5,20 @@ Each patch gets the cosine of its features with the local half of each class's t
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter
-from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings
+from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import runnable
 from dinov3seg_jax.inference.recipes import describe_zero_shot
@@ -26,10 +27,10 @@ from dinov3seg_jax.inference.views.labels import label_pixels
 from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, label_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.dinotxt import DinoTxt
-from dinov3seg_jax.models.dinov3seg import normalize_pixels
 from dinov3seg_jax.models.functions import l2_normalize, resize_cubic
 from dinov3seg_jax.models.graph import any_values, bind, describe
 from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.models.pixels import normalize_pixels
 from dinov3seg_jax.text.prompts import load_templates
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
@@ -67,14 +68,12 @@ class ZeroShotSegmenter(BaseSegmenter):
             )
         towers = {name: parameters[name] for name in described}
 
-        @traced_once(config.model)
-        def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
-            return bind(graph, parameters).encode_text(tokens)
-
         self.config = config
         self.parameters = {name: jnp.asarray(value) for name, value in towers.items()}
         templates = load_templates(recipe.templates)
-        self.embed = ClassEmbeddings.cached(encode_text, self.parameters, templates, config.model, checksums)
+        self.embed = ClassEmbeddings.cached(
+            text_encoder(config.model, partial(bind, graph)), self.parameters, templates, config.model, checksums
+        )
 
         @jit
         @traced_once((config.model, recipe))

@@ -47,7 +47,9 @@ def can_chunk(config: ModelConfig) -> bool:
     return not late.enabled or (late.class_attention == "linear" and not late.pad_classes and not late.max_classes)
 
 
-def prepare(model: "SegmentationModel", images: Float[Array, "b height width 3"], features: ImageFeatures) -> Scene:
+def prepare_scene(
+    model: "SegmentationModel", images: Float[Array, "b height width 3"], features: ImageFeatures
+) -> Scene:
     """Everything that is computed once, however many classes there are."""
     refined = model.refine_early(images, features.patches)
     guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
@@ -70,7 +72,7 @@ def collect(
 
     Args:
         model: one that `can_chunk`.
-        scene: of `prepare`.
+        scene: of `prepare_scene`.
         chunk: some of the classes.
         sums: of the class blocks that are behind them.
         kept: what this returned for the chunk in the pass before; None to compute it anew, or in the first pass.

@@ -8,8 +8,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import DecoderConfig
+from dinov3seg_jax.models.blocks import recomputed
 from dinov3seg_jax.models.functions import convolve
-from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample, over_batch, recomputed
+from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample
+from dinov3seg_jax.models.mesh import over_batch
 
 
 class ConvNormRelu(nnx.Module):

@@ -10,9 +10,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.config import ModelConfig, TextConfig, VisionConfig
+from dinov3seg_jax.models.blocks import Block, run_stack, stack
 from dinov3seg_jax.models.functions import l2_normalize
 from dinov3seg_jax.models.kernels import Kernel
-from dinov3seg_jax.models.layers import Block, LayerNorm, Linear, normal, run_stack, stack
+from dinov3seg_jax.models.layers import LayerNorm, Linear, normal
 from dinov3seg_jax.models.vit import Tokens, VisionTransformer
 
 HEAD_FFN_ALIGN = 64

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -17,16 +16,15 @@ from dinov3seg_jax.models.early_refinement import EarlyRefinement
 from dinov3seg_jax.models.functions import l2_normalize
 from dinov3seg_jax.models.late_refinement import LateRefinement
 from dinov3seg_jax.models.layers import Linear
+from dinov3seg_jax.models.pixels import normalize_pixels
 from dinov3seg_jax.models.sam import SamEncoder
 from dinov3seg_jax.models.scene import ImageFeatures, PriorMaps
 from dinov3seg_jax.models.semantic_prior import Guidance, GuidanceProjection
 
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-DEVIATION = np.array((0.229, 0.224, 0.225), np.float32)
 REJECTED_LOGIT = -100.0
 
 
-class Segmentation(NamedTuple):
+class Output(NamedTuple):
     """The output of the model, and the features it was made from, which training may supervise."""
 
     logits: Float[Array, "b t h4 w4"]  # per class; a sigmoid makes scores of them
@@ -87,7 +85,7 @@ class SegmentationModel(nnx.Module):
         features: ImageFeatures,
         text: Float[Array, "b t d2"],
         class_mask: Bool[Array, "b t"] | None = None,
-    ) -> Segmentation:
+    ) -> Output:
         """Early refinement, correlation, late refinement, decoder.
 
         Args:
@@ -105,15 +103,15 @@ class SegmentationModel(nnx.Module):
 
         limit = self.config.late.max_classes
         if limit and text.shape[1] > limit:
-            return Segmentation(refine_best(refine, correlation, text, class_mask, limit), refined)
-        return Segmentation(refine(correlation, text, class_mask), refined)
+            return Output(refine_best(refine, correlation, text, class_mask, limit), refined)
+        return Output(refine(correlation, text, class_mask), refined)
 
     def __call__(
         self,
         images: Float[Array, "b height width 3"],
         text: Float[Array, "b t d2"],
         class_mask: Bool[Array, "b t"] | None = None,
-    ) -> Segmentation:
+    ) -> Output:
         """Segment whole images in one view."""
         return self.segment(images, self.encode_image(images), text, class_mask)
 
@@ -179,10 +177,3 @@ def refine_best(
     b, t = text.shape[:2]
     everything = jnp.full((b, t, *logits.shape[2:]), REJECTED_LOGIT, logits.dtype)
     return everything.at[jnp.arange(b)[:, None], kept].set(logits)
-
-
-def normalize_pixels(
-    images: Float[Array, "b h w 3"], mean: np.ndarray = MEAN, deviation: np.ndarray = DEVIATION
-) -> Float[Array, "b h w 3"]:
-    """From [0, 1] to mean 0 and deviation 1, by default those of ImageNet, which DINOv3 (LVD-1689M) and SAM share."""
-    return (images - mean) / deviation

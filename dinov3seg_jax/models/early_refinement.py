@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import EarlyRefinementConfig
 from dinov3seg_jax.models.functions import l2_normalize
-from dinov3seg_jax.models.layers import Conv, GroupNorm, Linear, constant, normal, over_batch
+from dinov3seg_jax.models.layers import Conv, GroupNorm, Linear, constant, normal
+from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.rope import rotate_half
 
 FILTER_SIZE = 5

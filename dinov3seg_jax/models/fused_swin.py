@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.models.functions import gelu
 from dinov3seg_jax.models.kernels import on_tpu
-from dinov3seg_jax.models.layers import DATA, NORM_EPSILON, divides, on_each_device
+from dinov3seg_jax.models.layers import NORM_EPSILON
+from dinov3seg_jax.models.mesh import DATA, divides, on_each_device
 
 SUBLANES, LANES = 16, 128  # a tile of bfloat16
 MAPS = 4  # at once

@@ -1,4 +1,4 @@
-"""Which attention kernels there are on a device; `layers.attend` says what each is."""
+"""Which attention kernels there are on a device; `attention.attend` says what each is."""
 
 from typing import Literal
 

@@ -10,7 +10,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.config import LateRefinementConfig
-from dinov3seg_jax.models.layers import LayerNorm, Linear, Mlp, dot_product_attention, over_batch, penalty, recomputed
+from dinov3seg_jax.models.attention import dot_product_attention, penalty
+from dinov3seg_jax.models.blocks import Mlp, recomputed
+from dinov3seg_jax.models.layers import LayerNorm, Linear
+from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.scene import ClassSums, GuidedHalf
 
 LINEAR_ATTENTION_EPSILON = 1e-6

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.dinotxt import VisionTower
-from dinov3seg_jax.models.dinov3seg import DEVIATION, MEAN, normalize_pixels
 from dinov3seg_jax.models.layers import NORM_EPSILON, constant, normal
+from dinov3seg_jax.models.pixels import DEVIATION, MEAN, normalize_pixels
 
 CHANNEL_DROPOUT = 0.1
 MOMENTUM = 0.9  # of the running statistics

@@ -12,7 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import SamConfig
-from dinov3seg_jax.models.layers import Conv, LayerNorm, Linear, Mlp, dot_product_attention, normal, run_stack, stack
+from dinov3seg_jax.models.attention import dot_product_attention
+from dinov3seg_jax.models.blocks import Mlp, run_stack, stack
+from dinov3seg_jax.models.layers import Conv, LayerNorm, Linear, normal
 from dinov3seg_jax.models.vit import PatchEmbed
 
 SAM_NORM_EPSILON = 1e-6

@@ -12,8 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import VisionConfig
+from dinov3seg_jax.models.blocks import Block, run_stack, stack
 from dinov3seg_jax.models.kernels import Kernel
-from dinov3seg_jax.models.layers import Block, LayerNorm, Linear, normal, run_stack, stack
+from dinov3seg_jax.models.layers import LayerNorm, Linear, normal
 from dinov3seg_jax.models.rope import patch_centres, rope_periods, rope_tables, rotate_patches
 
 

@@ -19,7 +19,7 @@ from dinov3seg_jax import visualize
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.result import PALETTE_NAMES, class_colors, encode_png, summarize
+from dinov3seg_jax.inference.result import PALETTE_NAMES, class_colors, summarize
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
@@ -305,8 +305,10 @@ def _write_labels(picture: Raster, spool: Spool, place: Path, names: Sequence[st
 def _overlay(picture: Raster, overview: Overview, totals: Totals, names: Sequence[str]) -> bytes:
     colors = class_colors(names)
     tinted = visualize.overlay(overview.picture(picture), overview.labels, colors)
-    shown = [index for index in np.argsort(-totals.counts, kind="stable") if totals.counts[index]]
-    return encode_png(Image.fromarray(visualize.with_legend(tinted, [names[index] for index in shown], colors[shown])))
+    shown = [index for index in np.argsort(-totals.counts, kind="stable").tolist() if totals.counts[index]]
+    return visualize.encode(
+        Image.fromarray(visualize.with_legend(tinted, [names[index] for index in shown], colors[shown]))
+    )
 
 
 def _reduced(length: int, scale: float) -> Axis:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from dinov3seg_jax.data.images import open_picture, read_upright, to_rgb
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.inference.result import PALETTE_NAMES
 from dinov3seg_jax.inference.views.tiles import Source
 
@@ -115,7 +115,7 @@ class GeoRaster:
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist; check the path") from error
         except (OSError, rasterio.errors.RasterioError) as error:
-            raise UserError(f"{path} cannot be read ({_reason(error)}); save or copy it again") from error
+            raise UserError(f"{path} cannot be read ({reason(error)}); save or copy it again") from error
         kinds = set(self._file.dtypes[:3])
         if not kinds <= {"uint8", "uint16"}:
             raise UserError(
@@ -139,7 +139,7 @@ class GeoRaster:
         try:
             values = self._file.read(self._bands, window=((top, bottom), (left, right)))
         except self._rasterio.errors.RasterioError as error:
-            raise UserError(f"{self._path} is damaged ({_reason(error)}); save or copy it again") from error
+            raise UserError(f"{self._path} is damaged ({reason(error)}); save or copy it again") from error
         if self._palette is not None:
             return self._palette[values[0]]
         if values.dtype == np.uint16:
@@ -269,7 +269,3 @@ def _palette_of(file: Any) -> UInt8[np.ndarray, "n 3"] | None:
     for index, color in listed.items():
         palette[index] = color[:3]
     return palette
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())

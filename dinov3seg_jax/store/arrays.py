@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import tensorstore
 
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 
 PARAMETERS, OPTIMIZER, PROGRESS = "parameters", "optimizer", "progress"  # what a step holds
@@ -125,14 +125,14 @@ def loading(folder: Path) -> Iterator[None]:
         yield
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
-            f"checkpoint '{folder}' is undamaged but cannot be loaded ({reason_of(error)}); its model or optimizer is "
+            f"checkpoint '{folder}' is undamaged but cannot be loaded ({shortened(error)}); its model or optimizer is "
             "another one: set the options that config.json names."
         ) from error
 
 
-def reason_of(error: BaseException) -> str:
+def shortened(error: BaseException) -> str:
     """What an error of orbax' says, shortened: long ones say at the end what it was."""
-    text = " ".join(str(error.__cause__ or error).split())
+    text = one_line(error.__cause__ or error)
     return text if len(text) < 250 else f"{text[:50]} ... {text[-200:]}"
 
 

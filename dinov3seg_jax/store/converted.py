@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from dinov3seg_jax.config import Config, ModelConfig, closed
 from dinov3seg_jax.config_files import from_dict
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.run import digest_of
 
@@ -121,7 +121,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         return pydantic.TypeAdapter(Manifest).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(f"{path} is damaged ({reason}); convert again.") from None
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.processes import is_first
-from dinov3seg_jax.store.arrays import read_step, reason_of, save
+from dinov3seg_jax.store.arrays import read_step, save, shortened
 from dinov3seg_jax.store.checksums import settle, write_checksums
 from dinov3seg_jax.store.run import STEPS_FOLDER, finished_steps, newest_whole
 
@@ -128,7 +128,7 @@ class Checkpoints:
             _remove(self._folder.glob(f"{step}{UNFINISHED}*"))  # a full disk needs the room
         goes_on = "from the beginning" if before is None else f"from step {before}"
         return UserError(
-            f"checkpoint '{self._folder / str(step)}' could not be written ({reason_of(error)}); "
+            f"checkpoint '{self._folder / str(step)}' could not be written ({shortened(error)}); "
             f"mend that, such as a full disk, and start again: the run goes on {goes_on}."
         )
 

@@ -10,6 +10,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.processes import is_first
 
 LOG_FILE = "log.jsonl"
 
@@ -21,7 +22,7 @@ class Logs:
         self._images_per_step = images_per_step
         self._flops = 0.0
         self._peak: float | None = None
-        self._tells = jax.process_index() == 0
+        self._tells = is_first()
         self._bar = tqdm(
             total=steps, initial=start, unit="step", dynamic_ncols=True, mininterval=0.5, disable=not self._tells
         )

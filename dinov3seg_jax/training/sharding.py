@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.layers import DATA
+from dinov3seg_jax.models.mesh import DATA
 from dinov3seg_jax.models.parameters import AbstractParameters
 
 MODEL = "model"
@@ -91,7 +91,7 @@ def data_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`function`, traced with the mesh in view, so that `layers.over_batch` keeps activations where examples are."""
+    """`function`, traced with the mesh in view, so that `mesh.over_batch` keeps activations where examples are."""
     if mesh.size == 1:
         return function
 

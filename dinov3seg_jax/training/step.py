@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.models.correlation import correlate
 from dinov3seg_jax.models.graph import bind
-from dinov3seg_jax.models.layers import over_batch
+from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import make_linear_loss

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models import kernels, layers, splash
+from dinov3seg_jax.models import attention, kernels, splash
+from dinov3seg_jax.models.attention import LONG, attend
 from dinov3seg_jax.models.graph import bind, build
-from dinov3seg_jax.models.layers import LONG, attend
 from tests.models.tiny import TINY
 
 
@@ -22,10 +22,10 @@ def drawn(dtype=jnp.float32, tokens=LONG + 3):
     return query * 20, key, value
 
 
-@pytest.fixture(params=[0, layers.SCORES_OF_AN_IMAGE], ids=["by head", "by image"])
+@pytest.fixture(params=[0, attention.SCORES_OF_AN_IMAGE], ids=["by head", "by image"])
 def parts(request, monkeypatch):
     """What a CPU attends in, one after the other."""
-    monkeypatch.setattr(layers, "SCORES_OF_AN_IMAGE", request.param)
+    monkeypatch.setattr(attention, "SCORES_OF_AN_IMAGE", request.param)
 
 
 @pytest.mark.usefixtures("parts")
@@ -54,13 +54,13 @@ def test_gradients_of_long_sequences():
 
 @pytest.mark.parametrize(("tokens", "in_parts"), [(LONG - 1, False), (LONG, jax.default_backend() == "cpu")])
 def test_only_long_sequences_on_a_cpu_go_in_parts(monkeypatch, tokens, in_parts):
-    monkeypatch.setattr(layers, "_attend_in_parts", lambda query, key, value: jnp.zeros_like(value))
+    monkeypatch.setattr(attention, "_attend_in_parts", lambda query, key, value: jnp.zeros_like(value))
     assert (not attend(*drawn(tokens=tokens)).any()) == in_parts
 
 
 @pytest.mark.parametrize("tokens", [LONG - 1, LONG + 3])
 def test_xla_is_the_plain_form_everywhere(monkeypatch, tokens):
-    monkeypatch.setattr(layers, "_attend_in_parts", None)  # it would be called on a CPU
+    monkeypatch.setattr(attention, "_attend_in_parts", None)  # it would be called on a CPU
     arrays = drawn(tokens=tokens)
     plain = attend(*arrays, kernel="xla")
     np.testing.assert_array_equal(plain, layers.dot_product_attention(*arrays))
@@ -84,7 +84,7 @@ def test_axes_before_those_of_attention():
     found = layers.dot_product_attention(query, key, value, bias)
     for place in range(3):
         one = jax.nn.dot_product_attention(query[:, place], key[:, place], value[:, place], bias=bias[place][None])
-        np.testing.assert_allclose(found[:, place], one, atol=1e-6)
+        np.testing.assert_allclose(found[:, place], one, atol=5e-6)  # scores near 70 are rounded by up to 4e-6
 
 
 @pytest.mark.parametrize("kernel", ["auto", "xla"])
@@ -148,7 +148,7 @@ def test_splash_leaves_a_batch_that_does_not_divide_to_plain_attention(monkeypat
     monkeypatch.setattr(splash, "splash_attention", lambda *_, **__: pytest.fail("it cannot be cut"))
     arrays = drawn()
     plain = attend(*arrays)
-    monkeypatch.setattr(layers, "divides", lambda batch: batch != 2)
+    monkeypatch.setattr(attention, "divides", lambda batch: batch != 2)
     np.testing.assert_allclose(attend(*arrays, kernel="splash"), plain, atol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_the_towers_use_the_kernel_that_is_chosen(monkeypatch):
         used.append((causal, kernel))
         return value
 
-    monkeypatch.setattr(layers, "attend", recorded)
+    monkeypatch.setattr(attention, "attend", recorded)
     graph, described = build(dataclasses.replace(TINY, attention="xla"))
 
     def encode(parameters, images, names):

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from dinov3seg_jax.models import late_refinement
-from dinov3seg_jax.models.chunked import can_chunk, collect, decode, decode_chunks, kept_bytes, no_sums, prepare
+from dinov3seg_jax.models.chunked import can_chunk, collect, decode, decode_chunks, kept_bytes, no_sums, prepare_scene
 from dinov3seg_jax.models.graph import bind, build, initialize
 from dinov3seg_jax.models.scene import Chunk, ImageFeatures, PriorMaps
 from tests.models.tiny import changed, compiled, lively, random
@@ -37,7 +37,7 @@ class Head:
                 bind(graph, parameters).segment(self.images, self.features, text, mask).logits
             )
         )
-        self.prepare = compiled(lambda parameters: prepare(bind(graph, parameters), self.images, self.features))
+        self.prepare = compiled(lambda parameters: prepare_scene(bind(graph, parameters), self.images, self.features))
         self.collect = compiled(lambda parameters, *rest: collect(bind(graph, parameters), *rest))
         self.decode = compiled(lambda parameters, *rest: decode(bind(graph, parameters), *rest))
 

@@ -16,9 +16,9 @@ from dinov3seg_jax.evaluation.dinov3_scores import area_scores, areas
 from dinov3seg_jax.inference.linear import crop_side
 from dinov3seg_jax.inference.views.sliding import Views, average_rows, cut, label_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
-from dinov3seg_jax.models.dinov3seg import DEVIATION, MEAN
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.linear_head import LinearProbe
+from dinov3seg_jax.models.pixels import DEVIATION, MEAN
 from tests.parity.fixtures import fixtures
 from tests.parity.official import (
     arrays,

@@ -8,9 +8,9 @@ import pytest
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.inference.views.local_global import resize_image
 from dinov3seg_jax.inference.zero_shot import resize_short_side
-from dinov3seg_jax.models.dinov3seg import normalize_pixels
 from dinov3seg_jax.models.functions import resize_cubic, resize_linear
 from dinov3seg_jax.models.linear_head import PIXELS
+from dinov3seg_jax.models.pixels import normalize_pixels
 from tests.parity.fixtures import fixtures
 from tests.parity.official import arrays, channels_first, channels_last, described, section
 

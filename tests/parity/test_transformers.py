@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from dinov3seg_jax.convert.tables import huggingface, sam
-from dinov3seg_jax.models.layers import LONG
+from dinov3seg_jax.models.attention import LONG
 from dinov3seg_jax.models.presets import SAM, VISION
 from dinov3seg_jax.models.sam import SamEncoder
 from dinov3seg_jax.models.vit import VisionTransformer

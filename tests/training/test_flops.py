@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.training.chips import peak_flops
@@ -148,7 +148,7 @@ def test_the_peak_of_known_devices(kind, tera):
 
 
 def test_the_body_of_a_shard_map_is_counted_on_every_device():
-    mesh = AbstractMesh((4, 2), ("data", "model"))
+    mesh = AbstractMesh((4, 2), ("data", "model"), (AxisType.Auto, AxisType.Auto))
     split = jax.shard_map(lambda a, b: a @ b, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
     assert count_flops(split, zeros(16, 8), zeros(8, 8)) == 8 * (2 * 4 * 8 * 8)  # both columns do the same
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.layers import over_batch
+from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import (
@@ -28,6 +28,7 @@ from dinov3seg_jax.training.sharding import (
 from tests.tiny import MODEL
 
 QUERY = "vision/backbone/blocks/attention/query/kernel"
+AUTO = (AxisType.Auto, AxisType.Auto)  # the axes of `make_mesh`; newer versions of JAX make others unless told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Layout:
 
 
 def mesh(data, model):
-    return AbstractMesh((data, model), ("data", "model"))
+    return AbstractMesh((data, model), ("data", "model"), AUTO)
 
 
 def spec(name, shape, data=1, model=1):
@@ -155,6 +156,7 @@ def test_batches_are_shared_out_and_names_are_not():
 def test_make_mesh_takes_all_devices_or_says_what_is_wrong():
     devices = jax.device_count()
     assert dict(make_mesh().shape) == {"data": devices, "model": 1}
+    assert make_mesh().axis_types == AUTO
     with pytest.raises(
         UserError, match=f"^{devices} x 3 devices were asked for and there are {devices}; .*model_parallel"
     ):
@@ -165,6 +167,7 @@ def test_only_the_data_axis_spans_slices():
     devices = [Device(number, slice_index=number % 2) for number in range(8)]
     arranged = make_mesh(-1, 2, devices)
     assert dict(arranged.shape) == {"data": 4, "model": 2}
+    assert arranged.axis_types == AUTO
     slices = np.vectorize(lambda device: device.slice_index)(arranged.devices)
     np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
     with pytest.raises(UserError, match="^model_parallel 8 does not fit into one of the 2 slices of 4 devices; set"):

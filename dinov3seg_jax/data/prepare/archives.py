@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, reason
 
 PICTURE_BYTES = 2**28  # far above any official picture or label file
 INDEX_BYTES = 2**32  # of a list or a JSON file
@@ -91,11 +91,6 @@ def read_member(member: Member, limit: int = PICTURE_BYTES) -> bytes:
 def file_on_disk(member: Member) -> Path | None:
     """The file itself, if it is in no archive."""
     return (member.file / member.name).resolve() if member.file.is_dir() else None
-
-
-def reason(error: Exception) -> str:
-    """What an error says, in one line."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 def _list_source(path: Path, scratch: Path) -> list[Member]:

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from dinov3seg_jax.data.prepare.archives import Member, read_member, reason
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.data.prepare.archives import Member, read_member
+from dinov3seg_jax.errors import UserError, reason
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1

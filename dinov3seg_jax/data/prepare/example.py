@@ -4,7 +4,6 @@ Every file appears whole or not at all, the label last: where it is, the example
 """
 
 import contextlib
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,14 @@ from PIL import Image
 
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS, Benchmark
 from dinov3seg_jax.data.label_maps import stray_value, to_classes
-from dinov3seg_jax.data.prepare.archives import file_on_disk, read_member, reason
+from dinov3seg_jax.data.prepare.archives import file_on_disk, read_member
 from dinov3seg_jax.data.prepare.decoding import UPRIGHT, decode_picture, orientation, shrink, upright_size
 from dinov3seg_jax.data.prepare.matching import Example
 from dinov3seg_jax.data.prepare.recipes import RECIPES, Recipe
 from dinov3seg_jax.data.transforms import IGNORED
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.visualize import encode
 
 
 class Job(NamedTuple):
@@ -106,25 +106,18 @@ def _convert(job: Job, benchmark: Benchmark, recipe: Recipe) -> np.ndarray:
         min(label.shape) > benchmark.shrink_short_side or orientation(picture) != UPRIGHT
     ):
         pixels, label = shrink(np.asarray(picture.convert("RGB")), label, benchmark.shrink_short_side)
-        content, file = _encode(pixels, "JPEG"), None
+        content, file = encode(Image.fromarray(pixels), "JPEG"), None  # at quality 75, as the field's preparation
     if recipe.leave_out_unlabelled and (label == stored_ignore(benchmark)).all():
         return label
     image_path, label_path = _paths(job)
     _place(file, content, image_path)
-    write_whole(label_path, _encode(label, "PNG"))
+    write_whole(label_path, encode(Image.fromarray(label)))
     return label
 
 
 def _to_stored(classes: np.ndarray, benchmark: Benchmark) -> np.ndarray:
     ignore = stored_ignore(benchmark)
     return np.where(classes == IGNORED, ignore, classes).astype(np.uint8 if ignore < 2**8 else np.uint16)
-
-
-def _encode(pixels: np.ndarray, kind: str) -> bytes:
-    """With Pillow's settings, JPEG at quality 75 among them, as the field's preparation does."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def _paths(job: Job) -> tuple[Path, Path]:

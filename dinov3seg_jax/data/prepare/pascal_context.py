@@ -12,9 +12,9 @@ import scipy.io
 from jaxtyping import Int
 from PIL import Image
 
-from dinov3seg_jax.data.prepare.archives import INDEX_BYTES, Member, read_member, reason
+from dinov3seg_jax.data.prepare.archives import INDEX_BYTES, Member, read_member
 from dinov3seg_jax.data.prepare.matching import Listing, pair, read_list, select
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, reason
 
 OTHER_YEAR = r"VOC(?!2010)\d{4}"
 IMAGES = r"JPEGImages/(?P<name>[^/]+)\.jpg"

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -13,7 +13,7 @@ from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.inference.classes.embedding_cache import EmbeddingCache, open_cache
 from dinov3seg_jax.inference.device.buckets import bucket
 from dinov3seg_jax.inference.device.jit import jit
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.text.prompts import check_names, cut_padding, prompt_name, prompt_tokens
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
@@ -25,12 +25,17 @@ LISTS_KNOWN = 64  # that were found to be fine: checking a thousand names takes 
 NAMES_KNOWN = 20_000  # 160 MB of the largest model's embeddings; the oldest go, so that a server does not grow
 
 
-def text_encoder(model: ModelConfig) -> EncodeText:
-    """The text tower of a whole model."""
+def text_encoder(model: ModelConfig, bind: Callable[[Parameters], Any]) -> EncodeText:
+    """The text tower of a model.
+
+    Args:
+        model: which one.
+        bind: puts parameters into it, or into its towers alone.
+    """
 
     @traced_once(model)
     def encode_text(parameters: Parameters, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
-        return bind_frozen(model, parameters).encode_text(tokens)
+        return bind(parameters).encode_text(tokens)
 
     return encode_text
 

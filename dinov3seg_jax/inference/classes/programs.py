@@ -14,7 +14,8 @@ from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.sharing import on_own_pictures
 from dinov3seg_jax.inference.views.local_global import prepare_scenes, score_logits
 from dinov3seg_jax.models import chunked
-from dinov3seg_jax.models.parameters import Parameters, bind_frozen
+from dinov3seg_jax.models.bound import bind_frozen
+from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.models.scene import Chunk, ClassSums, GuidedHalf, Scene, Sums
 
 for kind in (Scene, Chunk, GuidedHalf, ClassSums):  # so that programs that take them can be kept

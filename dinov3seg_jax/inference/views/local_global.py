@@ -12,7 +12,7 @@ from PIL import Image
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.views.windows import gather, merge, plan_windows, window_size
-from dinov3seg_jax.models.chunked import prepare
+from dinov3seg_jax.models.chunked import prepare_scene
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.scene import ImageFeatures, Scene
 
@@ -131,13 +131,13 @@ def prepare_scenes(
     """What `score_classes` knows before it sees a class: one scene, or with `fusion = "logits"` windows and whole."""
     size = images.shape[1], images.shape[2]
     if config.mode == "whole":
-        return (prepare(model, images, model.encode_image(images)),)
+        return (prepare_scene(model, images, model.encode_image(images)),)
     corners = plan_windows(*size, config.window, config.stride)
     if config.fusion == "features":
-        return (prepare(model, images, fuse_features(model, images, corners, config)),)
+        return (prepare_scene(model, images, fuse_features(model, images, corners, config)),)
 
     def encode(views: Array) -> Scene:
-        return prepare(model, views, model.encode_image(views))
+        return prepare_scene(model, views, model.encode_image(views))
 
     overview = global_size(size, config, model.config.vision.patch_size)
     windows = gather(images, corners, window_size(*size, config.window))
