@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from dinov3seg_jax.inference.classes.embeddings import bucket
+from dinov3seg_jax.inference.device.buckets import bucket
 from dinov3seg_jax.inference.views.labels import PIECE, Taps, label_pieces, no_class, padded, taps
 from dinov3seg_jax.inference.views.tiles import Axis, Source, Tiling, blend_weights, cut_tile
 
