@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SETUP_LOG := $(VENV)/setup_seconds
 
-.PHONY: quickstart setup test test-all lint bench ablation lock clean
+.PHONY: quickstart setup test test-slow test-all lint bench ablation lock clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: setup
@@ -30,11 +30,17 @@ $(VENV)/.ready: requirements/dev.txt requirements/uv.txt pyproject.toml
 	rm $(VENV)/.unfinished; touch $@; \
 	echo "environment ready in $$(cat $(SETUP_LOG)) s"
 
+# Neighbours stay on one worker, for what they share, until the other has nothing left to do.
+PYTEST := $(RUN) -m pytest -n 2 --dist worksteal
+
 test: setup
-	$(RUN) -m pytest -n 2
+	$(PYTEST)
+
+test-slow: setup
+	$(PYTEST) -m slow
 
 test-all: setup
-	$(RUN) -m pytest -n 2 -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: setup
 	$(RUN) -m ruff check .

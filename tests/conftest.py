@@ -19,6 +19,15 @@ os.environ["DINOV3SEG_CACHE"] = "off"
 flags.FLAGS.mark_as_parsed()
 
 
+# The files whose slow tests take minutes come first, so that no worker begins one when the other is nearly through.
+LONGEST = ("test_kills.py", "test_several_devices.py", "test_processes.py", "test_count.py", "test_samples.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     """Folder of real pictures with masks, from DINOV3SEG_SAMPLES; the test is skipped where it is not set."""

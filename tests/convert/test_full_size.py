@@ -37,7 +37,6 @@ TRACING = 64 * 2**20  # what describing the model takes
 NARROW = 16  # the largest backbone at a sixteenth of its width
 
 CASES = {
-    "vitl16": ("dinov3", ["vitl16"]),
     "vitl16 with dinov3.txt": ("dinotxt", ["vitl16", "dinotxt_head_and_text_only"]),
     "sam_vit_l": ("sam", ["sam_vit_l_image_encoder"]),
 }

@@ -222,16 +222,16 @@ def test_the_number_of_workers_changes_nothing(miniature, tmp_path, name):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path):
-    official = make_ade20k_150(tmp_path / "official", pictures=2000)
+def test_twelve_kills_change_nothing(tmp_path):
+    official = make_ade20k_150(tmp_path / "official", pictures=1500)
     prepare("ade20k_150", official.archives, tmp_path / "whole", allow_partial=True)
     command = [*COMMAND, "ade20k_150", "--out", str(tmp_path / "out"), "--workers", "2", "--allow_partial"]
     command += ["--source", *map(str, official.archives)]
     rng, done = random.Random(0), 0
-    for kill in range(20):
+    for kill in range(12):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while kill % 4 and _finished(tmp_path / "out") < done + rng.randrange(1, 50):  # every fourth dies at once
-            assert process.poll() is None, "finished before it could be killed twenty times: give it more pictures"
+            assert process.poll() is None, "finished before it could be killed twelve times: give it more pictures"
             time.sleep(0.001)
         time.sleep(rng.random() / (20 if kill % 4 else 2))  # a fast machine does hundreds of pictures in a second
         process.kill()
@@ -256,7 +256,7 @@ def test_workers_end_with_the_run_that_started_them(tmp_path):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -66,8 +66,8 @@ def test_real_pictures_train_and_score_the_same_with_any_number_of_workers(sampl
     assert len(losses) == 3
     assert len(set(losses)) == 3
     assert 0 < scores["pixel_accuracy"] <= 100
-    for workers in (1, 2):
-        assert _train_and_score(samples, name, workers, tmp_path / str(workers)) == (losses, scores)
+    # What one worker gives is the same too, as the test above finds.
+    assert _train_and_score(samples, name, 2, tmp_path / "2") == (losses, scores)
 
 
 def test_real_pictures_are_the_same_again(samples):

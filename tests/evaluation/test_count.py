@@ -244,6 +244,8 @@ folder, devices, rank, port, save_seconds = Path(sys.argv[1]), *map(int, sys.arg
 jax.config.update("jax_num_cpu_devices", devices)
 if rank >= 0:
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+from dinov3seg_jax.cache.programs import keep_programs
+keep_programs()
 from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.evaluation import count
 from dinov3seg_jax.evaluation.evaluate import evaluate
@@ -290,7 +292,7 @@ def start(folder, devices=1, rank=-1, port=0, save_seconds=30.0):
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *words],
-        env=environment | {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")},
+        env=environment | {"DINOV3SEG_CACHE": str(folder.parent / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -331,22 +333,24 @@ def test_devices_and_processes_agree(make_run):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(make_run):
+def test_kills_change_nothing(make_run):
+    """Ten: two while the process starts, the others spread evenly from its first count to its last file."""
     straight, killed = make_run("straight"), make_run("killed")
-    finish(start(straight, save_seconds=0.0))
-    random, kills, ahead = np.random.default_rng(0), 0, []
-    while kills < 20:
+    finish(start(straight, save_seconds=0.0))  # which compiles
+    (straight / "metrics.json").unlink()
+    process, began = start(straight, save_seconds=0.0), time.monotonic()
+    assert counted_more(straight, process, 0)
+    ready = time.monotonic()
+    finish(process)
+    to_count, to_end = ready - began, time.monotonic() - ready
+    kills, ahead = 0, []
+    while kills < 10:
         process = start(killed, save_seconds=0.0)
         begun = load_done(killed)
-        deadline = time.monotonic() + 120
-        wait = random.uniform(0, 0.3)
-        # Half of them die wherever they are, the others soon after they have counted something.
-        if kills % 2:
-            while load_done(killed) == begun and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(wait)
-        else:
-            time.sleep(30 * wait)
+        if kills % 5 == 4:
+            time.sleep((0.5 + kills / 20) * to_count)
+        elif counted_more(killed, process, begun):
+            time.sleep(kills / 10 * to_end * (1 - begun / SCENES))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
@@ -360,6 +364,17 @@ def test_twenty_kills_change_nothing(make_run):
     assert metrics(killed) == metrics(straight)
     assert not list(killed.glob("partial*"))
     print(ahead, printed[-300:])
+
+
+def counted_more(folder, process, begun):
+    """Wait until an evaluation has counted more images; whether it did before it ended."""
+    deadline = time.monotonic() + 400
+    while load_done(folder) <= begun:
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return True
 
 
 def load_done(folder):

@@ -24,7 +24,7 @@ class Run:
     """One run: its folder, the command that starts it, and what its processes have said so far."""
 
     def __init__(self, folder, name, processes=1, **options):
-        """`folder` is shared by runs, for their config and what JAX compiled; `options`: of "train"."""
+        """`folder` is shared by runs, for their config and compiled programs; `options`: of "train"."""
         self.workdir, self._folder, self._processes = folder / name, folder, processes
         (folder / "config.py").write_text(CONFIG_FILE)
         words = [f"--config.train.{option}={value}" for option, value in options.items()]
@@ -32,9 +32,7 @@ class Run:
         self._environment = os.environ | {
             "PYTHONPATH": os.getcwd(),
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "DINOV3SEG_CACHE": str(folder / "cache"),  # as users have it, and a kill may damage it too
         }
         self._lives = 0
 
@@ -69,7 +67,7 @@ class Run:
 
     def says(self, text, index):
         """Whether a process that has ended said something; its last words may come a little after its end."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while text not in self.said(index) and time.monotonic() < end:
             time.sleep(0.1)
         return text in self.said(index)
@@ -98,8 +96,8 @@ class Run:
         return self._folder / f"{self.workdir.name}.{self._lives}.{index}.txt"
 
 
-def wait_until(condition, process, seconds=120.0):
-    """Wait for something to happen while a process lives; whether it did."""
+def wait_until(condition, process, seconds=400.0):
+    """Wait for something to happen while a process lives; whether it did. So long that no slow machine misses it."""
     end = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None or time.monotonic() > end:

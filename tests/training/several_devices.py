@@ -8,6 +8,7 @@ prints, one line of JSON for each mesh of (data, model), what came of it.
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ SMALL = dataclasses.replace(
     late=LateRefinementConfig(enabled=False, dim=16),
     decoder=DecoderConfig(dims=(16, 16), guidance_dims=(8, 8)),
 )
-FUSED = dataclasses.replace(WHOLE, late=LateRefinementConfig(layers=1, dim=128, heads=4, window=4, kernel="fused"))
+FUSED = dataclasses.replace(SMALL, late=LateRefinementConfig(layers=1, dim=128, heads=4, window=4, kernel="fused"))
 MODELS = {"small": (SMALL, SIDE), "whole": (WHOLE, SIDE), "fused": (FUSED, 2 * SIDE)}  # and the side of their crops
 # The paper's rates, at which rounding stays as small as it is: Adam amplifies it where a gradient is nothing else.
 CONFIG = Config(model=SMALL, train=TrainConfig(batch_size=BATCH, finetune="full"), fsdp_bytes=0)
@@ -48,20 +49,30 @@ def main(
     steps: int,
     objective: str = "masks",
     model: str = "small",
+    gradients: Sequence[int] = (),
     processes: tuple[str, int, int] | None = None,
 ) -> None:
-    """Run every mesh; `processes` are those that share them: where the first listens, how many, and which this is."""
+    """Run every mesh.
+
+    Args:
+        meshes: their devices along data and model.
+        steps: of training.
+        objective: of training.
+        model: a key of MODELS.
+        gradients: the meshes, counted from 0, to tell how gradients are cut on: one more program to compile for each.
+        processes: those that share the meshes: where the first listens, how many, and which this is.
+    """
     if processes:
         jax.distributed.initialize(*processes)
     train = dataclasses.replace(CONFIG.train, objective=objective)
     parts, side = MODELS[model]
     fused_swin.INTERPRET = True
     config = dataclasses.replace(CONFIG, model=parts, train=train)
-    for shape in meshes:
-        print(json.dumps(run(config, *shape, steps, side)), flush=True)
+    for index, shape in enumerate(meshes):
+        print(json.dumps(run(config, *shape, steps, side, index in gradients)), flush=True)
 
 
-def run(config: Config, data: int, model: int, steps: int, side: int) -> dict[str, Any]:
+def run(config: Config, data: int, model: int, steps: int, side: int, gradients: bool) -> dict[str, Any]:
     """Losses, and how the memories of several devices share arrays out."""
     mesh = make_mesh(data, model, jax.devices()[: data * model])
     run = describe_step(config, mesh)
@@ -72,7 +83,7 @@ def run(config: Config, data: int, model: int, steps: int, side: int) -> dict[st
     state = TrainState(jax.device_put(np.int32(0), placed.step), trainable, optimizer)
     names = jax.device_put(np.random.default_rng(0).integers(1, VOCABULARY, (NAMES, 8), np.int32), everywhere)
     found: dict[str, Any] = {"losses": [], "cuts": {}, "shapes": {name: x.shape for name, x in trainable.items()}}
-    if mesh.size > 1:
+    if gradients:
         gradient = on_mesh(make_gradient(config, build(config.model)[0], placed.trainable), mesh)
         batch = jax.device_put(batch_of(0, side), by_example)
         found["cuts"]["gradients"] = cuts(jax.jit(gradient)(trainable, frozen, state.step, names, batch)[2])

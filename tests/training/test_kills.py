@@ -22,45 +22,64 @@ def assert_the_same_end(killed, straight, steps, devices=1):
 
 
 class Moments:
-    """Random moments at which to kill a run: in turn while it starts and restores, in its steps, in a save."""
+    """Moments at which to kill a run: in its steps, in a save, while it starts and restores.
 
-    def __init__(self, seed):
-        self._rng = np.random.default_rng(seed)
-        self._seconds_to_ready = 5.0
+    Most are in saves, where there is something to damage. They are spread evenly over the time that a save takes, from
+    its first file to the deletion of an older step, so that a few kills meet every part of it.
+    """
+
+    KINDS = ("steps", "save", "save", "start", "save")  # in turn
+
+    def __init__(self, kills):
+        self._rng = np.random.default_rng(kills)
+        self._seconds_to_ready = self._seconds_of_a_save = 0.0  # as the first life has them
+        kinds = [self.KINDS[life % len(self.KINDS)] for life in range(kills)]
+        share = {kind: self._rng.permutation(kinds.count(kind)) / kinds.count(kind) for kind in self.KINDS}
+        places = {kind: iter(shares) for kind, shares in share.items()}
+        self._lives = [(kind, float(next(places[kind]))) for kind in kinds]
 
     def wait(self, run, process, life):
         """Wait for the moment; which kind it was."""
-        if life % 3 == 0 and life:
-            wait_until(lambda: False, process, self._rng.uniform(0.5, 1.05) * self._seconds_to_ready)
-            return "start"
+        kind, share = self._lives[life]
+        if kind == "start":
+            wait_until(lambda: False, process, (0.4 + 0.6 * share) * self._seconds_to_ready)
+            return kind
         began = time.monotonic()
-        wait_until(lambda: run.began_at() is not None, process)
+        assert wait_until(lambda: run.began_at() is not None, process), run.said()
         self._seconds_to_ready = time.monotonic() - began
-        if life % 3 == 1:
+        if kind == "save":
             goal = run.began_at() + self._rng.integers(2, 7)
-            wait_until(lambda: last_step(run.workdir) >= goal, process)
-            wait_until(run.is_saving, process)
-            time.sleep(self._rng.uniform(0, 0.1))
-            return "save"
-        wait_until(run.reported, process)  # so that runs get on, however slow the disk
+            assert wait_until(lambda: last_step(run.workdir) >= goal, process), run.said()
+            assert wait_until(run.is_saving, process), run.said()
+            time.sleep(share * self._seconds_of_a_save)
+            return kind
+        assert wait_until(run.is_saving, process), run.said()
+        began = time.monotonic()
+        assert wait_until(run.reported, process), run.said()  # so that runs get on, however slow the disk
+        self._seconds_of_a_save = time.monotonic() - began
         goal = last_step(run.workdir) + self._rng.integers(1, 5)
-        wait_until(lambda: last_step(run.workdir) >= goal, process)
-        return "steps"
+        assert wait_until(lambda: last_step(run.workdir) >= goal, process), run.said()
+        return kind
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "processes"), [(50, 1), (10, 2)])
+@pytest.mark.parametrize(("kills", "processes"), [(20, 1), (5, 2)])
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, kills, processes):
-    options = {"steps": 16 * kills, "checkpoint_every": 3}
-    straight, killed = (Run(tmp_path, name, processes, **options) for name in ("straight", "killed"))
+    """Of twenty kills, twelve meet a save (of five, three), four a start, and four the steps; each victim in turn.
+
+    After each, what was reported saved is whole on the disk, and the next life begins at it or later. The undisturbed
+    run saves once, at its end: saving leaves no trace in what is learnt.
+    """
+    steps = 12 * kills
+    straight = Run(tmp_path, "straight", processes, steps=steps, checkpoint_every=steps)
+    killed = Run(tmp_path, "killed", processes, steps=steps, checkpoint_every=3)
     straight.finish()
     moments, saved, alive_for = Moments(kills), 0, []
-    rng = np.random.default_rng(kills)
     seen = {}
     for life in range(kills):
         started = killed.start()
         kind = moments.wait(killed, started[0], life)
-        victim = started[rng.integers(processes)]
+        victim = started[life % processes]
         assert victim.poll() is None, killed.said()
         in_a_save = killed.is_saving()
         kill(victim)
@@ -80,7 +99,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
         assert not saved or max(whole) >= saved, "a step that was reported saved is lost"
         seen.setdefault(kind, []).append(in_a_save)
     print({kind: f"{sum(saves)} of {len(saves)} in a save" for kind, saves in seen.items()}, "longest", alive_for)
-    assert sum(map(sum, seen.values())) > kills / 6, "hardly any save was disturbed"
-    assert 0 < saved < options["steps"]
+    assert sum(map(sum, seen.values())) > kills / 4, "hardly any save was disturbed"
+    assert 0 < saved < steps
     killed.finish()
-    assert_the_same_end(killed, straight, options["steps"])
+    assert_the_same_end(killed, straight, steps)

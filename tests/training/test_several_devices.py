@@ -12,6 +12,7 @@ import pytest
 
 MODULE = "tests.training.several_devices"
 PAIRS = tuple(f"{layer}/kernel" for layer in ("/query", "/key", "/value", "attention/out", "/up", "/down"))
+CUT = {"parameters", "first moments", "second moments"}  # at least, on every mesh of several devices
 
 
 def start(devices, **options):
@@ -60,16 +61,20 @@ def assert_shared_out(found, data, model):
 
 @pytest.mark.slow
 def test_eight_devices_train_like_one_and_each_holds_its_share():
-    one, eight = results(start(8, meshes=[(1, 1), (4, 2)], steps=3, objective="alignment"))
-    assert_equal_losses(eight, one)
-    assert eight["cuts"].keys() == {"gradients", "parameters", "first moments", "second moments"}
-    assert_shared_out(eight, 4, 2)
+    meshes = [(1, 1), (8, 1), (4, 2)]
+    one, *both = results(start(8, meshes=meshes, steps=3, objective="alignment", gradients=[1, 2]))
+    for mesh, eight in zip(meshes[1:], both, strict=True):
+        assert_equal_losses(eight, one)
+        assert eight["cuts"].keys() == CUT | {"gradients"}
+        assert_shared_out(eight, *mesh)
     assert max(one["cuts"]["parameters"].values()) == 1
 
 
 @pytest.mark.slow
 def test_twenty_steps_of_the_whole_method_are_the_same_on_one_device_and_on_eight():
-    one, by_data, by_both = results(start(8, meshes=[(1, 1), (8, 1), (4, 2)], steps=20, model="whole"))
+    meshes = [(1, 1), (8, 1), (4, 2)]
+    one, by_data, by_both = results(start(8, meshes=meshes, steps=20, model="whole", gradients=[2]))
+    assert by_both["cuts"].keys() == CUT | {"gradients"}
     assert_equal_losses(by_data, one)
     assert_equal_losses(by_both, one)
     assert_shared_out(by_data, 8, 1)
@@ -89,9 +94,10 @@ def test_twenty_steps_are_the_same_in_one_process_and_in_two_of_four_devices():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    shared = {"meshes": [(8, 1), (4, 2)], "steps": 20}
+    shared = {"meshes": [(8, 1), (4, 2)], "steps": 20, "gradients": [1]}
     by_data, by_both = results(*(start(4, processes=(address, 2, process), **shared) for process in range(2)))
     assert_equal_losses(by_data, one)
     assert_equal_losses(by_both, one)
+    assert by_both["cuts"].keys() == CUT | {"gradients"}
     assert_shared_out(by_data, 8, 1)
     assert_shared_out(by_both, 4, 2)
