@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dinov3seg_jax.config import EarlyRefinementConfig, InferenceConfig
+from dinov3seg_jax.data.resize import resize
 from dinov3seg_jax.inference.classes.chunks import ScoredChunk
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.views.blend import Shapes, bands, count_tiles, label_tiles
@@ -90,7 +91,7 @@ def test_parts_of_a_scaled_picture_are_those_of_the_whole_one_scaled(scale):
     tiling = plan_tiles(301, 203, dataclasses.replace(OPTIONS, tile_scale=scale), PATCH)
     height, width = (axis.scaled for axis in tiling)
     assert (height, width) == (round(301 * scale), round(203 * scale))
-    whole = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    whole = resize(image, (height, width), Image.Resampling.BILINEAR)
     box = height // 3, height, width // 4, width // 2
     part = read_scaled(ArraySource(image), tiling, *box)
     expected = whole[box[0] : box[1], box[2] : box[3]]

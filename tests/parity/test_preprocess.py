@@ -4,21 +4,22 @@ import functools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dinov3seg_jax.config import InferenceConfig
+from dinov3seg_jax.data.resize import resize
 from dinov3seg_jax.inference.views.local_global import resize_image
 from dinov3seg_jax.inference.zero_shot import resize_short_side
 from dinov3seg_jax.models.functions import resize_cubic, resize_linear
 from dinov3seg_jax.models.linear_head import PIXELS
 from dinov3seg_jax.models.pixels import normalize_pixels
-from tests.parity.fixtures import fixtures
+from tests.grey_levels import differ, hardly_differ
+from tests.parity.fixtures import SHIPPED, fixtures
 from tests.parity.official import arrays, channels_first, channels_last, described, section
 
 TOLERANCE = 1e-5
 NORM_TOLERANCE = 1e-6
 RESIZES = {"out/interp_bilinear_": resize_linear, "out/interp_bicubic_": resize_cubic}
-GREY_LEVEL = 1  # by which torchvision's antialiased resize of bytes differs from Pillow's, at very few pixels
-FEW = 0.01
 
 
 @functools.cache
@@ -46,8 +47,16 @@ def test_short_sides_of_pictures(path):
         if f"out/{name}_u8_hwc" in values:
             ours = resize_short_side(values["in/image_u8_hwc"], options["size"], np.inf)
             np.testing.assert_array_equal(ours, values[f"out/{name}_u8_hwc"], err_msg=name)
-    ours = resize_short_side(values["in/image_u8_hwc"], config["cls_eval"]["resize"], np.inf)
-    assert_within_a_grey_level(ours, values["out/cls_eval_resized_u8"].transpose(1, 2, 0))
+
+
+@FILES
+def test_the_short_side_for_classification(path):
+    """torchvision's resize, not Pillow's, which of a portrait may start with the height."""
+    values = load(path)
+    image, official = values["in/image_u8_hwc"], values["out/cls_eval_resized_u8"].transpose(1, 2, 0)
+    side = described(values, "meta/config_json")["cls_eval"]["resize"]
+    assert resize_short_side(image, side, np.inf).shape == official.shape
+    hardly_differ(resize(image, official.shape[:2], Image.Resampling.BICUBIC), official)
 
 
 @FILES
@@ -59,13 +68,23 @@ def test_squares(path, name, pixels):
     mean, deviation = PIXELS[pixels]
     official = (channels_last(values[f"out/{name}"][None])[0] * deviation + mean) * 255
     np.testing.assert_allclose(official, np.rint(official), atol=1e-4)  # bytes once more: the statistics are right
-    assert_within_a_grey_level(ours, np.rint(official))
+    hardly_differ(ours, np.rint(official))
 
 
-def assert_within_a_grey_level(ours, official):
-    differences = np.abs(ours.astype(int) - official.astype(int))
-    assert differences.max() <= GREY_LEVEL
-    assert (differences > 0).mean() <= FEW
+def test_another_resize_would_be_noticed():
+    values = load(SHIPPED / "preprocess.npz")
+    image, official = values["in/image_u8_hwc"], values["out/cls_eval_resized_u8"].transpose(1, 2, 0)
+    (height, width), size = image.shape[:2], official.shape[:2]
+    cubic = Image.Resampling.BICUBIC
+    others = {
+        "the right one": resize(image, size, cubic),
+        "kernel": resize(image, size, Image.Resampling.BILINEAR),
+        "no antialiasing": np.clip(np.rint(resize_cubic(image[None].astype(np.float32), *size)[0]), 0, 255),
+        "half a pixel off": resize(image, size, cubic, (0.5, 0, width, height)),
+    }
+    hardly_differ(others.pop("the right one"), official)
+    for other in others.values():
+        differ(other, official)
 
 
 @FILES

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax.config import InferenceConfig
+from dinov3seg_jax.data.resize import resize
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.views.windows import gather, merge, plan_windows, window_size
 from dinov3seg_jax.models.chunked import prepare_scene
@@ -70,7 +71,7 @@ def resize_image(image: UInt8[np.ndarray, "h w 3"], config: InferenceConfig, pat
     size = resized_size((image.shape[0], image.shape[1]), config, patch_size)
     if size == image.shape[:2]:
         return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    return resize(image, size, Image.Resampling.BILINEAR)
 
 
 def resized_size(size: tuple[int, int], config: InferenceConfig, patch_size: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax.config import InferenceConfig
+from dinov3seg_jax.data.resize import resize
 from dinov3seg_jax.inference.views.windows import plan_windows
 
 
@@ -126,6 +127,6 @@ def read_scaled(
         stop = min(math.ceil(last * ratio) + support, axis.length)
         needed.append((start, stop))
         boxes.append((first * ratio - start, min(last * ratio, axis.length) - start))
-    part = Image.fromarray(source.read(*needed[0], *needed[1]))
+    part = source.read(*needed[0], *needed[1])
     box = (boxes[1][0], boxes[0][0], boxes[1][1], boxes[0][1])
-    return np.asarray(part.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box))
+    return resize(part, (bottom - top, right - left), Image.Resampling.BILINEAR, box)
