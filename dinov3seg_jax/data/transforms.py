@@ -20,17 +20,23 @@ LONGEST_FOR_SHORT = 1333 / 384  # very long images are made smaller still
 def resize_short_side(image: Picture, label: Label, short_side: int) -> tuple[Picture, Label]:
     """Resize to a short side in pixels: the image with antialiased bilinear weights, the label to the nearest.
 
-    The long side is rounded to a pixel, and at most `LONGEST_FOR_SHORT` times `short_side`: where it would be longer,
-    both sides shrink.
+    The long side is at most `LONGEST_FOR_SHORT` times `short_side`; see `short_side_size`.
     """
-    height, width = label.shape
-    longest = short_side * LONGEST_FOR_SHORT
-    scale = min(short_side / min(height, width), longest / max(height, width))
-    size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
-    if size == (width, height):
+    size = short_side_size(*label.shape, short_side, short_side * LONGEST_FOR_SHORT)
+    if size == label.shape:
         return image, label
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    return resized, np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+    resized = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    return resized, np.asarray(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def short_side_size(height: int, width: int, short_side: int, longest: float) -> tuple[int, int]:
+    """Height and width in pixels, rounded, with a short side of `short_side`.
+
+    Where the long side would exceed `longest`, both sides shrink. This is Detectron2's rule, which the DINOv3
+    repository's linear evaluation follows too; torchvision's cuts the long side (see `inference.zero_shot`).
+    """
+    scale = min(short_side / min(height, width), longest / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def random_crop(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.data.transforms import short_side_size
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.device.jit import jit
@@ -96,7 +97,7 @@ class LinearSegmenter(BaseSegmenter):
         options, every = self.config.inference, jnp.ones(len(names), bool)
         results = []
         for image in images:
-            pixels = resize_short_side(image, options.image_size).astype(np.float32) / 255
+            pixels = resize_as_dinov3(image, options.image_size).astype(np.float32) / 255
             side = options.window
             if options.mode == "whole":
                 side = options.image_size
@@ -115,14 +116,12 @@ class LinearSegmenter(BaseSegmenter):
         return Views(jnp.concatenate(parts)[: len(corners)], corners, window, size)
 
 
-def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+def resize_as_dinov3(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Pillow's bilinear resize to a short side of `size` pixels, the long side rounded to a pixel.
 
     Where the long side would exceed `LONGEST_FOR_SIDE` times `size`, both sides shrink [ours].
     """
-    height, width = image.shape[:2]
-    scale = min(size / min(height, width), LONGEST_FOR_SIDE * size / max(height, width))
-    columns, rows = (max(int(side * scale + 0.5), 1) for side in (width, height))
+    rows, columns = short_side_size(image.shape[0], image.shape[1], size, LONGEST_FOR_SIDE * size)
     return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
 
 

@@ -119,7 +119,7 @@ class ZeroShotSegmenter(BaseSegmenter):
         recipe, mask = self.config.zero_shot, jnp.asarray(class_mask)
         results = []
         for image in images:
-            resized = resize_short_side(image, recipe.short_side, LONGEST_FOR_SIDE)
+            resized = resize_as_torchvision(image, recipe.short_side, LONGEST_FOR_SIDE)
             size = resized.shape[0], resized.shape[1]
             if recipe.mode == "whole":
                 (cosines,) = self._compare(resized[None], local)
@@ -161,7 +161,7 @@ def _cosines(patches: Float[Array, "n h w d"], local: Float[Array, "t d"]) -> Fl
     return jnp.einsum("nhwd,td->nthw", patches, local, precision=jax.lax.Precision.HIGHEST)
 
 
-def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int, longest: float) -> UInt8[np.ndarray, "h2 w2 3"]:
+def resize_as_torchvision(image: UInt8[np.ndarray, "h w 3"], size: int, longest: float) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Pillow's bicubic resize to a short side of `size` pixels, the long side cut to a pixel.
 
     Where the long side would exceed `longest` times `size`, both sides shrink [ours].

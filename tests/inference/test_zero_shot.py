@@ -18,7 +18,7 @@ from dinov3seg_jax.inference.recipes import describe_zero_shot
 from dinov3seg_jax.inference.views import sliding
 from dinov3seg_jax.inference.views.sliding import Views, label_views, strip_rows
 from dinov3seg_jax.inference.views.windows import plan_windows
-from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter, resize_short_side
+from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter, resize_as_torchvision
 from dinov3seg_jax.store.run import RunFolder
 from tests.converted import write_folder
 from tests.tiny import MODEL
@@ -88,8 +88,8 @@ def test_extreme_shapes(segmenter, shape):
 
 
 def test_long_pictures_keep_their_aspect_ratio_but_shrink():
-    assert resize_short_side(np.zeros((10, 400, 3), np.uint8), 100, 8).shape == (20, 800, 3)
-    assert resize_short_side(np.zeros((30, 10, 3), np.uint8), 100, 8).shape == (300, 100, 3)
+    assert resize_as_torchvision(np.zeros((10, 400, 3), np.uint8), 100, 8).shape == (20, 800, 3)
+    assert resize_as_torchvision(np.zeros((30, 10, 3), np.uint8), 100, 8).shape == (300, 100, 3)
 
 
 def reference(maps, corners, window, size, target, softmax):

@@ -9,7 +9,7 @@ from PIL import Image
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.data.resize import resize
 from dinov3seg_jax.inference.views.local_global import resize_image
-from dinov3seg_jax.inference.zero_shot import resize_short_side
+from dinov3seg_jax.inference.zero_shot import resize_as_torchvision
 from dinov3seg_jax.models.functions import resize_cubic, resize_linear
 from dinov3seg_jax.models.linear_head import PIXELS
 from dinov3seg_jax.models.pixels import normalize_pixels
@@ -45,7 +45,7 @@ def test_short_sides_of_pictures(path):
     config = described(values, "meta/config_json")
     for name, options in config.items():
         if f"out/{name}_u8_hwc" in values:
-            ours = resize_short_side(values["in/image_u8_hwc"], options["size"], np.inf)
+            ours = resize_as_torchvision(values["in/image_u8_hwc"], options["size"], np.inf)
             np.testing.assert_array_equal(ours, values[f"out/{name}_u8_hwc"], err_msg=name)
 
 
@@ -55,7 +55,7 @@ def test_the_short_side_for_classification(path):
     values = load(path)
     image, official = values["in/image_u8_hwc"], values["out/cls_eval_resized_u8"].transpose(1, 2, 0)
     side = described(values, "meta/config_json")["cls_eval"]["resize"]
-    assert resize_short_side(image, side, np.inf).shape == official.shape
+    assert resize_as_torchvision(image, side, np.inf).shape == official.shape
     hardly_differ(resize(image, official.shape[:2], Image.Resampling.BICUBIC), official)
 
 

@@ -22,7 +22,7 @@ from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.data.painted import SEEN_CLASSES
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation.evaluate import evaluate
-from dinov3seg_jax.inference.linear import LinearSegmenter, crop_side, resize_short_side
+from dinov3seg_jax.inference.linear import LinearSegmenter, crop_side, resize_as_dinov3
 from dinov3seg_jax.inference.load import open_model
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.models.linear_head import CHANNEL_DROPOUT, LinearHead
@@ -175,9 +175,9 @@ def test_windows_larger_than_the_picture():
 
 
 def test_the_long_side_is_rounded():
-    assert resize_short_side(np.zeros((61, 83, 3), np.uint8), 40).shape == (40, 54, 3)
-    assert resize_short_side(np.zeros((100, 61, 3), np.uint8), 41).shape == (67, 41, 3)
-    assert resize_short_side(np.zeros((1, 600, 3), np.uint8), 40).shape == (1, 320, 3)
+    assert resize_as_dinov3(np.zeros((61, 83, 3), np.uint8), 40).shape == (40, 54, 3)
+    assert resize_as_dinov3(np.zeros((100, 61, 3), np.uint8), 41).shape == (67, 41, 3)
+    assert resize_as_dinov3(np.zeros((1, 600, 3), np.uint8), 40).shape == (1, 320, 3)
 
 
 def test_the_shipped_config_fits_together():
