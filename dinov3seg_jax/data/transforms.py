@@ -22,7 +22,7 @@ def resize_short_side(image: Picture, label: Label, short_side: int) -> tuple[Pi
 
     The long side is at most `LONGEST_FOR_SHORT` times `short_side`; see `short_side_size`.
     """
-    size = short_side_size(*label.shape, short_side, short_side * LONGEST_FOR_SHORT)
+    size = short_side_size(label.shape[0], label.shape[1], short_side, short_side * LONGEST_FOR_SHORT)
     if size == label.shape:
         return image, label
     resized = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
