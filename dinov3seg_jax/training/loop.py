@@ -99,8 +99,8 @@ def _run(config: Config, seconds_before: float) -> Path:
         checkpoints.close()
         say(f"{workdir} is trained already ({start} steps); raise train.steps to go on")
         return workdir
+    say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
     with _surroundings(config, dataset, mesh, checkpoints, beginning) as around:
-        say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
         stopped = _loop(config, program, names, beginning, around)
     sync_global_devices("saved")  # the first process names the last step when the others are done with it
     stopped = stopped or around.signals.noted

@@ -18,6 +18,7 @@ def get_config():
     return to_config_dict(CONFIG)
 """
 READY = "training "  # what a process says before its first step
+STARTED: list[subprocess.Popen] = []  # in this test
 
 
 class Run:
@@ -54,6 +55,7 @@ class Run:
                         stderr=subprocess.STDOUT,
                     )
                 )
+        STARTED.extend(started)
         return started
 
     def finish(self):
@@ -104,6 +106,15 @@ def wait_until(condition, process, seconds=400.0):
             return False
         time.sleep(0.002)
     return True
+
+
+def end_all():
+    """Kill what a test has left running."""
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    STARTED.clear()
 
 
 def kill(process):

@@ -172,6 +172,18 @@ def test_the_log_has_a_line_for_each_step(straight):
         assert 0 <= line["data_wait"] <= 1
 
 
+def test_a_run_says_where_it_begins_before_it_shows_its_bar(tmp_path, monkeypatch, capsys):
+    """After it, the words would stand at the end of the bar's line."""
+
+    def end(*_):
+        raise KilledError
+
+    monkeypatch.setattr(loop, "Logs", end)  # which shows the bar
+    with pytest.raises(KilledError):
+        train(at(tmp_path / "run"))
+    assert f"training {tmp_path / 'run'} from step 0 to 4 on " in capsys.readouterr().out
+
+
 def test_the_loss_falls(tmp_path):
     falling = [
         line["loss"]
