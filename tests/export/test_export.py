@@ -21,12 +21,12 @@ from dinov3seg_jax.models.graph import initialize
 from dinov3seg_jax.models.parameters import parameter_bytes
 from dinov3seg_jax.models.quantized import SCALE
 from dinov3seg_jax.store.run import RunFolder
+from tests.closeness import SCORES
 from tests.tiny import MODEL
 
 NAMES = ("red circle", "grass", "a dog")
 INFERENCE = InferenceConfig(image_size=48, window=32, stride=16)
 CONFIG = Config(model=MODEL, inference=INFERENCE)
-TOLERANCE = 1e-5
 
 # The programs' own files and the loader, where nothing of the model can be imported.
 ELSEWHERE = """
@@ -116,12 +116,12 @@ def test_it_agrees_with_the_model_where_the_models_own_code_cannot_be_imported(f
     }
     for name, scores in expected.items():
         assert scores.std() > 0.01
-        np.testing.assert_allclose(found[name][:, : scores.shape[1]], scores, atol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(found[name][:, : scores.shape[1]], scores, atol=SCORES, err_msg=name)
 
 
 def test_the_files_can_be_read_by_hand(folder, model, pictures, tmp_path):
     found = run_elsewhere(BY_HAND, folder, pictures, np.zeros(0), tmp_path)["three"]
-    np.testing.assert_allclose(found, scores_of(model, pictures, model.embed(NAMES)), atol=TOLERANCE)
+    np.testing.assert_allclose(found, scores_of(model, pictures, model.embed(NAMES)), atol=SCORES)
 
 
 def rounded(parameters, weights):
@@ -149,7 +149,7 @@ def test_narrow_weights_stay_narrow(model, parameters, pictures, tmp_path, weigh
     pictures, text = pictures[:, : sides[0]], np.random.default_rng(1).standard_normal((3, 64), np.float32)
     scores = scorer(pictures, text)
     expected, exact = (model.chunks(wide, pictures, text) for wide in (rounded(parameters, weights), parameters))
-    np.testing.assert_allclose(scores, next(expected).scores[:, :3], atol=TOLERANCE)
+    np.testing.assert_allclose(scores, next(expected).scores[:, :3], atol=SCORES)
     assert abs(scores - next(exact).scores[:, :3]).max() > 1e-4, "it is not the wide model"
 
 

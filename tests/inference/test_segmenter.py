@@ -17,6 +17,7 @@ from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.views.local_global import resize_image, score_classes
 from dinov3seg_jax.models.graph import bind, build
 from dinov3seg_jax.store.run import RunFolder
+from tests.closeness import SCORES
 
 NAMES = ("red circle", "grass", "a dog", "water", "sky")
 RNG = np.random.default_rng(0)
@@ -37,7 +38,7 @@ def test_labels_are_of_the_pictures_own_size(model):
 def test_permuting_the_names_permutes_the_labels(model):
     order = [3, 0, 4, 1, 2]
     straight, permuted = model.segment(PICTURE, NAMES), model.segment(PICTURE, [NAMES[index] for index in order])
-    np.testing.assert_allclose(permuted.confidence, straight.confidence, atol=1e-5)
+    np.testing.assert_allclose(permuted.confidence, straight.confidence, atol=SCORES)
     assert (np.array(order)[permuted.labels] == straight.labels).mean() > 0.999
 
 
@@ -54,7 +55,7 @@ def test_filling_the_class_list_up_changes_nothing(model, config, parameters):
             bind(graph, parameters), pixels.astype(np.float32) / 255, text[None, :5], None, config.inference
         )
     )(parameters)
-    np.testing.assert_allclose(chunk.scores[:, :5], exact, atol=1e-5)
+    np.testing.assert_allclose(chunk.scores[:, :5], exact, atol=SCORES)
 
 
 def test_pictures_of_several_sizes_in_batches(config, parameters):
@@ -64,7 +65,7 @@ def test_pictures_of_several_sizes_in_batches(config, parameters):
     programs = model.chunks.programs.start._cache_size()
     batched = model.segment_arrays(pictures, NAMES, batch_size=2)
     for alone, together in zip(one_by_one, batched, strict=True):
-        np.testing.assert_allclose(together.confidence, alone.confidence, atol=1e-5)
+        np.testing.assert_allclose(together.confidence, alone.confidence, atol=SCORES)
         assert (together.labels == alone.labels).mean() > 0.999
     assert model.chunks.programs.start._cache_size() == programs + 1, "the last batch is filled up"
     assert model.segment_arrays([], NAMES) == []

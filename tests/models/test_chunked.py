@@ -75,8 +75,8 @@ class Head:
         return logits
 
 
-def close(ours, expected, tolerance=TOLERANCE):
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+def close(ours, expected):
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_another_class_is_heard_only_through_the_class_attention(head, text):
     assert len(silent) == 4, "kernel and bias of both layers"
     with_it, without = head.whole(text)[:, :-1], head.whole(fewer)
     assert np.abs(with_it - without).max() > 1e-3 * np.abs(without).max()
-    close(head.whole(text, **silent)[:, :-1], head.whole(fewer, **silent), 1e-6)
+    close(head.whole(text, **silent)[:, :-1], head.whole(fewer, **silent))
     assert np.abs(head.whole(fewer, **silent) - without).max() > 1e-3 * np.abs(without).max()
 
 
@@ -197,7 +197,7 @@ def test_full_attention_some_positions_after_the_others(monkeypatch):
     at_once = compiled(run)(state)
     monkeypatch.setattr(late_refinement, "FULL_ATTENTION_SCORES", 4 * 2 * CLASSES**2)  # 4 of 30 positions
     assert "scan" in str(jax.make_jaxpr(lambda state: run(state))(state))
-    close(compiled(lambda state: run(state))(state), at_once, 1e-6)
+    close(compiled(lambda state: run(state))(state), at_once)
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -92,7 +92,7 @@ def test_shift_mask_missing(masked, monkeypatch):
     assert (error < BLOCK_TOLERANCE) == masked
 
 
-CUBIC_TOLERANCE = 1e-5
+CUBIC_TOLERANCE = 2e-5
 COSINE_TOLERANCE = 5e-6
 
 

@@ -17,8 +17,8 @@ from tests.grey_levels import differ, hardly_differ
 from tests.parity.fixtures import SHIPPED, fixtures
 from tests.parity.official import arrays, channels_first, channels_last, described, section
 
-TOLERANCE = 1e-5
-NORM_TOLERANCE = 1e-6
+TOLERANCE = 2e-5  # of values up to 4; the places between them, up to 16, are float32 as well
+NORM_TOLERANCE = 3e-6  # a dozen last places of 2.6, the largest value; half a grey level is 9e-3
 RESIZES = {"out/interp_bilinear_": resize_linear, "out/interp_bicubic_": resize_cubic}
 
 
@@ -67,7 +67,7 @@ def test_squares(path, name, pixels):
     ours = resize_image(values["in/image_u8_hwc"], InferenceConfig(image_size=side), 1)
     mean, deviation = PIXELS[pixels]
     official = (channels_last(values[f"out/{name}"][None])[0] * deviation + mean) * 255
-    np.testing.assert_allclose(official, np.rint(official), atol=1e-4)  # bytes once more: the statistics are right
+    np.testing.assert_allclose(official, np.rint(official), atol=5e-4)  # bytes once more: the statistics are right
     hardly_differ(ours, np.rint(official))
 
 

@@ -71,8 +71,9 @@ def test_the_towers_take_smaller_steps_and_decay_less():
     config = with_options(weight_decay=0.1, encoder_lr_scale=0.01)
     updates = updates_of(config, parameters, gradients)
     full = -0.5 * (1 + 0.1 * 3)
+    # Adam divides by 1 - 0.999, of which float32 has four digits, under a root.
     for name, expected in zip(names, (0.01 * full, 0.01 * full, full, full), strict=True):
-        np.testing.assert_allclose(updates[name], expected * np.ones(2), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(updates[name], expected * np.ones(2), rtol=1e-4, err_msg=name)
 
 
 def test_gradients_are_clipped_by_their_common_norm():

@@ -17,6 +17,7 @@ from tests.training.several_devices import CONFIG as SMALL
 from tests.training.several_devices import VOCABULARY, batch_of
 
 NAMES, LISTED, SIDE = 12, 8, 4
+SUMS = 1e-5  # relatively, of float32 means over some thousand pixels, added up in another order
 RNG = np.random.default_rng(0)
 CORRELATION = RNG.uniform(-0.1, 0.1, (2, NAMES, 2, 2, 2)).astype(np.float32)
 CLASS_IDS = np.stack([RNG.permutation(NAMES)[:LISTED] for _ in range(2)]).astype(np.int32)
@@ -99,8 +100,8 @@ def test_parts_count_by_what_they_have_labelled_and_each_draws_anew(monkeypatch)
     whole, parts = (jax.jit(make_gradient(in_parts(count), None))(*arguments) for count in (1, 4))
     jax.effects_barrier()
     assert sorted(drawn) == [3, 12, 13, 14, 15]
-    assert float(parts[0]) == pytest.approx(float(whole[0]), rel=1e-6)
-    assert float(parts[2]["scale"]) == pytest.approx(float(whole[2]["scale"]), rel=1e-6)
+    assert float(parts[0]) == pytest.approx(float(whole[0]), rel=SUMS)
+    assert float(parts[2]["scale"]) == pytest.approx(float(whole[2]["scale"]), rel=SUMS)
 
 
 @pytest.mark.slow
@@ -117,7 +118,7 @@ def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole(objective)
         )
         for count in (1, 4)
     )
-    assert float(parts[0]) == pytest.approx(float(whole[0]), rel=1e-6)
+    assert float(parts[0]) == pytest.approx(float(whole[0]), rel=SUMS)
     for name, value in whole[2].items():
         scale = float(jnp.abs(value).max())
         np.testing.assert_allclose(parts[2][name], value, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
