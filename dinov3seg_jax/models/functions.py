@@ -37,6 +37,16 @@ def resize_linear(x: Float[Array, "b h w c"], height: int, width: int) -> Float[
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "linear", antialias=False)
 
 
+def linear_weights(positions: Float[np.ndarray, " outputs"], inputs: int) -> Float[np.ndarray, "outputs inputs"]:
+    """The matrix that reads `inputs` values linearly between each two of them; its rows sum to 1.
+
+    Args:
+        positions: in [0, inputs - 1].
+        inputs: how many values there are along the axis.
+    """
+    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(inputs))).astype(np.float32)
+
+
 def cubic_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
     """The matrix of torch's plain bicubic resize along one axis (DINOv3's specification, section 10.3).
 

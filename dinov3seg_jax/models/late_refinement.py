@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from dinov3seg_jax.config import LateRefinementConfig
 from dinov3seg_jax.models.attention import dot_product_attention, penalty
 from dinov3seg_jax.models.blocks import Mlp, recomputed
+from dinov3seg_jax.models.functions import linear_weights
 from dinov3seg_jax.models.layers import LayerNorm, Linear
 from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.scene import ClassSums, GuidedHalf
@@ -366,13 +367,13 @@ def resize_aligned(x: Float[Array, "b t h w d"], height: int, width: int) -> Flo
     """Bilinear with the corners aligned, as CAT-Seg's class block upsamples; a no-op at equal size."""
     if x.shape[2:4] == (height, width):
         return x
-    rows, columns = (_aligned_matrix(n, m) for n, m in zip(x.shape[2:4], (height, width), strict=True))
+    rows, columns = (_aligned_weights(n, m) for n, m in zip(x.shape[2:4], (height, width), strict=True))
     return jnp.einsum("ih,jw,bthwd->btijd", rows.astype(x.dtype), columns.astype(x.dtype), x)
 
 
-def _aligned_matrix(inputs: int, outputs: int) -> np.ndarray:
+def _aligned_weights(inputs: int, outputs: int) -> np.ndarray:
     positions = np.linspace(0, inputs - 1, outputs) if outputs > 1 else np.zeros(1)
-    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(inputs))).astype(np.float32)
+    return linear_weights(positions, inputs)
 
 
 class LateRefinement(nnx.Module):

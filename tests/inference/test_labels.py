@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.inference.views import labels
-from dinov3seg_jax.inference.views.labels import BestClass, bilinear_weights, label_pixels
+from dinov3seg_jax.inference.views.labels import BestClass, label_pixels
+from dinov3seg_jax.inference.views.linear_resize import half_pixel_weights
 
 
 def interpolate(grid, height, width):
@@ -38,7 +39,7 @@ def test_the_first_of_equal_classes_wins():
 
 
 def test_weights_of_an_equal_size_are_the_identity():
-    np.testing.assert_array_equal(bilinear_weights(5, 5), np.eye(5))
+    np.testing.assert_array_equal(half_pixel_weights(5, 5), np.eye(5))
 
 
 def test_classes_a_few_at_a_time(monkeypatch):

@@ -13,7 +13,7 @@ from dinov3seg_jax.data.resize import resize
 from dinov3seg_jax.inference.classes.chunks import ScoredChunk
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.views.blend import Shapes, bands, count_tiles, label_tiles
-from dinov3seg_jax.inference.views.labels import taps
+from dinov3seg_jax.inference.views.linear_resize import taps
 from dinov3seg_jax.inference.views.tiles import (
     ArraySource,
     blend_weights,

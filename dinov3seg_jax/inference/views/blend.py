@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from dinov3seg_jax.inference.device.buckets import bucket
-from dinov3seg_jax.inference.views.labels import PIECE, Taps, label_pieces, no_class, padded, taps
+from dinov3seg_jax.inference.views.labels import PIECE, label_pieces, no_class, padded
+from dinov3seg_jax.inference.views.linear_resize import Taps, taps
 from dinov3seg_jax.inference.views.tiles import Axis, Source, Tiling, blend_weights, cut_tile
 
 CLASSES_AT_ONCE = 64  # that are labelled

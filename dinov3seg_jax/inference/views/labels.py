@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +10,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from dinov3seg_jax.inference.device.sharing import on_own_pictures, shared_out
+from dinov3seg_jax.inference.views.linear_resize import Taps, taps
 
 PIECE = 256  # side of the squares that are labelled at once: pictures of all sizes share their program
 SHORTEST = 64
 
 Labelled = tuple[Int[np.ndarray, "height width"], Float[np.ndarray, "height width"]]  # classes and their scores
-
-
-class Taps(NamedTuple):
-    """For each output of a linear resize along one axis its two inputs, and the weight of the second."""
-
-    first: Int[np.ndarray, "*b n"]
-    second: Int[np.ndarray, "*b n"]
-    weight: Float[np.ndarray, "*b n"]
-
-    def part(self, start: int, length: int) -> "Taps":
-        """Some of the outputs; what is missing at the end repeats the last one."""
-        places = np.minimum(np.arange(start, start + length), self.first.shape[-1] - 1)
-        return Taps(*(values[..., places] for values in self))
-
-
-def taps(inputs: int, outputs: int, ratio: float | None = None) -> Taps:
-    """Half-pixel centres, edges held; an output is as long as `ratio` inputs, by default `inputs / outputs`."""
-    ratio = inputs / outputs if ratio is None else ratio
-    centres = np.clip((np.arange(outputs) + 0.5) * ratio - 0.5, 0, inputs - 1)
-    first = centres.astype(np.int32)
-    return Taps(first, np.minimum(first + 1, inputs - 1), (centres - first).astype(np.float32))
 
 
 def label_pixels(
@@ -125,12 +104,6 @@ def padded(length: int) -> int:
     """The next of 64, 96, 128, 192, 256, 384, ...: at most half more."""
     power = max(SHORTEST, 1 << (length - 1).bit_length())
     return power * 3 // 4 if power > SHORTEST and length <= power * 3 // 4 else power
-
-
-def bilinear_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
-    """The matrix of a linear resize along one axis; rows sum to 1 and have at most two entries."""
-    centres = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
-    return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(inputs))).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

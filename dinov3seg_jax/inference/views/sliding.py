@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from dinov3seg_jax.inference.views.labels import bilinear_weights, padded, taps
+from dinov3seg_jax.inference.views.labels import padded
+from dinov3seg_jax.inference.views.linear_resize import half_pixel_weights, taps
 
 WINDOWS_AT_ONCE = 12  # more run one batch after the other, the last one filled up
 STRIP_BYTES = 2**27  # of every class on the rows that one strip is made of
@@ -100,7 +101,7 @@ def average_rows(
 ) -> Float[Array, "t r width"]:
     """The windows' mean at some rows of the picture; see `label_views`. Columns beyond all windows are 0."""
     _, t, gh, gw = maps.shape
-    down, across = bilinear_weights(gh, window[0]), bilinear_weights(gw, window[1])
+    down, across = half_pixel_weights(gh, window[0]), half_pixel_weights(gw, window[1])
 
     def add(total: Array, view: tuple[Array, Array]) -> tuple[Array, None]:
         grid, corner = view
