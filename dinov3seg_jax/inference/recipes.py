@@ -6,8 +6,8 @@ from typing import Any
 from dinov3seg_jax.config import InferenceConfig, ZeroShotConfig
 from dinov3seg_jax.text.prompts import load_templates
 
-# The first version whose labels are those of this one: to be raised whenever the same recipe gives other labels. What
-# an earlier version left half-done is then done anew, and only then.
+# The first version whose labels are those of this one, but for rounding: to be raised whenever the same recipe gives
+# other labels. What an earlier version left half-done is then done anew, and only then.
 RESULTS_VERSION = "0.1.0"
 
 
