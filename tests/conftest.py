@@ -1,8 +1,11 @@
 """Shared by all tests."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 
@@ -15,6 +18,15 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llv
 # Tests leave the caches of whoever runs them alone.
 os.environ["DINOV3SEG_CACHE"] = "off"
 
+# What one test compiled, others of this session find, in all workers, and in no process that a test starts. Whether a
+# program is asked for twice can still be told: to find one counts as to compile one.
+SHARED = "DINOV3SEG_TESTS_PROGRAMS"
+if SHARED not in os.environ:
+    os.environ[SHARED] = tempfile.mkdtemp(prefix="programs-of-tests-")
+jax.config.update("jax_compilation_cache_dir", os.environ[SHARED])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 # grain reads absl flags, in worker processes too, and refuses unless someone has parsed them.
 flags.FLAGS.mark_as_parsed()
 
@@ -26,6 +38,11 @@ LONGEST = ("test_kills.py", "test_several_devices.py", "test_processes.py", "tes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the process that began all others
+        shutil.rmtree(os.environ[SHARED], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

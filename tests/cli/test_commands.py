@@ -261,6 +261,7 @@ def test_unknown_or_missing_words_show_the_usage(monkeypatch, capsys, main, word
     assert len(re.findall("error: ", errors)) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_trains_and_is_scored(samples, tmp_path, monkeypatch):
     monkeypatch.setenv("DINOV3SEG_SAMPLES", str(samples))
     overrides = {
