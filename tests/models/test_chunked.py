@@ -75,8 +75,8 @@ class Head:
         return logits
 
 
-def close(ours, expected):
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+def close(ours, expected, tolerance=TOLERANCE):
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")
