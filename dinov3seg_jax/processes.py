@@ -133,7 +133,7 @@ def _report(error: BaseException) -> int:
     """Say why this process ends, and with which status."""
     lost = next((str(e) for e in (error, error.__cause__, error.__context__) if _is_loss(e)), None)
     if lost is not None:
-        reason = " ".join(lost.split())[:200]
+        reason = one_line(lost, 200)
         print(f"another process of this run was lost: {reason}", file=sys.stderr, flush=True)
         return LOST
     if isinstance(error, UserError):

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.data.datasets import Dataset
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 
@@ -66,7 +66,7 @@ def load_progress(path: Path, identity: Identity, classes: int) -> Progress:
             other = json.loads(str(arrays["identity"]))
             saved = Progress(arrays["counts"], arrays["image_miou"], float(arrays["seconds"]))
     except Exception as error:  # zip, npy and JSON have a dozen kinds of errors between them
-        print(f"{path} cannot be read ({' '.join(str(error).split())}); starting over", flush=True)
+        print(f"{path} cannot be read ({one_line(error)}); starting over", flush=True)
         return nothing
     if differing := [name for name in identity if identity[name] != other.get(name)]:
         print(f"{path} is of another {' and '.join(differing)}; starting over", flush=True)

@@ -43,8 +43,16 @@ def linear_weights(positions: Float[np.ndarray, " outputs"], inputs: int) -> Flo
     Args:
         positions: in [0, inputs - 1].
         inputs: how many values there are along the axis.
+
+    Returns:
+        float64, for the caller to round: once, to the type that it computes in.
     """
-    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(inputs))).astype(np.float32)
+    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(inputs)))
+
+
+def half_pixel_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
+    """The matrix of a linear resize along one axis, half-pixel centres, edges held; float64, see `linear_weights`."""
+    return linear_weights(np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1), inputs)
 
 
 def cubic_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:

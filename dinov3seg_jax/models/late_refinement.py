@@ -373,7 +373,7 @@ def resize_aligned(x: Float[Array, "b t h w d"], height: int, width: int) -> Flo
 
 def _aligned_weights(inputs: int, outputs: int) -> np.ndarray:
     positions = np.linspace(0, inputs - 1, outputs) if outputs > 1 else np.zeros(1)
-    return linear_weights(positions, inputs)
+    return linear_weights(positions, inputs).astype(np.float32)
 
 
 class LateRefinement(nnx.Module):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from dinov3seg_jax.config import SamConfig
 from dinov3seg_jax.models.attention import dot_product_attention
 from dinov3seg_jax.models.blocks import Mlp, run_stack, stack
+from dinov3seg_jax.models.functions import half_pixel_weights
 from dinov3seg_jax.models.layers import Conv, LayerNorm, Linear, normal
 from dinov3seg_jax.models.vit import PatchEmbed
 
@@ -27,17 +28,11 @@ def relative_positions(table: Float[Array, "entries d"], queries: int, keys: int
     """
     needed = 2 * max(queries, keys) - 1
     if table.shape[0] != needed:
-        weights = linear_weights(table.shape[0], needed).astype(table.dtype)
+        weights = half_pixel_weights(table.shape[0], needed).astype(table.dtype)
         table = jnp.matmul(weights, table, precision=jax.lax.Precision.HIGHEST)
     query_scale, key_scale = max(keys / queries, 1.0), max(queries / keys, 1.0)
     index = np.arange(queries)[:, None] * query_scale - np.arange(keys)[None] * key_scale + (keys - 1) * key_scale
     return table[index.astype(np.int64)]
-
-
-def linear_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
-    """Matrix of a linear resize, half-pixel centres, computed in float64: float32 positions lose a digit."""
-    positions = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
-    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(inputs)))
 
 
 class SamAttention(nnx.Module):

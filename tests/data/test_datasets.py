@@ -206,7 +206,7 @@ def test_a_benchmark_without_a_training_split(tmp_path):
 
 def test_a_tree_without_labels_names_the_command_that_makes_them(tmp_path):
     (tmp_path / "VOCdevkit/VOC2012/JPEGImages").mkdir(parents=True)
-    _sentence(DatasetConfig(name="voc_20", split="eval", root=str(tmp_path)), "data.prepare voc_20")
+    _sentence(DatasetConfig(name="voc_20", split="eval", root=str(tmp_path)), "dinov3seg prepare voc_20")
 
 
 def test_coco_panoptic_may_be_a_folder_with_its_own_list(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from dinov3seg_jax.inference.views import labels
 from dinov3seg_jax.inference.views.labels import BestClass, label_pixels
-from dinov3seg_jax.inference.views.linear_resize import half_pixel_weights
+from dinov3seg_jax.models.functions import half_pixel_weights
 
 
 def interpolate(grid, height, width):

@@ -12,7 +12,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.views import local_global
 from dinov3seg_jax.inference.views.local_global import check_inference, global_size, resize_image, score_classes
 from dinov3seg_jax.inference.views.windows import plan_windows
-from dinov3seg_jax.models.dinov3seg import Segmentation
+from dinov3seg_jax.models.dinov3seg import Output
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.scene import ImageFeatures
 
@@ -44,7 +44,7 @@ class Model:
         guided = features.patches * features.prior + images.mean((1, 2, 3), keepdims=True)
         logits = jnp.einsum("bhwd,btd->bhwt", guided, text) * jnp.where(class_mask, 1, 2)[:, None, None]
         h, w = guided.shape[1:3]
-        return Segmentation(jnp.moveaxis(resize_linear(logits, 4 * h, 4 * w), -1, 1), logits)
+        return Output(jnp.moveaxis(resize_linear(logits, 4 * h, 4 * w), -1, 1), logits)
 
     def __call__(self, images, text, class_mask):
         return self.segment(images, self.encode_image(images), text, class_mask)

@@ -9,7 +9,7 @@ from flax import nnx
 from dinov3seg_jax.convert.tables import catseg, dinov3
 from dinov3seg_jax.convert.tables.rules import Fill
 from dinov3seg_jax.inference.views.local_global import blend_logits
-from dinov3seg_jax.models import decoder, functions, late_refinement, layers
+from dinov3seg_jax.models import attention, blocks, decoder, functions, late_refinement, layers
 from dinov3seg_jax.models.late_refinement import ClassRefinementBlock, SpatialRefinementBlock
 from dinov3seg_jax.models.rope import rope_periods
 from dinov3seg_jax.models.vit import VisionTransformer
@@ -58,7 +58,7 @@ def test_epsilon(name):
 
 
 def test_approximate_gelu(monkeypatch):
-    monkeypatch.setattr(layers, "gelu", lambda x: jax.nn.gelu(x, approximate=True))
+    monkeypatch.setattr(blocks, "gelu", lambda x: jax.nn.gelu(x, approximate=True))
     assert vit_error("vit_tiny_untied_zeromask") > TOLERANCE
 
 
@@ -154,7 +154,7 @@ def single_residual(block, x, text, pooling):
 
 
 def sharper(query, key, value, bias):
-    return layers.dot_product_attention(query * 2, key, value, bias)
+    return attention.dot_product_attention(query * 2, key, value, bias)
 
 
 def one_group(dim, groups, **options):
@@ -163,7 +163,7 @@ def one_group(dim, groups, **options):
 
 BLOCKS = {"class": test_catseg.test_class_block, "spatial": test_catseg.test_spatial_block}
 BLOCK_MUTATIONS = {  # the block, its case, what is changed
-    "approximate gelu": ("spatial", "window_ge_resolution", layers, "gelu", jax.nn.gelu),
+    "approximate gelu": ("spatial", "window_ge_resolution", blocks, "gelu", jax.nn.gelu),
     "not shifted": ("spatial", "odd_window_no_guidance", jnp, "roll", lambda x, *_: x),
     "no padding entries": ("class", "pool2_pad", ClassRefinementBlock, "_pad", lambda _, *arrays: arrays),
     "corners not aligned": ("class", "pool2_pad", aggregator, "resize_aligned", half_pixel),

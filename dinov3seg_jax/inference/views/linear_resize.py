@@ -1,16 +1,13 @@
-"""A linear resize along one axis, half-pixel centres, edges held, in two forms.
+"""A linear resize along one axis, half-pixel centres, edges held, as the inputs that each output is gathered from.
 
-`taps` for what is gathered, pixel by pixel; `half_pixel_weights` for what is multiplied as a matrix. They stay two
-because they differ in the last bit: the centres are rounded in another order, and a matrix made of taps would have
-1 - weight rounded once more.
+`models.functions.half_pixel_weights` is the same as a matrix. They stay two because they differ in the last bit: the
+centres are rounded in another order, and a matrix made of taps would have 1 - weight rounded once more.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-
-from dinov3seg_jax.models.functions import linear_weights
 
 
 class Taps(NamedTuple):
@@ -32,9 +29,3 @@ def taps(inputs: int, outputs: int, ratio: float | None = None) -> Taps:
     centres = np.clip((np.arange(outputs) + 0.5) * ratio - 0.5, 0, inputs - 1)
     first = centres.astype(np.int32)
     return Taps(first, np.minimum(first + 1, inputs - 1), (centres - first).astype(np.float32))
-
-
-def half_pixel_weights(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
-    """The matrix of the resize; see `linear_weights`."""
-    centres = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
-    return linear_weights(centres, inputs)

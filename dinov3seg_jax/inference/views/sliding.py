@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dinov3seg_jax.inference.views.labels import padded
-from dinov3seg_jax.inference.views.linear_resize import half_pixel_weights, taps
+from dinov3seg_jax.inference.views.linear_resize import taps
+from dinov3seg_jax.models.functions import half_pixel_weights
 
 WINDOWS_AT_ONCE = 12  # more run one batch after the other, the last one filled up
 STRIP_BYTES = 2**27  # of every class on the rows that one strip is made of
@@ -101,7 +102,8 @@ def average_rows(
 ) -> Float[Array, "t r width"]:
     """The windows' mean at some rows of the picture; see `label_views`. Columns beyond all windows are 0."""
     _, t, gh, gw = maps.shape
-    down, across = half_pixel_weights(gh, window[0]), half_pixel_weights(gw, window[1])
+    down = half_pixel_weights(gh, window[0]).astype(np.float32)
+    across = half_pixel_weights(gw, window[1]).astype(np.float32)
 
     def add(total: Array, view: tuple[Array, Array]) -> tuple[Array, None]:
         grid, corner = view
