@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.store import converted as weights
-from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store import converted, safetensors
 
 
 def write_folder(folder: Path, arrays: dict[str, np.ndarray], kind: str, model: ModelConfig) -> None:
     """Write arrays under our names; the manifest says the sections of the model that they belong to."""
     folder.mkdir(exist_ok=True)
-    path = folder / weights.WEIGHTS_FILE
-    entries = tensor_file.create(path, {name: array.shape for name, array in arrays.items()})
+    path = folder / converted.WEIGHTS_FILE
+    entries = safetensors.create(path, {name: array.shape for name, array in arrays.items()})
     with path.open("r+b") as file:
         for name, array in arrays.items():
-            tensor_file.write_part(file, entries[name], None, array)
+            safetensors.write_part(file, entries[name], None, array)
     sections = {
         section: dataclasses.asdict(getattr(model, section)) for section in {name.split("/")[0] for name in arrays}
     }
@@ -26,4 +25,4 @@ def write_folder(folder: Path, arrays: dict[str, np.ndarray], kind: str, model: 
         name: {"shape": list(array.shape), "sha256": sha256(array.tobytes()).hexdigest()}
         for name, array in arrays.items()
     }
-    weights.write_manifest(folder, weights.Manifest(kind, "custom", 1, [], [], sections, described))
+    converted.write_manifest(folder, converted.Manifest(kind, "custom", 1, [], [], sections, described))

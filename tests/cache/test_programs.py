@@ -10,7 +10,7 @@ import zlib
 import jax
 import pytest
 
-from dinov3seg_jax.cache import programs as compile_cache
+from dinov3seg_jax.cache import programs
 from dinov3seg_jax.cache.folder import VARIABLE
 from dinov3seg_jax.cache.programs import keep_programs, tidy
 
@@ -35,7 +35,7 @@ print(json.dumps([jax.jit(lambda x: (x * x).sum())(jax.numpy.arange(100.0)).item
 @pytest.fixture
 def options(monkeypatch):
     """What JAX is set to, put back after the test."""
-    monkeypatch.setattr(compile_cache, "_kept_in", None)
+    monkeypatch.setattr(programs, "_kept_in", None)
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     jax.config.update("jax_compilation_cache_dir", None)
     yield

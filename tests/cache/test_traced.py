@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dinov3seg_jax.cache import programs as compile_cache
+from dinov3seg_jax.cache import programs
 from dinov3seg_jax.cache.traced import remember, traced_once
 from dinov3seg_jax.inference.segmenter import Segmenter
 
@@ -25,7 +25,7 @@ class Unknown(NamedTuple):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(compile_cache, "_kept_in", tmp_path)
+    monkeypatch.setattr(programs, "_kept_in", tmp_path)
     return tmp_path
 
 
@@ -98,12 +98,12 @@ def test_what_jax_cannot_write_is_traced_as_it_is(folder):
 
 def test_tidying_up_knows_what_is_kept(folder):
     remember("question", lambda: b"answer")
-    compile_cache.tidy(folder, 10**6)
+    programs.tidy(folder, 10**6)
     assert remember("question", lambda: b"forgotten") == b"answer"
-    (path,) = folder.glob(compile_cache.ENTRIES)
+    (path,) = folder.glob(programs.ENTRIES)
     path.write_bytes(path.read_bytes()[:-5])
-    (folder / compile_cache.LOOKED).unlink()
-    compile_cache.tidy(folder, 10**6)
+    (folder / programs.LOOKED).unlink()
+    programs.tidy(folder, 10**6)
     assert not path.exists()
 
 

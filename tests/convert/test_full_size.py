@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import WEIGHTS_FILE, read_manifest
 from tests.convert.files import FIXTURES, LAYOUTS, drawn, stream
 
@@ -67,8 +67,8 @@ def largest_tensor(keys: dict[str, list[int]]) -> int:
 def assert_nothing_lost(out: Path, keys: dict[str, list[int]]) -> None:
     """As many values as the source has, and the largest tensors of every block looked up by hand."""
     path = out / WEIGHTS_FILE
-    entries = tensor_file.read_header(path)
-    arrays = {name: tensor_file.map_tensor(path, entry) for name, entry in entries.items()}
+    entries = safetensors.read_header(path)
+    arrays = {name: safetensors.map_tensor(path, entry) for name, entry in entries.items()}
     used = {key: shape for key, shape in keys.items() if not key.endswith("bias_mask") and "local_cls" not in key}
     assert sum(value.size for value in arrays.values()) == sum(int(np.prod(shape)) for shape in used.values())
     checked = 0
@@ -140,8 +140,8 @@ def test_the_largest_backbone_in_shards_at_reduced_width(tmp_path, capsys):
     report(capsys, "vit7b16 at a sixteenth of its width, six shards", tmp_path / "out", measured)
     manifest = read_manifest(tmp_path / "out")
     assert (manifest.model["vision"]["depth"], manifest.model["vision"]["dim"]) == (40, 256)
-    entry = tensor_file.read_header(tmp_path / "out" / WEIGHTS_FILE)["vision/backbone/blocks/ffn/gate/kernel"]
-    gates = tensor_file.map_tensor(tmp_path / "out" / WEIGHTS_FILE, entry)
+    entry = safetensors.read_header(tmp_path / "out" / WEIGHTS_FILE)["vision/backbone/blocks/ffn/gate/kernel"]
+    gates = safetensors.map_tensor(tmp_path / "out" / WEIGHTS_FILE, entry)
     for block in range(40):
         key = f"layer.{block}.mlp.gate_proj.weight"
         np.testing.assert_array_equal(gates[block].T, drawn(key, narrow[key]))

@@ -9,7 +9,7 @@ import pytest
 
 from convert.__main__ import main
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import MANIFEST_FILE, WEIGHTS_FILE
 from tests.convert.files import FIXTURES, official, save
 from tests.parity.official import arrays
@@ -148,7 +148,7 @@ def tampered(folder, target, name, *, manifest_too):
     """A copy of a converted folder with one value of an array changed."""
     target.mkdir()
     content = bytearray((folder / WEIGHTS_FILE).read_bytes())
-    entry = tensor_file.read_header(folder / WEIGHTS_FILE)[name]
+    entry = safetensors.read_header(folder / WEIGHTS_FILE)[name]
     values = np.frombuffer(content, np.float32, entry.size // 4, entry.start)
     values[0] += 0.5
     (target / WEIGHTS_FILE).write_bytes(content)
@@ -172,7 +172,7 @@ def test_a_tampered_folder_is_found_out_three_ways(converted, tmp_path, capsys, 
     capsys.readouterr()
     assert verify(hidden, "--source", source) == 1
     printed = capsys.readouterr().out
-    total = len(tensor_file.read_header(folder / WEIGHTS_FILE))
+    total = len(safetensors.read_header(folder / WEIGHTS_FILE))
     assert f"{total - 1} of {total} arrays are those of the source, bit for bit:" in printed
     assert re.search(rf"{name} .* 5\.0e-01 .* FAILED", printed)
 

@@ -13,7 +13,7 @@ import pytest
 from dinov3seg_jax.cli.export import main
 from dinov3seg_jax.config import Config, InferenceConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.export import scorer as exported
+from dinov3seg_jax.export.scorer import load
 from dinov3seg_jax.export.writer import _write_folder
 from dinov3seg_jax.inference.device.precision import narrow
 from dinov3seg_jax.inference.segmenter import Segmenter
@@ -34,9 +34,9 @@ import sys
 for name in ("flax", "optax", "orbax", "pydantic", "jaxtyping", "PIL", "dinov3seg_jax.models", "dinov3seg_jax.config"):
     sys.modules[name] = None
 import numpy as np
-from dinov3seg_jax.export import scorer as exported
+from dinov3seg_jax.export.scorer import load
 folder, given, found = sys.argv[1:]
-given, scorer = np.load(given), exported.load(folder)
+given, scorer = np.load(given), load(folder)
 assert scorer.names == ("red circle", "grass", "a dog")
 np.savez(
     found,
@@ -141,7 +141,7 @@ def rounded(parameters, weights):
 def test_narrow_weights_stay_narrow(model, parameters, pictures, tmp_path, weights, size, sides):
     arguments = ["--sizes", size, f"--config.inference.weights={weights}"]
     main(["--checkpoint", "run", "--out", str(tmp_path / "narrow"), *arguments])
-    scorer = exported.load(tmp_path / "narrow")
+    scorer = load(tmp_path / "narrow")
     assert scorer.sizes == [sides]
     stored = {name: value for name, value in parameters.items() if not name.startswith("text/")}
     taken = (tmp_path / "narrow/weights.npz").stat().st_size
@@ -188,7 +188,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_a_name_that_is_no_text(tmp_path):
     main(["--checkpoint", "run", "--out", str(tmp_path / "out"), "--classes", "cat\udcff"])
-    assert exported.load(tmp_path / "out").names == ("cat?",)
+    assert load(tmp_path / "out").names == ("cat?",)
 
 
 def test_what_killed_processes_left_is_cleared_away(tmp_path):
@@ -222,12 +222,12 @@ def test_a_size_that_is_none(tmp_path, capsys):
 )
 def test_inputs_that_do_not_fit(folder, images, text, message):
     with pytest.raises(UserError, match=message):
-        exported.load(folder)(images, text)
+        load(folder)(images, text)
 
 
 def test_folders_that_are_none_or_damaged(folder, tmp_path):
     with pytest.raises(UserError, match="is no exported model"):
-        exported.load(tmp_path)
+        load(tmp_path)
     for file in ("export.json", "weights.npz", "48x48.bin"):
         damaged = tmp_path / file.replace(".", "_")
         damaged.mkdir()
@@ -235,4 +235,4 @@ def test_folders_that_are_none_or_damaged(folder, tmp_path):
             content = part.read_bytes()
             (damaged / part.name).write_bytes(content[: len(content) // 2] if part.name == file else content)
         with pytest.raises(UserError, match="is damaged .*; export again"):
-            exported.load(damaged)
+            load(damaged)

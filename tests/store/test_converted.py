@@ -12,7 +12,7 @@ import pytest
 
 from dinov3seg_jax.config import ModelConfig, TextConfig, VisionConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import (
     WEIGHTS_FILE,
     Manifest,
@@ -40,11 +40,11 @@ def manifest(arrays=None, **model):
 
 def write(folder: Path) -> Path:
     folder.mkdir()
-    entries = tensor_file.create(folder / WEIGHTS_FILE, {name: value.shape for name, value in ARRAYS.items()})
+    entries = safetensors.create(folder / WEIGHTS_FILE, {name: value.shape for name, value in ARRAYS.items()})
     with (folder / WEIGHTS_FILE).open("r+b") as file:
         for name, value in ARRAYS.items():
             for position in reversed(range(len(value))):
-                tensor_file.write_part(file, entries[name], position, value[position])
+                safetensors.write_part(file, entries[name], position, value[position])
     write_manifest(folder, manifest(ARRAYS, vision=BACKBONE))
     return folder
 
@@ -86,10 +86,10 @@ import sys
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from dinov3seg_jax.store import converted as weights
+from dinov3seg_jax.store import converted
 
 touched = []
-place = weights.safetensors.map_tensor
+place = converted.safetensors.map_tensor
 
 class Watched(np.ndarray):
     def __getitem__(self, index):
@@ -97,12 +97,12 @@ class Watched(np.ndarray):
         touched.append(part.size)
         return part
 
-weights.safetensors.map_tensor = lambda path, entry: place(path, entry).view(Watched)
+converted.safetensors.map_tensor = lambda path, entry: place(path, entry).view(Watched)
 mesh = jax.make_mesh((2, 2), ("data", "model"))
 name = "vision/backbone/blocks/kernel"
 for spec, sizes in [(P(None, "data", "model"), [12] * 4), (P(None, None, "model"), [24] * 2), (P(), [48])]:
     touched.clear()
-    array = weights.read_arrays(sys.argv[1], [name], {name: NamedSharding(mesh, spec)})[name]
+    array = converted.read_arrays(sys.argv[1], [name], {name: NamedSharding(mesh, spec)})[name]
     np.testing.assert_array_equal(array, np.arange(48, dtype=np.float32).reshape(2, 4, 6))
     assert array.sharding.spec == spec
     assert touched == sizes, touched

@@ -9,7 +9,7 @@ import pytest
 from dinov3seg_jax.config import Config, TextConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
-from dinov3seg_jax.store import safetensors as tensor_file
+from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import WEIGHTS_FILE, Manifest, write_manifest
 from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.store.run import write_config
@@ -35,10 +35,10 @@ def converted(folder, weights, prefix):
     """A folder with some of the weights, as `python -m convert` leaves it."""
     folder.mkdir()
     arrays = {name: np.asarray(value) for name, value in weights.items() if name.startswith(prefix)}
-    entries = tensor_file.create(folder / WEIGHTS_FILE, {name: value.shape for name, value in arrays.items()})
+    entries = safetensors.create(folder / WEIGHTS_FILE, {name: value.shape for name, value in arrays.items()})
     with (folder / WEIGHTS_FILE).open("r+b") as file:
         for name, value in arrays.items():
-            tensor_file.write_part(file, entries[name], None, value)
+            safetensors.write_part(file, entries[name], None, value)
     section = prefix.split("/")[0]
     shapes = {name: {"shape": list(value.shape), "sha256": ""} for name, value in arrays.items()}
     write_manifest(folder, Manifest("test", "tiny", 1, [], [], {section: SECTIONS[section]}, shapes))
