@@ -97,6 +97,11 @@ class RunFolder:
         return read_progress(newest_step(self.path))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that training began to write."""
+    return (folder / CONFIG_FILE).is_file()
+
+
 def write_config(workdir: Path, config: Config) -> None:
     """Record what a run was started with."""
     workdir.mkdir(parents=True, exist_ok=True)
@@ -110,7 +115,7 @@ def read_config(workdir: Path) -> Config:
         raise UserError(f"checkpoint '{workdir}' is a file; name a folder that training wrote.")
     if not workdir.is_dir():
         raise UserError(f"checkpoint folder '{workdir}' does not exist; name one that training wrote.")
-    if not path.is_file():
+    if not is_run(workdir):
         raise UserError(f"'{workdir}' is not a run's folder (it has no {CONFIG_FILE}); name one that training wrote.")
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")), origin=str(path))

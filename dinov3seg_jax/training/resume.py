@@ -12,7 +12,7 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.store.run import CONFIG_FILE, read_config
+from dinov3seg_jax.store.run import is_run, read_config
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.finetune import partition
@@ -96,7 +96,7 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
     Raises:
         UserError: it names the first option that differs.
     """
-    if not (workdir / CONFIG_FILE).is_file():
+    if not is_run(workdir):
         return
     old, new = (dataclasses.asdict(_without_resumable(c)) for c in (read_config(workdir), config))
     for name, before, after in _differences(old, new):
