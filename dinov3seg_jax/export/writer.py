@@ -27,6 +27,7 @@ from dinov3seg_jax.export.scorer import EMBEDDINGS_FILE, VERSION, WEIGHTS_FILE, 
 from dinov3seg_jax.files import EXPORT_FILE, has_ended
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.precision import at_precision
+from dinov3seg_jax.inference.load import way_of
 from dinov3seg_jax.inference.views.local_global import check_inference, score_classes
 from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.chunked import can_chunk
@@ -62,7 +63,7 @@ def export(
         UserError: the folder holds no such model or the other exists, a size does not fit, or a name cannot be used.
     """
     folder = open_folder(checkpoint)
-    if folder.kind == "converted":
+    if way_of(folder) != "run":
         raise UserError(f"'{checkpoint}' holds converted weights, which have no head to export; name a run's folder.")
     if Path(out).exists():
         raise UserError(f"'{out}' exists; choose another --out.")
