@@ -24,6 +24,7 @@ pytestmark = [
 # Linux's own peak of this program: getrusage's begins with that of the program that started it.
 MEASURED = """
 import json, re, sys, time
+import dinov3seg_jax.convert.run  # which the command imports when it knows what it is asked
 from convert.__main__ import main
 def peak():
     return 1024 * int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
