@@ -65,7 +65,7 @@ class OpenModel:
             return LinearSegmenter(config, self.parameters)
         from dinov3seg_jax.inference.segmenter import Segmenter
 
-        return Segmenter(config, self.parameters, self.folder.checksums, devices)
+        return Segmenter(config, self.parameters, devices)
 
 
 def open_model(path: str | Path, zero_shot: bool = False, around: Config | None = None) -> OpenModel:

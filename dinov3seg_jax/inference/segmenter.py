@@ -1,6 +1,6 @@
 """dinov3.seg, ready for pictures and class names (§7)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -48,7 +48,6 @@ class Segmenter(BaseSegmenter):
         self,
         config: Config,
         parameters: Parameters,
-        checksums: Mapping[str, str] = NO_CHECKSUMS,
         devices: Sequence[jax.Device] = (),
     ):
         """Take a model.
@@ -56,7 +55,6 @@ class Segmenter(BaseSegmenter):
         Args:
             config: of the run; `inference` says how it is used.
             parameters: all of them.
-            checksums: of single arrays, where they are known (see `classes.embedding_cache`).
             devices: of this process, that share batches out; default the first.
 
         Raises:
@@ -76,7 +74,7 @@ class Segmenter(BaseSegmenter):
             self.parameters,
             config.inference.templates,
             config.model,
-            checksums,
+            NO_CHECKSUMS,
         )
         self._mesh = mesh = make_mesh(devices)
         if mesh is not None:
