@@ -404,7 +404,7 @@ def test_a_folder_of_many_sizes_compiles_six_programs(tmp_path, config):
 
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path, model):
-    """Twelve times: thrice while the process starts, else soon after it wrote a result, which makes three files.
+    """Up to twelve times: every fourth while the process starts, else soon after it wrote a result, of three files.
 
     Prints how many pictures each process had done when it was killed.
     """
@@ -418,29 +418,27 @@ def test_killed_again_and_again(tmp_path, model):
         command = [*script, *words(folder, out, *options)]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
 
-    started = time.monotonic()
     assert start("whole").wait() == 0
-    seconds = time.monotonic() - started
-    drawn, done, kills = random.Random(0), 0, []
-    while len(kills) < 12:
-        process = start("out")
-        more = len(kills) % 4
-        while process.poll() is None and len(list(tmp_path.glob("out/[!.]*.json"))) < done + more:
+    drawn, done, kills, quickest = random.Random(0), 0, [], float("inf")
+    while len(kills) < 12 and done < 80:
+        process, started = start("out"), time.monotonic()
+        more = (len(kills) + 1) % 4
+        while more and process.poll() is None and len(list(tmp_path.glob("out/[!.]*.json"))) < done + more:
             time.sleep(0.002)
-        time.sleep(drawn.random() * (0.05 if more else seconds / 3))
+        if more == 1:
+            quickest = min(quickest, time.monotonic() - started)
+        time.sleep(drawn.random() * (0.05 if more else quickest))
         process.send_signal(signal.SIGKILL)
         process.wait()
         done = len(list(tmp_path.glob("out/[!.]*.json")))
         kills.append(done)
-        if done == 80:
-            break
     print(f"done at each kill: {kills}")
     for path, content in contents(tmp_path / "out").items():
         if not path.name.startswith("."):
             assert content == (tmp_path / "whole" / path).read_bytes(), path
     assert start("out").wait() == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert len(kills) == 12
+    assert sum(0 < done < 80 for done in kills) >= 6, "most kills must find the work half done"
 
 
 def save_run(folder, config, parameters):
