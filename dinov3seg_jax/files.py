@@ -6,7 +6,23 @@ Which is how the next run tells what a killed one left behind from what another 
 import os
 from pathlib import Path
 
+from dinov3seg_jax.errors import UserError
+
 EXPORT_FILE = "export.json"  # what an exported model says of itself, and is known by
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as a person gives it, with "~" for the home folder; the one place where that is read.
+
+    Raises:
+        UserError: there is no such home, or it is no path.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path} begins with a home folder that is not there; write the whole path") from error
+    except TypeError as error:
+        raise UserError(f"a path was expected, not a {type(path).__name__}; give a text or a pathlib.Path") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

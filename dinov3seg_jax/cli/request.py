@@ -11,7 +11,8 @@ from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.inference.load import Way, load, section_of, way_of
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
-from dinov3seg_jax.text.prompts import check_names, load_templates, parse_names
+from dinov3seg_jax.text.class_lists import parse_names
+from dinov3seg_jax.text.prompts import check_names, load_templates, understood
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Request:
-    """Check names and options.
+    """Check names and options, and show the names as they were understood.
 
     Raises:
         UserError: they cannot be used, whatever the model.
@@ -75,6 +76,7 @@ def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Requ
     config = override_inference(Config(), overrides, section_of(way))
     templates = load_templates(config.zero_shot.templates) if way == "zero_shot" else config.inference.templates
     check_names(names, Tokenizer(), templates)
+    print(understood(names), flush=True)
     return Request(folder, way, list(overrides), names, config)
 
 

@@ -34,7 +34,8 @@ from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.store.folder import open_folder
-from dinov3seg_jax.text.prompts import check_names, parse_names
+from dinov3seg_jax.text.class_lists import names_of
+from dinov3seg_jax.text.prompts import check_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TEXT_TOWER = "text/"
@@ -169,7 +170,7 @@ def _restored(value: Array) -> Array:
 def _embed(
     config: Config, parameters: Parameters, names: Sequence[str] | str
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "t d2"] | None]:
-    listed = parse_names(names) if isinstance(names, str) else tuple(names)
+    listed = names_of(names) if names else ()
     if not listed:
         return (), None
     encode_text = text_encoder(config.model, functools.partial(bind_frozen, config.model))

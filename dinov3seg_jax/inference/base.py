@@ -16,7 +16,7 @@ from dinov3seg_jax.data.images import as_array
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.models.parameters import Parameters, parameter_bytes
-from dinov3seg_jax.text.prompts import parse_names
+from dinov3seg_jax.text.class_lists import Names, names_of
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
 
@@ -77,13 +77,13 @@ class BaseSegmenter(abc.ABC):
             UserError: the names cannot be used.
         """
 
-    def check_names(self, names: Sequence[str] | str) -> tuple[str, ...]:
-        """The class names, parsed if they are text (see `text.prompts.parse_names`).
+    def check_names(self, names: Names) -> tuple[str, ...]:
+        """The class names, as `text.class_lists.names_of` understands them.
 
         Raises:
             UserError: the model does not take them.
         """
-        return self.accept(parse_names(names) if isinstance(names, str) else tuple(names))
+        return self.accept(names_of(names))
 
     def segment(self, image: Picture, names: Sequence[str] | str) -> Segmentation:
         """Segment one picture.

@@ -1,21 +1,26 @@
 """Class names and the prompts made of them: template sets, and the checks on names a user typed."""
 
+import html
 import json
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.text.class_lists import parse_names as parse_names  # part of this page: names as they are typed
 from dinov3seg_jax.text.tokenizer import CONTEXT_LENGTH, END_ID, START_ID, Tokenizer
+from dinov3seg_jax.text.vocabularies import is_published
 
 SLOT = "{}"
 PAPER = ("A photo of a {} in the scene",)
 TEMPLATE_SETS = ("paper", "imagenet_80")
-NAME_FILES = (".txt", ".json")
 LENGTH_STEP = 8
+SHOWN = 60  # names of a list; of a longer one the first and the last
+DIVIDERS = ";；|｜，、"
+JOINERS = "\u200c\u200d"  # of letters in Persian and Indian scripts, and of emoji
 
 
 def load_templates(name: str) -> tuple[str, ...]:
@@ -72,79 +77,77 @@ def check_names(
         The T names without outer whitespace, in the given order.
 
     Raises:
-        UserError: There is no name; a name is empty, appears twice (case and spacing do not count, as the tokenizer
-            drops them), holds a token reserved for the start or end of a prompt, or makes a prompt too long.
+        UserError: There is no name; a name is empty, holds a character that nobody sees or a sign that divides names,
+            appears twice or makes the same prompt as another (case, spacing and other names after a comma do not
+            count), holds a token reserved for the start or end of a prompt, or makes a prompt too long. In published
+            lists (see `vocabularies`) names may share a prompt, as scores that compare with others need them all.
     """
     stripped = tuple(name.strip() for name in names)
     if not stripped:
         raise UserError("there is no class name; give at least one")
-    first_place: dict[str, int] = {}
+    first_place: dict[tuple[int, ...], int] = {}
     for place, name in enumerate(stripped, start=1):
-        ids = tokenizer.encode(prompt_name(name))
+        ids = tuple(tokenizer.encode(prompt_name(name)))
         if not ids:
             raise UserError(f"class name {place} of {len(stripped)}, {name!r}, is empty; remove it or give it a text")
         if START_ID in ids or END_ID in ids:
             raise UserError(f"the class name {name!r} holds a token reserved for the ends of a prompt; remove it")
-        earlier = first_place.setdefault(" ".join(name.lower().split()), place)
-        if earlier != place:
-            raise UserError(f"the class name {name!r} appears twice, at places {earlier} and {place}; keep one of them")
+        _check_signs(name, f"class name {place} of {len(stripped)}, {_shortened(name)},")
+        earlier = first_place.setdefault(ids, place)
+        if earlier != place and not is_published(names):
+            _refuse_twin(stripped, earlier, place)
         _check_length(name, tokenizer, templates, context_length)
     return stripped
+
+
+def understood(names: Iterable[str]) -> str:
+    """One line that shows class names as they were understood."""
+    listed = list(names)
+    shown = [f'"{name}" (asked as "{prompt_name(name)}")' if ", " in name else name for name in listed]
+    if len(shown) > SHOWN:
+        shown = [*shown[: SHOWN - 2], f"... {len(shown) - SHOWN + 1} more ...", shown[-1]]
+    return f"{len(listed)} {'class' if len(listed) == 1 else 'classes'}: {', '.join(shown)}"
+
+
+def _check_signs(name: str, what: str) -> None:
+    hidden = next(
+        (letter for letter in name if unicodedata.category(letter) in ("Cc", "Cf") and letter not in JOINERS), ""
+    )
+    if hidden in ("\n", "\r", "\t"):
+        raise UserError(f"{what} goes over several lines or columns; give each class by itself")
+    if hidden:
+        raise UserError(f"{what} holds a character that nobody sees (U+{ord(hidden):04X}); type the name anew")
+    if sign := next((sign for sign in html.unescape(name) if sign in DIVIDERS), ""):
+        raise UserError(
+            f"{what} holds '{sign}', which divides names; give each class by itself, and other names of one class "
+            "after a comma and a blank"
+        )
+    if name and not any(unicodedata.category(letter)[0] in "LNS" for letter in name):
+        raise UserError(f"{what} holds no letter or digit; remove it or give it a name")
+
+
+def _refuse_twin(names: Sequence[str], earlier: int, later: int) -> None:
+    first, second = names[earlier - 1], names[later - 1]
+    if " ".join(first.lower().split()) == " ".join(second.lower().split()):
+        raise UserError(f"the class name {second!r} appears twice, at places {earlier} and {later}; keep one of them")
+    why = ", as only the first of several names is asked" if ", " in first + second else ""
+    raise UserError(
+        f"the class names {first!r} and {second!r}, at places {earlier} and {later}, are asked alike, as "
+        f"'{prompt_name(second)}'{why}, so that the second can never win; keep one, or name it otherwise"
+    )
+
+
+def _shortened(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
 def _check_length(name: str, tokenizer: Tokenizer, templates: Sequence[str], context_length: int) -> None:
     longest = max(tokenizer.length(fill(template, name)) for template in templates)
     if longest > context_length:
-        shown = name if len(name) <= 60 else f"{name[:57]}..."
         raise UserError(
-            f"the class name {shown!r} makes a prompt of {longest} tokens and only {context_length} fit; "
+            f"the class name {_shortened(name)} makes a prompt of {longest} tokens and only {context_length} fit; "
             f"shorten it by {longest - context_length} tokens or more"
         )
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Class names from a command line.
-
-    Args:
-        text: Names separated by commas ("red circle, grass"), or a file: `@path`, or a path that ends in .txt or
-            .json. A .json file holds a list of names, any other file one name per line (where a name may hold
-            commas). Blank names are dropped.
-
-    Returns:
-        The names without outer whitespace, unchecked (see `check_names`).
-
-    Raises:
-        UserError: No name is left, or the file cannot be read as described.
-    """
-    if text.startswith("@"):
-        found, source = _read_names(Path(text[1:])), text[1:]
-    elif text.lower().endswith(NAME_FILES):
-        found, source = _read_names(Path(text)), text
-    else:
-        found, source = text.split(","), "the list of class names"
-    names = tuple(name.strip() for name in found if name.strip())
-    if not names:
-        raise UserError(f"{source} holds no class name; give at least one")
-    return names
-
-
-def _read_names(path: Path) -> list[str]:
-    try:
-        content = path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark first
-    except UnicodeDecodeError as error:
-        raise UserError(f"the file of class names {path} is not UTF-8 text; save it as UTF-8") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the file of class names {path} cannot be read ({reason}); check the path") from error
-    if path.suffix.lower() != ".json":
-        return content.splitlines()
-    try:
-        names = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"the file of class names {path} is not valid JSON ({error}); mend it") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f'the file of class names {path} must hold a JSON list of texts, as ["cat", "dog"]')
-    return names
 
 
 def prompt_tokens(

@@ -6,8 +6,17 @@ import json
 import pytest
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.text.prompts import PAPER, check_names, fill, load_templates, parse_names, prompt_name
+from dinov3seg_jax.text.prompts import (
+    PAPER,
+    check_names,
+    fill,
+    load_templates,
+    parse_names,
+    prompt_name,
+    understood,
+)
 from dinov3seg_jax.text.tokenizer import Tokenizer
+from dinov3seg_jax.text.vocabularies import load_vocabulary
 
 IMAGENET_SHA256 = "aa4cbb34d2390d60cf8ec72adfc00e9ced47ed88747ba4c748d69782067b88b5"
 
@@ -64,11 +73,39 @@ def test_good_names_come_back_stripped_and_in_order():
         (("cat", "dog", " Cat"), r"'Cat' appears twice, at places 1 and 3"),
         (("red  fox", "red fox"), "'red fox' appears twice"),
         (("end <|EndOfText|>",), "reserved"),
+        (
+            ("grass, lawn", "grass, meadow"),
+            "'grass, lawn' and 'grass, meadow', at places 1 and 2, are asked alike, as 'grass'",
+        ),
+        (("grass", "grass, meadow"), "second can never win"),
+        (("caf\u00e9", "cafe\u0301"), "asked alike, as 'cafe\u0301', so that"),
+        (("salt & pepper", "salt &amp; pepper"), "asked alike, as 'salt &amp; pepper', so that"),
+        (("dog's bed", "dog 's bed"), "asked alike"),
+        (("gra\u200bss",), r"a character that nobody sees \(U\+200B\)"),
+        (("grass\u00ad",), r"U\+00AD"),
+        (("grass\nwood",), "several lines"),
+        (("grass;wood",), "holds ';', which divides names"),
+        (("grass｜wood",), "holds '｜', which divides names"),
+        (("grass", "..."), "class name 2 of 2, '...', holds no letter or digit"),
     ],
 )
 def test_bad_names(names, message):
     with pytest.raises(UserError, match=message):
         check(*names)
+
+
+def test_published_lists_are_taken_word_for_word():
+    names = load_vocabulary("ade_847")  # where ten names share the prompt of another
+    assert check_names(names, Tokenizer()) == tuple(name.strip() for name in names)
+    with pytest.raises(UserError, match="asked alike"):
+        check_names(names[:-1], Tokenizer())
+
+
+def test_names_as_they_are_understood():
+    assert understood(["grass"]) == "1 class: grass"
+    assert understood(["rug, carpet", "wood"]) == '2 classes: "rug, carpet" (asked as "rug"), wood'
+    long = understood([f"thing {place}" for place in range(100)])
+    assert long.startswith("100 classes: thing 0, ") and long.endswith("thing 57, ... 41 more ..., thing 99")
 
 
 def test_a_name_may_fill_the_row_but_not_exceed_it():
@@ -110,7 +147,7 @@ def test_names_in_files(tmp_path, prefix):
         ("a.txt", b"\xff\xfe\xfa", "not UTF-8"),
         ("a.txt", b" \n", "holds no class name"),
         ("a.json", b"[", "not valid JSON"),
-        ("a.json", b'{"cat": 1}', "JSON list of texts"),
+        ("a.json", b'{"cat": [1]}', "JSON list of texts"),
         ("a.json", b'["cat", 1]', "JSON list of texts"),
     ],
 )

@@ -1,6 +1,8 @@
 """The class names of the benchmarks, in train-id order and with the exact strings that published results use."""
 
+import functools
 import json
+from collections.abc import Sequence
 from importlib import resources
 
 from dinov3seg_jax.errors import UserError
@@ -27,3 +29,13 @@ def load_vocabulary(name: str) -> tuple[str, ...]:
     if name not in VOCABULARIES:
         raise UserError(f"there is no vocabulary {name!r}; choose one of {', '.join(VOCABULARIES)}")
     return tuple(json.loads((resources.files(__package__) / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def is_published(names: Sequence[str]) -> bool:
+    """Whether a list is one of `VOCABULARIES`, word for word but for outer blanks."""
+    return tuple(name.strip() for name in names) in _published()
+
+
+@functools.cache
+def _published() -> frozenset[tuple[str, ...]]:
+    return frozenset(tuple(name.strip() for name in load_vocabulary(known)) for known in VOCABULARIES)
