@@ -11,6 +11,7 @@ import pydantic
 
 from dinov3seg_jax.config import Config, to_config_dict
 from dinov3seg_jax.errors import UserError, did_you_mean, one_line
+from dinov3seg_jax.files import expanded
 
 PACKAGE = Path(__file__).parent
 RECIPES = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # installed; a checkout
@@ -82,7 +83,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         UserError: there is none; it names those that there are.
     """
-    file = Path(name)
+    file = expanded(name)
     stem = file.stem if file.parent in (Path(), Path("configs")) and file.suffix in ("", ".py") else ""
     for found in (file, Path("configs", f"{stem}.py"), RECIPES / f"{stem}.py"):
         if found.is_file():

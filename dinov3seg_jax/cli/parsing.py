@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dinov3seg_jax.config_files import split_overrides
+from dinov3seg_jax.files import expanded
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,7 +59,7 @@ def given_path(text: str) -> Path:
     """A path on a command line."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty; name a file or a folder")  # `Path` takes it for "."
-    return Path(text)
+    return expanded(text)
 
 
 def count(text: str) -> int:

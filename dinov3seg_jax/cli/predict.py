@@ -15,10 +15,11 @@ import pydantic
 from tqdm import tqdm
 
 from dinov3seg_jax.cli.parsing import Command, given_path
-from dinov3seg_jax.cli.request import add_model_arguments, check_request, load_model, with_own_config
+from dinov3seg_jax.cli.request import Request, add_model_arguments, check_request, load_model, with_own_config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do
-from dinov3seg_jax.pictures.places import list_pictures, output_places
+from dinov3seg_jax.pictures.listing import Listing, describe_passed_over, find_pictures, standard_input
+from dinov3seg_jax.pictures.places import output_places, refuse_place
 
 DESCRIPTION = "segment pictures into classes you name"
 CLASSES_SHOWN = 5
@@ -30,10 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     asked = parser.add_argument_group("what is asked")
     asked.add_argument(
-        "--image", type=given_path, required=True, metavar="PATH", help="a picture, or a folder of pictures"
+        "--image",
+        type=given_path,
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="PATH",
+        help="pictures, folders of pictures, patterns like 'photos/*.jpg', or - for standard input",
     )
     asked.add_argument(
-        "--classes", required=True, metavar="NAMES", help='"red circle, grass", or @FILE with one name per line'
+        "--classes",
+        nargs="+",
+        required=True,
+        metavar="NAMES",
+        help='"red circle, grass", or @FILE with a list of any kind (docs/class_lists.md)',
     )
     add_model_arguments(parser)
     results = parser.add_argument_group("results")
@@ -51,20 +62,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Segment a picture, or every picture in a folder.
+    """Segment a picture, or many.
 
-    In a folder a picture that cannot be read is reported, and the others are segmented; and what an earlier run with
+    Of many, a picture that cannot be read is reported, and the others are segmented; and what an earlier run with
     the same question has done is passed over (see `pictures.finished`).
 
     Raises:
         UserError: no picture can be segmented with these arguments.
     """
     request = check_request(options, overrides)
-    paths = list_pictures(options.image, options.out)
+    with standard_input(options.image) as named:
+        refuse_place(named, options.out)
+        return _segment(options, request, named)
+
+
+def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path]) -> int:
+    listing = find_pictures(named)
     request = with_own_config(request)
-    pictures = list(map(Picture, paths, output_places(options.image, paths, options.out)))
-    of_folder = options.image.is_dir()
-    question = {"pictures": str(options.image.resolve())} | request.question()
+    pictures = list(map(Picture, listing.roots, output_places(listing.roots, options.out)))
+    of_folder = not listing.single
+    sources = [str(path.resolve()) for path in named]
+    question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question()
     wanted = to_do(options.out, question, pictures, options.overwrite)
     skipped = len(pictures) - len(wanted)
     if skipped:
@@ -74,6 +92,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(f"error: {picture.path} has a name that is too long for its results; shorten it", file=sys.stderr)
         wanted.remove(picture)
     if not wanted:
+        _tell_of_others(listing)
         return 2 if unnameable else 0
 
     gc.set_threshold(OBJECTS)
@@ -100,10 +119,19 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         done += outcome.summary is not None
     seconds, failed = time.perf_counter() - started, len(unnameable) + len(wanted) - done
     if of_folder:
-        print(f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s", flush=True)
+        print(
+            f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s; results are in {options.out}",
+            flush=True,
+        )
         if failed:
             print(f"error: {failed} of {len(pictures)} pictures could not be segmented; see above", file=sys.stderr)
+    _tell_of_others(listing)
     return 2 if failed else 0
+
+
+def _tell_of_others(listing: Listing) -> None:
+    if passed_over := describe_passed_over(listing.passed_over):
+        print(f"note: {passed_over}", file=sys.stderr)
 
 
 def describe(summary: dict[str, Any]) -> str:

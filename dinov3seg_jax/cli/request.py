@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dinov3seg_jax.cli.parsing import count, given_path
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.load import Way, load, section_of, way_of
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
@@ -65,19 +66,26 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Request:
-    """Check names and options, and show the names as they were understood.
+    """Check names and options.
 
     Raises:
         UserError: they cannot be used, whatever the model.
     """
-    names = parse_names(options.classes)
+    names = parse_names(_one_list(options.classes))
     folder = open_folder(options.checkpoint)
     way = "zero_shot" if folder.kind == "converted" else way_of(folder, options.zero_shot)
     config = override_inference(Config(), overrides, section_of(way))
     templates = load_templates(config.zero_shot.templates) if way == "zero_shot" else config.inference.templates
     check_names(names, Tokenizer(), templates)
-    print(understood(names), flush=True)
     return Request(folder, way, list(overrides), names, config)
+
+
+def _one_list(words: Sequence[str] | str) -> str:
+    """The list of names, which is one word of the command line."""
+    if isinstance(words, str) or len(words) == 1:
+        return words if isinstance(words, str) else words[0]
+    text = (" " if any("," in word for word in words) else ", ").join(words)
+    raise UserError(f'--classes got {len(words)} words; put the list in quotes, as --classes "{text}"')
 
 
 def with_own_config(request: Request) -> Request:
@@ -93,13 +101,14 @@ def with_own_config(request: Request) -> Request:
 
 
 def load_model(request: Request) -> "tuple[BaseSegmenter, tuple[str, ...]]":
-    """The model, and the names as it takes them; programs are kept on disk from here on.
+    """The model, and the names as it takes them, which are shown; programs are kept on disk from here on.
 
     Raises:
         UserError: the model cannot be loaded, or does not take these names.
     """
     from dinov3seg_jax.cache.programs import keep_programs
 
+    print(understood(request.names), flush=True)
     keep_programs()
     zero_shot = request.way == "zero_shot"
     model = load(request.folder.path, request.overrides, zero_shot=zero_shot)

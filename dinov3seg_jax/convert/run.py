@@ -11,6 +11,7 @@ from dinov3seg_jax.convert.recognise import Recognised, recognise
 from dinov3seg_jax.convert.sources import Source, hash_note, open_source, sha256
 from dinov3seg_jax.convert.tables.rules import RULES_VERSION, Plan, carry_out, plan_rules
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import MANIFEST_FILE, WEIGHTS_FILE, Manifest, is_converted, write_manifest
 
@@ -38,7 +39,7 @@ def convert(
     Raises:
         UserError: the files cannot be read or are not this kind of model, or `out` cannot be written.
     """
-    out = Path(out)
+    out = expanded(out)
     refuse_occupied(out)
     source = open_source(files)
     recognised, plan = prepare(source, kind, overrides, rounded_periods=rounded_periods)

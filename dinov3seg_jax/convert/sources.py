@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store import safetensors
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -54,7 +55,7 @@ def open_source(paths: Sequence[str | Path]) -> Source:
     tensors: dict[str, Tensor] = {}
     config: dict[str, Any] = {}
     left_out: list[str] = []
-    for path in (file for given in paths for file in _expand(Path(given))):
+    for path in (file for given in paths for file in _expand(expanded(given))):
         if path in files:
             raise UserError(f"'{path}' is given twice; name each file once.")
         files.append(path)

@@ -23,6 +23,7 @@ from dinov3seg_jax.data.panoptic import PanopticFolder
 from dinov3seg_jax.data.prepared import MANIFEST, SPLITS, known_split, read_manifest
 from dinov3seg_jax.data.tfds_source import find_records, open_records
 from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.files import expanded
 
 
 class Source(Protocol):
@@ -205,7 +206,7 @@ def _root(config: DatasetConfig) -> Path:
     option = f"--config.data.{'train' if config.split.startswith('train') else 'eval'}.root="
     if not config.root:
         raise UserError(f"data set '{config.name}' needs a folder; set {option} to it.")
-    root = Path(config.root).expanduser()
+    root = expanded(config.root)
     if not root.is_dir():
         raise UserError(f"the folder {root} of data set '{config.name}' does not exist; set {option} to the right one.")
     return root

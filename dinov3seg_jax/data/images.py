@@ -2,12 +2,9 @@
 
 import contextlib
 import io
-import os
-import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -136,55 +133,6 @@ def _decoding(image: Image.Image, name: str) -> Iterator[None]:
         raise UserError(f"{name} does not fit into memory at {width} x {height} pixels; make it smaller") from error
     except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
         raise UserError(f"{name} is truncated or damaged ({reason(error)}); save or copy it again") from error
-
-
-def list_images(path: str | Path) -> list[Path]:
-    """The pictures that a path names.
-
-    Args:
-        path: A file, taken as it is, or a folder, searched with its subfolders for files whose suffix is one of
-            `SUFFIXES` in any case. Hidden files and folders (".name") are skipped, and links to folders. A link that
-            leads nowhere is listed, so that whoever reads it hears of it.
-
-    Returns:
-        At least one path; those of a folder are sorted by their path below it.
-
-    Raises:
-        UserError: The path does not exist or is neither file nor folder, a folder cannot be read, or none of them
-            holds a picture.
-    """
-    path = Path(path)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error
-    if stat.S_ISREG(mode):
-        return [path]
-    if not stat.S_ISDIR(mode):  # a pipe would be waited for
-        raise UserError(f"{path} is neither a file nor a folder; give a picture, or a folder of pictures")
-    below = []
-    for folder, subfolders, names in os.walk(path, onerror=_refuse_folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files = [Path(folder, name) for name in names if not name.startswith(".")]
-        below += [
-            file.relative_to(path) for file in files if file.suffix.lower() in SUFFIXES and _is_file_or_lost(file)
-        ]
-    if not below:
-        raise UserError(f"the folder {path} holds no picture; use files that end in {', '.join(sorted(SUFFIXES))}")
-    return [path / file for file in sorted(below, key=lambda file: file.as_posix())]
-
-
-def _refuse_folder(error: OSError) -> NoReturn:
-    raise UserError(f"the folder {error.filename} cannot be read ({reason(error)}); check its permissions") from error
-
-
-def _is_file_or_lost(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # a link that leads nowhere, in a circle, or where nobody may look
-        return True
 
 
 def _check_file(path: Path) -> None:

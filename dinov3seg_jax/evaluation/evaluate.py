@@ -21,6 +21,7 @@ from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
 from dinov3seg_jax.evaluation.dinov3_scores import area_scores
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import picture_row, write_report
+from dinov3seg_jax.files import expanded
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of
 from dinov3seg_jax.inference.recipes import describe_zero_shot
@@ -41,7 +42,7 @@ class Model(NamedTuple):
         return self.opened.way != "zero_shot" and self.config.model.linear.classes > 0
 
 
-def evaluate(config: Config, checkpoint: Path, zero_shot: bool = False) -> dict[str, Any]:
+def evaluate(config: Config, checkpoint: str | Path, zero_shot: bool = False) -> dict[str, Any]:
     """Segment every image of `config.data.eval`, and write the scores and what goes with them to `report_folder`.
 
     A call that was interrupted is continued by the next one. The devices of a process share its batches out, and
@@ -67,7 +68,7 @@ def evaluate(config: Config, checkpoint: Path, zero_shot: bool = False) -> dict[
     return summary
 
 
-def evaluate_benchmarks(config: Config, checkpoint: Path, zero_shot: bool = False) -> str:
+def evaluate_benchmarks(config: Config, checkpoint: str | Path, zero_shot: bool = False) -> str:
     """Score a model on each of `config.benchmarks`, and compare it with what is published.
 
     Each benchmark has its own folder in `report_folder`, which gets `benchmarks.md` and `benchmarks.json`. All data
@@ -105,7 +106,7 @@ def evaluate_benchmarks(config: Config, checkpoint: Path, zero_shot: bool = Fals
     return table
 
 
-def open_to_score(config: Config, checkpoint: Path, zero_shot: bool) -> Model:
+def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Model:
     """Load what `evaluate` scores, on all devices of this process.
 
     Raises:
@@ -118,10 +119,11 @@ def open_to_score(config: Config, checkpoint: Path, zero_shot: bool) -> Model:
     return Model(opened.segmenter(asked, jax.local_devices()), asked, opened)
 
 
-def report_folder(checkpoint: Path, zero_shot: bool) -> Path:
+def report_folder(checkpoint: str | Path, zero_shot: bool) -> Path:
     """Where the scores are written: to the run's folder, or to one inside, named by what it was scored as."""
     way = way_of(open_folder(checkpoint), zero_shot)
-    return checkpoint if way == "run" else checkpoint / way
+    folder = expanded(checkpoint)
+    return folder if way == "run" else folder / way
 
 
 def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:

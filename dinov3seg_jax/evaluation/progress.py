@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.errors import UserError, one_line
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 
 Identity = dict[str, str]  # what must not differ, as digests: "config", "checkpoint" and "data set"
@@ -94,7 +94,7 @@ def identify(recipe: Any, weights: Iterable[Path], config: DatasetConfig, datase
     if hasattr(source, "files"):
         paths = [Path(path) for index in range(len(source)) for path in source.files(index)[1:]]
     else:
-        paths = _below(Path(config.root).expanduser()) if config.root else []
+        paths = _below(expanded(config.root)) if config.root else []
     described = [dataclasses.asdict(config), len(source), dataset.classes, dataset.merge_from]
     return {
         "config": _digest([RESULTS_VERSION, jax.process_count(), recipe]),

@@ -19,7 +19,7 @@ import jax.export
 import numpy as np
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import EXPORT_FILE
+from dinov3seg_jax.files import EXPORT_FILE, expanded
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, UInt8
@@ -41,7 +41,7 @@ def load(folder: str | Path) -> "Scorer":
     Raises:
         UserError: the folder holds no exported model, is damaged, or has another version of the format.
     """
-    path = Path(folder)
+    path = expanded(folder)
     if not (path / EXPORT_FILE).is_file():
         raise UserError(f"'{folder}' is no exported model (it has no {EXPORT_FILE}); run dinov3seg export.")
     try:

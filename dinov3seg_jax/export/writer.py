@@ -24,7 +24,7 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.export.scorer import EMBEDDINGS_FILE, VERSION, WEIGHTS_FILE, checksum_of, size_name
-from dinov3seg_jax.files import EXPORT_FILE, has_ended
+from dinov3seg_jax.files import EXPORT_FILE, expanded, has_ended
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.load import way_of
@@ -66,7 +66,7 @@ def export(
     folder = open_folder(checkpoint)
     if way_of(folder) != "run":
         raise UserError(f"'{checkpoint}' holds converted weights, which have no head to export; name a run's folder.")
-    if Path(out).exists():
+    if expanded(out).exists():
         raise UserError(f"'{out}' exists; choose another --out.")
     config, parameters = override_inference(folder.config, overrides), folder.arrays()
     if config.model.linear.classes:
@@ -113,7 +113,7 @@ def export(
         said = json.dumps(description, indent=1, ensure_ascii=False)
         (folder / EXPORT_FILE).write_text(said, encoding="utf-8", errors="replace")
 
-    _write_folder(Path(out), write)
+    _write_folder(expanded(out), write)
 
 
 def scoring(config: Config, graph: nnx.GraphDef, texts: AbstractParameters) -> Callable[..., Array]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dinov3seg_jax import visualize
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.files import expanded, write_whole
 
 PALETTE_NAMES = 256  # what an indexed PNG can hold
 
@@ -75,7 +75,7 @@ class Segmentation:
         Raises:
             UserError: the folder cannot be written.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         overlay, labels, summary = (folder / f"{stem}{end}" for end in ("_overlay.png", "_labels.png", ".json"))
         text = json.dumps({"file": file} | self.summary(), indent=2, ensure_ascii=False)
         try:

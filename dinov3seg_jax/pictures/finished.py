@@ -70,6 +70,13 @@ class Picture(NamedTuple):
         return self.target.with_name(self.target.name + end)
 
 
+def is_result(path: Path) -> bool:
+    """Whether a file is an overlay or a label map that this program wrote beside its summary."""
+    ends = (end for ends in OTHERS for end in ends)
+    stem = next((path.name.removesuffix(end) for end in ends if path.name.endswith(end)), "")
+    return bool(stem) and Picture(path, path.with_name(stem)).summary_is_ours() is True
+
+
 def to_do(out: Path, question: Question, pictures: Sequence[Picture], overwrite: bool) -> list[Picture]:
     """The pictures without results; nothing is written.
 

@@ -1,39 +1,42 @@
 """Where the results of pictures go."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dinov3seg_jax.data.images import list_images
 from dinov3seg_jax.errors import UserError
 
 
-def list_pictures(source: Path, out: Path) -> list[Path]:
-    """The pictures of a file or a folder whose results go to another folder.
-
-    Raises:
-        UserError: there is no picture, or the results cannot go there.
-    """
-    paths = list_images(source)
+def refuse_place(named: Sequence[Path], out: Path) -> None:
+    """Raise a `UserError` where the results of what was named cannot go."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, but the results need a folder; choose another --out")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"{out} lies in the folder of the pictures, {source}; choose another --out")
-    return paths
+    for source in named:
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"{out} lies in the folder of the pictures, {source}; choose another --out")
 
 
-def output_places(source: Path, paths: Sequence[Path], out: Path) -> list[Path]:
-    """Folder and stem of each picture's output: its place below `source`, and its suffix where stems are not unique.
+def output_places(roots: Mapping[Path, Path], out: Path) -> list[Path]:
+    """Folder and stem of each picture's output: its place below its root, and its suffix where stems are not unique.
 
-    No two are the same: whoever shares a name takes its next one, and at last its own with the dot, as files do.
+    No two are the same: whoever shares a name takes its next one: with the suffix; its own with the dot, as files have
+    it; and, where pictures of several folders meet, with the names of the folders above it.
+
+    Args:
+        roots: of each picture, the folder below which it has its place.
+        out: folder of all results.
     """
-    root = source if source.is_dir() else source.parent
-    names = {path: [path.stem, path.name.replace(".", "_"), path.name] for path in paths}
+    several = len(set(roots.values())) > 1
+    names = {path: [path.stem, path.name.replace(".", "_"), path.name] for path in roots}
+    if several:
+        for path, choices in names.items():
+            above = path.absolute().parent.parts[1:]
+            choices += ["_".join((*above[len(above) - count :], path.name)) for count in range(1, len(above) + 1)]
     while True:
-        places = {path: path.with_name(choices[0]) for path, choices in names.items()}
+        places = {path: path.with_name(choices[0]).relative_to(roots[path]) for path, choices in names.items()}
         users = collections.Counter(places.values())
         sharing = [path for path, place in places.items() if users[place] > 1 and len(names[path]) > 1]
         if not sharing:
-            return [out / place.relative_to(root) for place in places.values()]
+            return [out / place for place in places.values()]
         for path in sharing:
             del names[path][0]

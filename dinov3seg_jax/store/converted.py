@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from dinov3seg_jax.config import Config, ModelConfig, closed
 from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.run import digest_of
 
@@ -54,7 +55,7 @@ class ConvertedFolder:
 
     def __init__(self, path: str | Path):
         """Take its path."""
-        self.path = Path(path)
+        self.path = expanded(path)
 
     @functools.cached_property
     def manifest(self) -> Manifest:
@@ -106,7 +107,7 @@ class ConvertedFolder:
 
 def is_converted(folder: str | Path) -> bool:
     """Whether a folder is one that `convert` wrote."""
-    return (Path(folder) / MANIFEST_FILE).is_file()
+    return (expanded(folder) / MANIFEST_FILE).is_file()
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -115,7 +116,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises:
         UserError: it is no converted folder, or its manifest is damaged.
     """
-    path = Path(folder) / MANIFEST_FILE
+    path = expanded(folder) / MANIFEST_FILE
     if not is_converted(folder):
         raise UserError(f"'{folder}' holds no converted weights (it has no {MANIFEST_FILE}); run dinov3seg convert.")
     try:
@@ -148,7 +149,7 @@ def read_arrays(
     """
     import jax
 
-    path = Path(folder) / WEIGHTS_FILE
+    path = expanded(folder) / WEIGHTS_FILE
     manifest = read_manifest(folder)
     entries = safetensors.read_header(path)
     if {name: list(entry.shape) for name, entry in entries.items()} != {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import EXPORT_FILE
+from dinov3seg_jax.files import EXPORT_FILE, expanded
 from dinov3seg_jax.store.converted import ConvertedFolder, is_converted
 from dinov3seg_jax.store.run import RunFolder
 
@@ -29,7 +29,7 @@ def open_folder(path: str | Path) -> ModelFolder:
     """
     if is_converted(path):
         return ConvertedFolder(path)
-    if (Path(path) / EXPORT_FILE).is_file():
+    if (expanded(path) / EXPORT_FILE).is_file():
         raise UserError(
             f"'{path}' holds an exported model, which dinov3seg_jax.load_exported reads; name the run that it was "
             "exported from."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.processes import is_first
 from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage
 
@@ -37,7 +37,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         """Take its path; it need not exist yet."""
-        self.path = Path(path)
+        self.path = expanded(path)
 
     @functools.cached_property
     def config(self) -> Config:

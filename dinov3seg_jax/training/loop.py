@@ -18,6 +18,7 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import expanded
 from dinov3seg_jax.processes import is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import prompt_tokens
@@ -50,7 +51,7 @@ def train(config: Config) -> Path:
     """
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
-        refuse_other_run(Path(config.workdir), config)  # before the towers take their minutes
+        refuse_other_run(expanded(config.workdir), config)  # before the towers take their minutes
         towers = _run(towers_alone(config), seconds)
         seconds = RunFolder(towers).progress()["train_seconds"]
         config = dataclasses.replace(config, init_from=str(towers))
@@ -67,7 +68,7 @@ def towers_alone(config: Config) -> Config:
         finetune="full",
         encoder_lr_scale=1.0,
     )
-    return dataclasses.replace(config, workdir=str(Path(config.workdir) / TOWERS_FOLDER), train=options)
+    return dataclasses.replace(config, workdir=str(expanded(config.workdir) / TOWERS_FOLDER), train=options)
 
 
 class Surroundings(NamedTuple):
@@ -81,7 +82,7 @@ class Surroundings(NamedTuple):
 
 
 def _run(config: Config, seconds_before: float) -> Path:
-    workdir = Path(config.workdir)
+    workdir = expanded(config.workdir)
     refuse_other_run(workdir, config)
     dataset = open_dataset(config.data.train)
     if config.model.linear.classes:
@@ -189,7 +190,7 @@ def _surroundings(
     batches = train_iterator(dataset, config.data, config.train.batch_size // parts, config.seed, part, parts)
     if beginning.stream is not None:
         batches.set_state(beginning.stream)
-    workdir, options = Path(config.workdir), config.train
+    workdir, options = expanded(config.workdir), config.train
     logs = Logs(workdir, int(beginning.state.step), options.steps, options.batch_size)
     profiler = Profiler(workdir, *options.profile_steps)
     signals = StopSignals()

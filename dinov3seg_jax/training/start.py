@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import expanded
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.processes import say
@@ -67,7 +67,7 @@ def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax
 
 
 def _folders(init_from: str) -> list[str]:
-    if not init_from or Path(init_from).is_dir():
+    if not init_from or expanded(init_from).is_dir():
         return [init_from] if init_from else []
     return [folder.strip() for folder in init_from.split(",") if folder.strip()]
 

@@ -109,7 +109,7 @@ def test_predict_labels_a_picture_at_its_own_size(folder):
     Image.fromarray(scene).save(picture)
     words = ("--image", picture, "--classes", "grass, red ball, water", "--checkpoint", folder / "run", "--out", out)
     printed = run_script("predict.py", *words).stdout
-    assert printed.startswith(f"{picture}: 70 x 60, ")
+    assert printed.startswith(f"3 classes: grass, red ball, water\n{picture}: 70 x 60, ")
     summary = json.loads((out / "scene.json").read_text())
     assert summary["names"] == ["grass", "red ball", "water"]
     with Image.open(out / "scene_labels.png") as labels, Image.open(out / "scene_overlay.png") as overlay:

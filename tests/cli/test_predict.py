@@ -1,5 +1,6 @@
 """The command line: what it writes, and one sentence for everything that cannot be done."""
 
+import io
 import json
 import os
 import subprocess
@@ -45,9 +46,10 @@ def test_one_picture(loads, tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == ["scene.json", "scene_labels.png", "scene_overlay.png"]
     assert json.loads((out / "scene.json").read_text())["file"] == "scene.png"
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    assert "scene.png: 40 x 30, " in lines[0]
-    assert lines[0].endswith(f"-> {out / 'scene_overlay.png'}")
+    assert len(lines) == 2
+    assert lines[0] == "2 classes: red circle, grass"
+    assert "scene.png: 40 x 30, " in lines[1]
+    assert lines[1].endswith(f"-> {out / 'scene_overlay.png'}")
     assert [(str(path), overrides) for path, overrides in loads] == [("run", ["inference.mode=whole"])]
 
 
@@ -69,9 +71,9 @@ def test_a_folder_with_a_bad_picture(tmp_path, capsys):
     assert written == ["a_jpg_labels.png", "a_png_labels.png", "deeper/a_labels.png"]
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert len(lines) == 4
-    assert lines[3].startswith("3 pictures in ")
-    assert lines[3].endswith(" images/s")
+    assert len(lines) == 5  # the names, three pictures, the rate
+    assert lines[4].startswith("3 pictures in ")
+    assert lines[4].endswith(f" images/s; results are in {tmp_path / 'out'}")
     errors = captured.err.splitlines()
     assert "b.png is truncated or damaged" in errors[0]
     assert errors[1] == "error: 1 of 4 pictures could not be segmented; see above"
@@ -91,8 +93,49 @@ def test_a_folder_with_a_bad_picture(tmp_path, capsys):
 def test_results_of_no_two_pictures_have_one_name(tmp_path, below, stems):
     paths = [tmp_path / name for name in below.split()]
     for order in (1, -1):
-        places = predict.output_places(tmp_path, paths[::order], Path("out"))
+        places = predict.output_places(dict.fromkeys(paths[::order], tmp_path), Path("out"))
         assert places == [Path("out", stem) for stem in stems.split()][::order]
+
+
+def test_pictures_of_several_folders_take_the_names_of_their_folders():
+    roots = {Path("/x/a/1.png"): Path("/x/a"), Path("/x/b/1.png"): Path("/x/b"), Path("/x/c/2.png"): Path("/x/c")}
+    assert predict.output_places(roots, Path("out")) == [Path("out", name) for name in ("a_1.png", "b_1.png", "2")]
+    same = {Path("/x/a/1.png"): Path("/x/a"), Path("/y/a/1.png"): Path("/y/a")}
+    assert predict.output_places(same, Path("out")) == [Path("out", name) for name in ("x_a_1.png", "y_a_1.png")]
+
+
+def test_several_pictures_and_a_folder(loads, tmp_path, capsys):
+    first = save(tmp_path / "a" / "1.png")
+    save(tmp_path / "b" / "2.png")
+    (tmp_path / "b" / "3.dng").touch()
+    command = arguments(first, tmp_path / "out")
+    command.insert(2, str(tmp_path / "b"))
+    assert main(command) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*.json")) == ["1.json", "2.json"]
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == "2 classes: red circle, grass"
+    assert said.err.splitlines()[-1] == "note: 1 file passed over: 1 .dng"
+    assert said.out.splitlines()[-1].endswith(f"results are in {tmp_path / 'out'}")
+    assert main(command) == 0
+    assert "2 of 2 pictures are done already" in capsys.readouterr().out
+
+
+def test_a_picture_from_standard_input(loads, tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png")
+    with path.open("rb") as file:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+        assert main(arguments("-", tmp_path / "out")) == 0
+    assert main(arguments(path, tmp_path / "out")) == 0
+    assert (tmp_path / "out/stdin_labels.png").read_bytes() == (tmp_path / "out/a_labels.png").read_bytes()
+
+
+@pytest.mark.usefixtures("loads")
+def test_a_list_without_quotes(tmp_path):
+    command = ["--image", "a.png", "--checkpoint", "run", "--classes"]
+    with pytest.raises(UserError, match='got 2 words; put the list in quotes, as --classes "grass, wood"'):
+        main([*command, "grass", "wood"])
+    with pytest.raises(UserError, match='as --classes "red circle, wood"'):
+        main([*command, "red", "circle,", "wood"])
 
 
 @pytest.mark.usefixtures("loads")

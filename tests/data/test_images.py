@@ -1,15 +1,11 @@
 """Every kind of picture a user may have is read, and every broken one is refused in one sentence."""
 
-import errno
-import os
-import re
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from dinov3seg_jax.data import images
-from dinov3seg_jax.data.images import list_images, read_image
+from dinov3seg_jax.data.images import read_image
 from dinov3seg_jax.errors import UserError
 
 COLORS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 255], [10, 100, 200], [0, 0, 0]]], np.uint8)
@@ -198,66 +194,3 @@ def test_more_pixels_than_pillow_allows_by_itself(tmp_path, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 10
     monkeypatch.setattr(images, "MAX_PIXELS", 1999)
     refused(tmp_path / "picture.png", "more than 1,999")
-
-
-def test_list_of_a_file(tmp_path):
-    path = tmp_path / "any.thing"
-    path.touch()
-    assert list_images(path) == [path]
-
-
-def test_list_of_a_folder(tmp_path):
-    for name in ("b/2.JPG", "b/10.png", "a.tiff", "c.txt", ".hidden/x.png", "._a.png"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    (tmp_path / "folder.png").mkdir()
-    assert list_images(str(tmp_path)) == [tmp_path / name for name in ("a.tiff", "b/10.png", "b/2.JPG")]
-
-
-def test_list_of_links(tmp_path):
-    """Those that lead nowhere or in a circle are listed, and fail when they are read; so are no pipes."""
-    (tmp_path / "folder").mkdir()
-    save(tmp_path / "folder", NOISE)
-    for name, target in (("a.png", "absent"), ("b.png", "b.png"), ("c", "folder"), ("d.png", "folder/picture.png")):
-        (tmp_path / name).symlink_to(target)
-    os.mkfifo(tmp_path / "pipe.png")
-    below = ["a.png", "b.png", "d.png", "folder/picture.png"]
-    assert list_images(tmp_path) == [tmp_path / name for name in below]
-    refused(tmp_path / "a.png", "a.png does not exist")
-    refused(tmp_path / "b.png", "b.png cannot be read")
-
-
-@pytest.mark.parametrize("closed", ["", "b/c"])
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, closed):
-    """But not a hidden one."""
-    save(tmp_path, NOISE)
-    scan = os.scandir
-
-    def scan_others(path):
-        if path in (str(tmp_path / closed), str(tmp_path / ".b")):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scan(path)
-
-    for name in ("b/c", ".b"):
-        (tmp_path / name).mkdir(parents=True)
-    monkeypatch.setattr(os, "scandir", scan_others)  # the superuser may read all
-    with pytest.raises(
-        UserError, match=re.escape(f"the folder {tmp_path / closed} cannot be read (Permission denied)")
-    ):
-        list_images(tmp_path)
-
-
-def test_list_of_what_is_neither_file_nor_folder(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="is neither a file nor a folder"):
-        list_images(tmp_path / "pipe")
-    with pytest.raises(UserError, match="cannot be read"):
-        list_images(tmp_path / ("a" * 300))
-
-
-def test_list_of_nothing(tmp_path):
-    with pytest.raises(UserError, match="holds no picture"):
-        list_images(tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
-        list_images(tmp_path / "absent")

@@ -310,6 +310,18 @@ def metrics(folder):
     return {name: value for name, value in found.items() if not name.endswith("_seconds")}
 
 
+def rounded(found):
+    """What scores are like that a few pixels do not change: of two classes with equal scores, another batch size may take the other.
+
+    A picture that is left out or counted twice changes the pixels of a class, which are whole numbers and stay exact.
+    """
+    if isinstance(found, dict):
+        return {name: rounded(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return pytest.approx(found, abs=0.05) if isinstance(found, float) else found
+
+
 @pytest.mark.slow
 def test_devices_and_processes_agree(make_run):
     alone, eight, both = (make_run(name) for name in ("alone", "eight", "both"))
@@ -328,7 +340,7 @@ def test_devices_and_processes_agree(make_run):
     pixels = sum(row["pixels"] for row in metrics(alone)["classes"])
     assert pixels == SCENES * 48 * 48
     for folder in (eight, both):
-        assert metrics(folder) == metrics(alone)
+        assert metrics(folder) == rounded(metrics(alone))
         assert not list(folder.glob("partial*"))
 
 

@@ -18,7 +18,7 @@ from dinov3seg_jax.data.prepare.recipes import RECIPES
 from dinov3seg_jax.data.prepare.workers import outcomes
 from dinov3seg_jax.data.prepared import FORMAT, MANIFEST
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.files import expanded, write_whole
 
 UNFINISHED = ".unfinished.json"
 
@@ -51,7 +51,7 @@ def prepare(
     Raises:
         UserError: The sources are not whole or not this data set's, or `out` is something else or cannot be written.
     """
-    out, paths = Path(out), [Path(source) for source in sources]
+    out, paths = expanded(out), [expanded(source) for source in sources]
     if workers < 1:
         raise UserError(f"--workers={workers} is no number of processes; use 1 or more.")
     keys = _split_keys(name, splits)

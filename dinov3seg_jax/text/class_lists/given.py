@@ -15,8 +15,7 @@ from dinov3seg_jax.text.class_lists.tables import is_table, read_table
 TABLES = (".csv", ".tsv")
 DATA = (".json", ".yaml", ".yml")
 LINES = (".txt", ".names", ".lst", ".list", ".labels")
-OTHERS = (".xml", ".xlsx", ".xls", ".ods", ".docx", ".pdf", ".pbtxt", ".html", ".md", ".pkl", ".npy", ".toml", ".ini")
-OTHERS += (".cfg", ".py", ".zip", ".gz", ".jsonl", ".parquet")
+OTHERS = (".xml", ".xlsx", ".xls", ".ods", ".docx", ".pdf", ".pbtxt", ".html", ".md", ".toml", ".ini", ".cfg", ".py")
 NAME_FILES = (*TABLES, *DATA, *LINES)
 
 Names = str | Path | Mapping[Any, Any] | Iterable[str]

@@ -54,7 +54,7 @@ def names_in(found: Any, source: str) -> list[str]:
         return [_in_entry(entry, source) for entry in found]
     pairs = [entry for entry in found if isinstance(entry, Sequence) and not isinstance(entry, str)]
     if len(pairs) == len(found) and all(len(pair) == 2 for pair in pairs):
-        return _in_mapping(dict(pairs), source)
+        return _in_mapping(_unique([(number, name) for number, name in pairs], source), source)
     _refuse(source)
 
 

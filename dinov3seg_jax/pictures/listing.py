@@ -1,0 +1,183 @@
+"""The pictures that a command line names: files, folders, patterns, standard input; and what else lies there."""
+
+import contextlib
+import glob
+import importlib.util
+import os
+import stat
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from dinov3seg_jax.data.images import SUFFIXES
+from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.pictures.finished import is_result
+
+STANDARD_INPUT = Path("-")
+HEIF = (".heic", ".heif")  # which Pillow reads with pillow-heif
+TIFF_STARTS = (b"II*\0", b"MM\0*")
+LINK, BARE, RESULT = "link to a folder", "without an ending", "result of this program"
+
+
+class Listing(NamedTuple):
+    """Pictures, and what lay beside them."""
+
+    roots: dict[Path, Path]  # each picture, and the folder below which it has its place
+    passed_over: Counter[str]  # by their ending, or by one of the words above
+    single: bool  # one picture was named, by itself
+
+
+def find_pictures(named: Sequence[Path]) -> Listing:
+    """The pictures that paths name, each once.
+
+    Args:
+        named: Files, taken as they are; folders, searched with their subfolders for files whose ending is one of
+            `SUFFIXES` in any case; and patterns like "photos/*.jpg", which a shell may have left alone. In folders,
+            hidden files and folders (".name") are skipped, and links to folders, and overlays and label maps that this
+            program wrote. A link that leads nowhere is listed, so that whoever reads it hears of it.
+
+    Returns:
+        At least one picture; those of a folder are sorted by their path below it.
+
+    Raises:
+        UserError: A path does not exist or is neither file nor folder, a folder cannot be read, or one holds no
+            picture.
+    """
+    roots: dict[Path, Path] = {}
+    passed_over: Counter[str] = Counter()
+    seen = set()
+    for root, path in (pair for given in named for pair in _expand(given, passed_over)):
+        if (key := path.absolute()) not in seen:
+            seen.add(key)
+            roots[path] = root
+    single = len(named) == 1 and len(roots) == 1 and next(iter(roots)) == named[0]
+    return Listing(roots, passed_over, single)
+
+
+def describe_passed_over(passed_over: Counter[str]) -> str:
+    """One line about files that were not taken for pictures; empty if there were none."""
+    if not passed_over:
+        return ""
+    several = {LINK: "links to folders", RESULT: "results of this program"}
+    parts = [f"{count} {several.get(kind, kind) if count > 1 else kind}" for kind, count in passed_over.most_common()]
+    total = passed_over.total()
+    line = f"{total} {'file' if total == 1 else 'files'} passed over: {', '.join(parts)}"
+    if any(kind in HEIF for kind in passed_over):
+        line += "; to read .heic, install the extra 'heif'"
+    return line
+
+
+@contextlib.contextmanager
+def standard_input(named: Sequence[Path]) -> Iterator[list[Path]]:
+    """The paths, with a file in the place of "-" that holds what is piped into this process.
+
+    Raises:
+        UserError: Nothing is.
+    """
+    if STANDARD_INPUT not in named:
+        yield list(named)
+        return
+    content = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    if not content:
+        raise UserError("--image is -, but nothing comes from standard input; pipe a picture into the command")
+    with tempfile.TemporaryDirectory(prefix="dinov3seg-") as folder:
+        file = Path(folder, "stdin.tif" if content.startswith(TIFF_STARTS) else "stdin")
+        file.write_bytes(content)
+        yield [file if path == STANDARD_INPUT else path for path in named]
+
+
+def readable_suffixes() -> frozenset[str]:
+    """The endings of files that can be read with what is installed."""
+    return SUFFIXES | set(HEIF) if importlib.util.find_spec("pillow_heif") else SUFFIXES
+
+
+def _expand(path: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:
+    """Root and path of each picture that is meant."""
+    if _is_pattern(path):
+        matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        if not matches:
+            raise UserError(f"no file matches {path}; check the pattern")
+        root = Path(*_before_magic(path.parts))
+        found = [picture for match in matches for _, picture in _expand_match(match, passed_over)]
+        if not found:
+            raise UserError(f"no picture matches {path}; use files that end in {', '.join(sorted(SUFFIXES))}")
+        yield from ((root, picture) for picture in found)
+        return
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error
+    if stat.S_ISREG(mode):
+        yield path.parent, path
+    elif stat.S_ISDIR(mode):
+        yield from _of_folder(path, passed_over)
+    else:  # a pipe would be waited for
+        raise UserError(f"{path} is neither a file nor a folder; give a picture, or a folder of pictures")
+
+
+def _expand_match(path: Path, passed_over: Counter[str]) -> Iterable[tuple[Path, Path]]:
+    if path.is_dir():
+        return _walk(path, passed_over)
+    kept = _keep([path], passed_over)
+    return [(path.parent, path) for path in kept]
+
+
+def _is_pattern(path: Path) -> bool:
+    return glob.has_magic(str(path)) and not os.path.lexists(path)
+
+
+def _before_magic(parts: Sequence[str]) -> Iterator[str]:
+    for part in parts[:-1]:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _of_folder(folder: Path, passed_over: Counter[str]) -> list[tuple[Path, Path]]:
+    found = list(_walk(folder, passed_over))
+    if not found:
+        beside = f"; {describe_passed_over(passed_over)}" if passed_over else ""
+        raise UserError(
+            f"the folder {folder} holds no picture{beside}; use files that end in {', '.join(sorted(SUFFIXES))}"
+        )
+    return found
+
+
+def _walk(top: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:
+    below: list[Path] = []
+    for folder, subfolders, names in os.walk(top, onerror=_refuse_folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        passed_over[LINK] += sum(Path(folder, name).is_symlink() for name in subfolders)
+        below += _keep([Path(folder, name) for name in names if not name.startswith(".")], passed_over)
+    if not passed_over[LINK]:
+        del passed_over[LINK]
+    return ((top, file) for file in sorted(below, key=lambda file: file.relative_to(top).as_posix()))
+
+
+def _keep(files: Iterable[Path], passed_over: Counter[str]) -> list[Path]:
+    """The pictures among files."""
+    suffixes, kept = readable_suffixes(), []
+    for file in files:
+        if file.suffix.lower() not in suffixes:
+            passed_over[file.suffix.lower() or BARE] += 1
+        elif is_result(file):
+            passed_over[RESULT] += 1
+        elif _is_file_or_lost(file):
+            kept.append(file)
+    return kept
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise UserError(f"the folder {error.filename} cannot be read ({reason(error)}); check its permissions") from error
+
+
+def _is_file_or_lost(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # a link that leads nowhere, in a circle, or where nobody may look
+        return True
