@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -13,6 +13,7 @@ from PIL import Image
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.images import as_array
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.models.parameters import Parameters, parameter_bytes
@@ -61,12 +62,12 @@ class BaseSegmenter(abc.ABC):
 
     @abc.abstractmethod
     def segment_arrays(
-        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | str, batch_size: int = 1
+        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
     ) -> list[Segmentation]:
-        """Segment pictures of any sizes.
+        """Segment pictures of any sizes that are in memory as RGB bytes.
 
         Args:
-            images: RGB, 0 to 255.
+            images: RGB, 0 to 255; also one array, uint8 [N, H, W, 3].
             names: as for `segment`.
             batch_size: pictures that run together, if the model can run several.
 
@@ -74,8 +75,25 @@ class BaseSegmenter(abc.ABC):
             One result for each picture, in their order.
 
         Raises:
-            UserError: the names cannot be used.
+            UserError: a picture is something else, the names cannot be used, or the batch size is no whole number
+                above 0.
         """
+
+    def segment_many(self, images: Iterable[Picture], names: Names, batch_size: int = 1) -> list[Segmentation]:
+        """Segment several pictures of any kinds; all of them are in memory together.
+
+        Args:
+            images: each as for `segment`.
+            names: as for `segment`.
+            batch_size: pictures that run together, if the model can run several.
+
+        Returns:
+            One result for each picture, in their order.
+
+        Raises:
+            UserError: a picture or the names cannot be used.
+        """
+        return self.segment_arrays([as_array(image) for image in _listed(images)], names, batch_size)
 
     def check_names(self, names: Names) -> tuple[str, ...]:
         """The class names, as `text.class_lists.names_of` understands them.
@@ -85,13 +103,13 @@ class BaseSegmenter(abc.ABC):
         """
         return self.accept(names_of(names))
 
-    def segment(self, image: Picture, names: Sequence[str] | str) -> Segmentation:
+    def segment(self, image: Picture, names: Names) -> Segmentation:
         """Segment one picture.
 
         Args:
-            image: a file; a PIL image, which is turned upright and converted to RGB as PIL does; or an RGB array, uint8
-                [H, W, 3]. `data.images.read_image` says which files can be read.
-            names: class names: a list, or text like "dog, grass" or "@names.txt" (see `text.prompts.parse_names`).
+            image: a file, a PIL image, an array or the bytes of a file; see `data.images.as_array`.
+            names: class names: a list, a dictionary from numbers, a file, or text like "dog, grass" or "@names.txt"
+                (see `text.class_lists.names_of`).
 
         Returns:
             Labels and confidences at the picture's own size.
@@ -99,8 +117,10 @@ class BaseSegmenter(abc.ABC):
         Raises:
             UserError: the picture or the names cannot be used.
         """
-        names = self.check_names(names)
-        return self.segment_arrays([as_array(image)], names)[0]
+        if isinstance(image, list | tuple):
+            raise UserError(f"the picture is a {type(image).__name__}; give one picture, or use segment_many")
+        accepted = self.check_names(names)
+        return self.segment_arrays([as_array(image)], accepted)[0]
 
     def batch_shape(self, height: int, width: int) -> tuple[int, int]:
         """Pictures with the same answer can run together: their size once resized. Default: any, as each runs alone."""
@@ -117,3 +137,36 @@ class BaseSegmenter(abc.ABC):
     def view_bytes(self) -> int:
         """Bytes that one picture takes beside its scores, roughly: a few maps of all patches of all its views."""
         return FLOAT_BYTES * MAPS_PER_VIEW * self.view_patches() * self.config.model.vision.dim
+
+
+def checked_arrays(images: Iterable[Any], batch_size: int) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """What was given to `segment_arrays`, as a list.
+
+    Raises:
+        UserError: see there.
+    """
+    listed = _listed(images)
+    for place, image in enumerate(listed, start=1):
+        if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+            shape = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise UserError(
+                f"picture {place} of {len(listed)} is {shape}; give RGB bytes, uint8 [height, width, 3], or use "
+                "segment_many, which takes any picture"
+            )
+        if not image.size:
+            raise UserError(f"picture {place} of {len(listed)} has no pixels, as its shape is {list(image.shape)}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise UserError(f"the batch size is {batch_size!r}; give a whole number above 0")
+    return listed
+
+
+def _listed(images: Iterable[Any]) -> list[Any]:
+    """Several pictures.
+
+    Raises:
+        UserError: it is one, or none at all.
+    """
+    single = isinstance(images, str | bytes | Path | Image.Image) or getattr(images, "ndim", 4) != 4
+    if single or not isinstance(images, Iterable):
+        raise UserError(f"the pictures are of the type {type(images).__name__}; give a list, or use segment for one")
+    return list(images)

@@ -1,6 +1,6 @@
 """Sliding inference of a linear head as the DINOv3 repository evaluates it (its specification, section 12.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.transforms import short_side_size
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import BaseSegmenter
+from dinov3seg_jax.inference.base import BaseSegmenter, checked_arrays
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.recipes import describe_inference
@@ -21,6 +21,7 @@ from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.text.class_lists import Names
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 
@@ -78,7 +79,7 @@ class LinearSegmenter(BaseSegmenter):
         return pixels // self.config.model.vision.patch_size**2
 
     def segment_arrays(
-        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | str, batch_size: int = 1
+        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
     ) -> list[Segmentation]:
         """Segment pictures of any sizes, one after the other: the windows of one are the batch.
 
@@ -93,7 +94,7 @@ class LinearSegmenter(BaseSegmenter):
         Raises:
             UserError: there are more or fewer names than the head has classes.
         """
-        names = self.check_names(names)
+        images, names = checked_arrays(images, batch_size), self.check_names(names)
         options, every = self.config.inference, jnp.ones(len(names), bool)
         results = []
         for image in images:

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax import visualize
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import expanded, write_whole
+from dinov3seg_jax.screen import show
 
 PALETTE_NAMES = 256  # what an indexed PNG can hold
 
@@ -58,7 +59,7 @@ class Segmentation:
         height, width = self.labels.shape
         return summarize((height, width), self.names, self._areas(), sums) | self.recipe
 
-    def save(self, folder: str | Path, stem: str, file: str = "") -> tuple[Path, Path, Path]:
+    def save(self, folder: str | Path, stem: str = "result", file: str = "") -> tuple[Path, Path, Path]:
         """Write `<stem>_overlay.png`, `<stem>_labels.png` and `<stem>.json`; each appears whole or not at all.
 
         The labels are an indexed PNG in the colours of the overlay, or 16-bit grey for more than 256 names. In both, a
@@ -66,16 +67,18 @@ class Segmentation:
 
         Args:
             folder: created if it does not exist.
-            stem: the beginning of the files' names.
+            stem: the beginning of the files' names; no path.
             file: the picture's name in the JSON.
 
         Returns:
             The three paths, in that order.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or the stem is no name.
         """
         folder = expanded(folder)
+        if not isinstance(stem, str) or not stem or Path(stem).name != stem:
+            raise UserError(f"{stem!r} is no beginning of a file's name; give a word, and the folder by itself")
         overlay, labels, summary = (folder / f"{stem}{end}" for end in ("_overlay.png", "_labels.png", ".json"))
         text = json.dumps({"file": file} | self.summary(), indent=2, ensure_ascii=False)
         try:
@@ -83,13 +86,20 @@ class Segmentation:
             write_whole(overlay, visualize.encode(Image.fromarray(self.overlay())))
             write_whole(labels, visualize.encode(self._label_image()))
             write_whole(summary, f"{text}\n".encode(errors="replace"))
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror or error}); choose another") from error
+        except (OSError, ValueError) as error:  # a name may hold what no file's can
+            raise UserError(f"{folder} cannot be written ({reason(error)}); choose another") from error
         return overlay, labels, summary
 
     def show(self) -> None:
-        """Open the overlay in the viewer of this computer."""
-        Image.fromarray(self.overlay()).show()
+        """Show the overlay: in a notebook below the cell, else in the viewer of this computer.
+
+        Where there is neither, as on a server, it is saved, and a line says where.
+        """
+        show(Image.fromarray(self.overlay()))
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of a result."""
+        return visualize.encode(Image.fromarray(self.overlay()))
 
     def _areas(self) -> Int[np.ndarray, " t"]:
         return np.bincount(self.labels.ravel(), minlength=len(self.names))

@@ -1,6 +1,6 @@
 """dinov3.seg, ready for pictures and class names (§7)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter
+from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter, checked_arrays
 from dinov3seg_jax.inference.classes.chunks import ClassChunks, ScoredChunk
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.jit import jit
@@ -32,6 +32,7 @@ from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.text.class_lists import Names
 
 
 class Segmenter(BaseSegmenter):
@@ -105,7 +106,7 @@ class Segmenter(BaseSegmenter):
         return self.embed.accept(names)
 
     def segment_arrays(
-        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | str, batch_size: int = 1
+        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
     ) -> list[Segmentation]:
         """Segment pictures of any sizes, in batches of those that have the same size once resized.
 
@@ -119,9 +120,9 @@ class Segmenter(BaseSegmenter):
             One result for each picture, in their order.
 
         Raises:
-            UserError: the names cannot be used.
+            UserError: see `BaseSegmenter.segment_arrays`.
         """
-        names = self.check_names(names)
+        images, names = checked_arrays(images, batch_size), self.check_names(names)
         batch_size = self._whole_batch(batch_size)
         if self.config.inference.resize == "tiled":
             return self.tiles.segment(images, names, batch_size)

@@ -4,7 +4,7 @@ Each patch gets the cosine of its features with the local half of each class's t
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -17,7 +17,7 @@ from PIL import Image
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter
+from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter, checked_arrays
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import runnable
@@ -31,6 +31,7 @@ from dinov3seg_jax.models.functions import l2_normalize, resize_cubic
 from dinov3seg_jax.models.graph import any_values, bind, describe
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.models.pixels import normalize_pixels
+from dinov3seg_jax.text.class_lists import Names
 from dinov3seg_jax.text.prompts import load_templates
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
@@ -97,7 +98,7 @@ class ZeroShotSegmenter(BaseSegmenter):
         return pixels // self.config.model.vision.patch_size**2
 
     def segment_arrays(
-        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | str, batch_size: int = 1
+        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
     ) -> list[Segmentation]:
         """Segment pictures of any sizes, one after the other: the windows of one are the batch.
 
@@ -111,9 +112,9 @@ class ZeroShotSegmenter(BaseSegmenter):
             nearly the same for all classes; in mode "whole" it is (1 + cosine) / 2.
 
         Raises:
-            UserError: the names cannot be used.
+            UserError: see `BaseSegmenter.segment_arrays`.
         """
-        names = self.check_names(names)
+        images, names = checked_arrays(images, batch_size), self.check_names(names)
         text, class_mask = self.embed.filled(names)
         local = text[:, self.config.model.vision.dim :]
         recipe, mask = self.config.zero_shot, jnp.asarray(class_mask)

@@ -311,7 +311,7 @@ def metrics(folder):
 
 
 def rounded(found):
-    """What scores are like that a few pixels do not change: of two classes with equal scores, another batch size may take the other.
+    """Scores to a few pixels: of two classes with nearly equal scores, another batch size may take the other.
 
     A picture that is left out or counted twice changes the pixels of a class, which are whole numbers and stay exact.
     """

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import dinov3seg_jax
 from dinov3seg_jax.config import Config, InferenceConfig, LinearConfig, ZeroShotConfig
@@ -49,6 +50,44 @@ def test_promises(segmenters, kind):
     assert segmenter.describe().endswith(".")
     assert segmenter.held_bytes() >= sum(value.nbytes for value in segmenter.parameters.values())
     assert segmenter.view_bytes() > 0
+
+
+def test_several_pictures_of_any_kind(segmenters, tmp_path):
+    segmenter = segmenters[Segmenter]
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    expected = segmenter.segment(PICTURE, NAMES).labels
+    kinds = [PICTURE, tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(PICTURE)]
+    for result in segmenter.segment_many(kinds, NAMES, batch_size=2):
+        np.testing.assert_array_equal(result.labels, expected)
+    for images in (np.stack([PICTURE] * 2), (picture for picture in [PICTURE] * 2)):
+        assert len(segmenter.segment_arrays(images, {0: "grass", 1: "wood"})) == 2
+
+
+@pytest.mark.parametrize("kind", [Segmenter, ZeroShotSegmenter, LinearSegmenter])
+@pytest.mark.parametrize(
+    ("images", "batch_size", "message"),
+    [
+        (PICTURE, 1, "the pictures are of the type ndarray; give a list, or use segment for one"),
+        ("a.png", 1, "of the type str"),
+        (None, 1, "of the type NoneType"),
+        ([PICTURE / 255], 1, r"picture 1 of 1 is float64 \[40, 56, 3\]; give RGB bytes"),
+        ([PICTURE, "a.png"], 1, "picture 2 of 2 is str; give RGB bytes.*segment_many"),
+        ([PICTURE[..., 0]], 1, r"is uint8 \[40, 56\]"),
+        ([PICTURE[..., [0, 1, 2, 0]]], 1, r"is uint8 \[40, 56, 4\]"),
+        ([PICTURE[:0]], 1, "has no pixels"),
+        ([PICTURE], 0, "the batch size is 0; give a whole number above 0"),
+        ([PICTURE], 1.5, "the batch size is 1.5"),
+        ([PICTURE], True, "the batch size is True"),
+    ],
+)
+def test_what_are_no_arrays(segmenters, kind, images, batch_size, message):
+    with pytest.raises(UserError, match=message):
+        segmenters[kind].segment_arrays(images, NAMES, batch_size)
+
+
+def test_one_picture_and_no_list(segmenters):
+    with pytest.raises(UserError, match="the picture is a list; give one picture, or use segment_many"):
+        segmenters[Segmenter].segment([PICTURE, PICTURE], NAMES)
 
 
 def test_capabilities(segmenters, tmp_path):

@@ -1,5 +1,6 @@
 """What is written can be read back, and names travel with it."""
 
+import io
 import json
 
 import numpy as np
@@ -16,6 +17,31 @@ CONFIDENCE = np.array([[0.5, 0.5, 0.25], [0.75, 0.75, 0.5]], np.float32)
 
 def result(names=("sky", "sea", "grüner Wald"), labels=LABELS):
     return Segmentation(labels, CONFIDENCE, tuple(names), np.full((2, 3, 3), 99, np.uint8))
+
+
+@pytest.mark.parametrize("stem", ["", "a/b", None, 3, "/a"])
+def test_a_stem_is_a_name(tmp_path, stem):
+    with pytest.raises(UserError, match="is no beginning of a file's name"):
+        result().save(tmp_path, stem)
+
+
+@pytest.mark.parametrize("stem", ["a\0b", "a" * 300])
+def test_a_stem_that_no_file_can_have(tmp_path, stem):
+    with pytest.raises(UserError, match="cannot be written"):
+        result().save(tmp_path, stem)
+
+
+def test_a_folder_below_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert result().save("~/x")[0] == tmp_path / "x" / "result_overlay.png"
+    assert (tmp_path / "x" / "result.json").is_file()
+    with pytest.raises(UserError, match="a path was expected, not a NoneType"):
+        result().save(None)
+
+
+def test_a_notebook_shows_the_overlay():
+    shown = Image.open(io.BytesIO(result()._repr_png_()))
+    np.testing.assert_array_equal(np.asarray(shown), result().overlay())
 
 
 def test_files(tmp_path):

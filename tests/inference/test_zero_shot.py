@@ -186,7 +186,8 @@ def test_predict_says_and_keeps_the_recipe(converted, tmp_path, capsys):
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
     arguments = ["--image", tmp_path / "a.png", "--classes", ", ".join(NAMES), "--out", tmp_path / "out"]
     assert predict.main([*map(str, [*arguments, "--zero_shot", "--weights", converted]), *overrides("--config.")]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    names, first, second = capsys.readouterr().out.splitlines()
+    assert names.startswith(f"{len(NAMES)} classes: {NAMES[0]}")
     assert first == describe_zero_shot(RECIPE)
     assert "a.png: 70 x 50, " in second
     summary = json.loads((tmp_path / "out" / "a.json").read_text())
