@@ -2,12 +2,13 @@
 
 import functools
 import io
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from dinov3seg_jax import fonts
 
 UNLABELLED = -1
 MAX_COLORS = 4096
@@ -15,11 +16,6 @@ MAX_COLORS = 4096
 _INK = (32, 33, 36)
 _PAPER = (255, 255, 255)
 _ELLIPSIS = "..."
-# Latin letters that are no other letter with an accent, as Pillow's own font has none but those of ASCII.
-_PLAIN = str.maketrans(
-    {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D"}
-    | {"ı": "i"}
-)
 _LONGEST_NAME = 14  # in rows, about 40 letters: one very long name must not push all others into one column
 
 
@@ -130,7 +126,7 @@ def _outline(labels: np.ndarray, thickness: int) -> np.ndarray:
 class _Style(NamedTuple):
     """Sizes of a text block, in pixels, all from the size of its letters."""
 
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    size: int
     row: int
     swatch: int
     gap: int
@@ -139,15 +135,14 @@ class _Style(NamedTuple):
     def for_side(cls, side: int) -> "_Style":
         """Letters that can be read when a picture with this longer side is fitted to a screen."""
         size = max(13, round(side / 45))
-        return cls(ImageFont.load_default(size=size), round(1.55 * size), round(0.95 * size), round(0.5 * size))
+        return cls(size, round(1.55 * size), round(0.95 * size), round(0.5 * size))
 
 
 def legend(names: Sequence[str], colors: np.ndarray, width: int, side: int | None = None) -> np.ndarray:
     """The names beside their colours, in as many columns as fit.
 
     Args:
-        names: T names; one too long for the width, or for a column, is cut short. Pillow's own font draws Latin
-            letters, here without their accents, and a box for each letter of another script.
+        names: T names; one too long for the width, or for a column, is cut short. For fonts see `fonts.drawable`.
         colors: uint8 [T, 3] or more rows.
         width: Width of the result in pixels, at least 1.
         side: Longer side, in pixels, of the picture that the letters are sized for; `width` if None.
@@ -156,20 +151,21 @@ def legend(names: Sequence[str], colors: np.ndarray, width: int, side: int | Non
         uint8 [h, width, 3], dark on white, h as the names need.
     """
     style = _Style.for_side(side or width)
-    names = [_fit(name, style, min(width - 3 * style.gap - style.swatch, _LONGEST_NAME * style.row)) for name in names]
-    column = style.swatch + 3 * style.gap + max((_text_width(name, style) for name in names), default=0)
-    columns = min(max(1, (width - style.gap) // column), max(1, len(names)))
-    rows = -(-len(names) // columns)
+    room = min(width - 3 * style.gap - style.swatch, _LONGEST_NAME * style.row)
+    texts = [_Text.of(name, style).fitted(room) for name in names]
+    column = style.swatch + 3 * style.gap + max((text.width for text in texts), default=0)
+    columns = min(max(1, (width - style.gap) // column), max(1, len(texts)))
+    rows = -(-len(texts) // columns)
 
     canvas = Image.new("RGB", (width, rows * style.row + 2 * style.gap), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    for place, (name, color) in enumerate(zip(names, colors[: len(names)], strict=True)):
+    for place, (text, color) in enumerate(zip(texts, colors[: len(texts)], strict=True)):
         left = style.gap + place // rows * column
         middle = style.gap + place % rows * style.row + style.row // 2
         top = middle - style.swatch // 2
         box = (left, top, left + style.swatch, top + style.swatch)
         draw.rounded_rectangle(box, radius=style.swatch // 5, fill=tuple(int(value) for value in color))
-        draw.text((left + style.swatch + style.gap, middle), name, _INK, style.font, anchor="lm")
+        draw.text((left + style.swatch + style.gap, middle), text.line, _INK, text.font, anchor="lm")
     return np.array(canvas)
 
 
@@ -189,7 +185,7 @@ def with_legend(picture: np.ndarray, names: Sequence[str], colors: np.ndarray) -
     height, width = picture.shape[:2]
     side = max(height, width)
     style = _Style.for_side(side)
-    widest = max(_text_width(_clean(name), style) for name in names) + style.swatch + 3 * style.gap
+    widest = max(_Text.of(name, style).width for name in names) + style.swatch + 3 * style.gap
     beside = len(names) * style.row + 2 * style.gap <= height and widest <= max(width // 2, 8 * style.row)
     if beside:
         return _join([picture, legend(names, colors, widest + style.gap, side)], axis=1)
@@ -224,7 +220,8 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
 def _titled(picture: np.ndarray, title: str, style: _Style) -> np.ndarray:
     strip = Image.new("RGB", (picture.shape[1], style.row), _PAPER)
     place = (picture.shape[1] // 2, style.row // 2)
-    ImageDraw.Draw(strip).text(place, _fit(title, style, picture.shape[1]), _INK, style.font, anchor="mm")
+    text = _Text.of(title, style).fitted(picture.shape[1])
+    ImageDraw.Draw(strip).text(place, text.line, _INK, text.font, anchor="mm")
     return np.concatenate([np.array(strip), picture])
 
 
@@ -248,24 +245,27 @@ def _join(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
     return np.concatenate([fill(part) for part in parts], axis=axis)
 
 
-def _clean(name: str) -> str:
-    """One line without what no font can draw (lone surrogates), or Pillow's own cannot (accents)."""
-    name = " ".join(name.split()).encode("utf-8", "replace").decode("utf-8").translate(_PLAIN)
-    bare = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
-    return unicodedata.normalize("NFC", bare)  # Korean syllables come apart, too
+class _Text(NamedTuple):
+    """A line of text with its font."""
 
+    line: str
+    font: fonts.Font
 
-def _text_width(text: str, style: _Style) -> int:
-    return int(np.ceil(style.font.getlength(text)))
+    @classmethod
+    def of(cls, name: str, style: _Style) -> "_Text":
+        line, file = fonts.drawable(name)
+        return cls(line, fonts.load(file, style.size))
 
+    @property
+    def width(self) -> int:
+        return int(np.ceil(self.font.getlength(self.line)))
 
-def _fit(name: str, style: _Style, width: int) -> str:
-    """The name, or as much of it as fits into `width` pixels."""
-    name = _clean(name)
-    if _text_width(name, style) <= width:
-        return name
-    for length in range(len(name) - 1, 0, -1):
-        cut = name[:length].rstrip() + _ELLIPSIS
-        if _text_width(cut, style) <= width:
-            return cut
-    return ""
+    def fitted(self, width: int) -> "_Text":
+        """This, or as much of it as fits into `width` pixels."""
+        if self.width <= width:
+            return self
+        for length in range(len(self.line) - 1, 0, -1):
+            cut = self._replace(line=self.line[:length].rstrip() + _ELLIPSIS)
+            if cut.width <= width:
+                return cut
+        return self._replace(line="")

@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dinov3seg_jax import fonts
 from dinov3seg_jax.cli.parsing import count, given_path
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
@@ -109,6 +111,9 @@ def load_model(request: Request) -> "tuple[BaseSegmenter, tuple[str, ...]]":
     from dinov3seg_jax.cache.programs import keep_programs
 
     print(understood(request.names), flush=True)
+    if boxed := fonts.boxed(request.names):
+        more = f" and {len(boxed) - 1} more" if len(boxed) > 1 else ""
+        print(f"note: no font here has the letters of '{boxed[0]}'{more}; install the extra 'fonts'", file=sys.stderr)
     keep_programs()
     zero_shot = request.way == "zero_shot"
     model = load(request.folder.path, request.overrides, zero_shot=zero_shot)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from dinov3seg_jax import fonts
 
 SHOWN = 24  # classes
 OTHERS = "all others"
@@ -46,21 +48,21 @@ def confusion_picture(
     """
     chosen = most_confused(counts, shown)
     table = shares(counts, chosen)
-    names = [_cut(classes[index]) for index in chosen]
-    font, small = ImageFont.load_default(size=_LETTERS), ImageFont.load_default(size=_LETTERS - 2)
-    widest = int(max(font.getlength(name) for name in (*names, OTHERS))) + 2 * _GAP
+    texts = [_text(name) for name in (*(classes[index] for index in chosen), OTHERS)]
+    font, small = fonts.load(None, _LETTERS), fonts.load(None, _LETTERS - 2)
+    widest = int(max(own.getlength(name) for name, own in texts)) + 2 * _GAP
     title = "rows: truth, columns: prediction, numbers: percent of the row"
     left, top = widest, widest + _LETTERS + 2 * _GAP
     width = max(left + _CELL * len(table.T), int(font.getlength(title)) + _GAP) + _GAP
     canvas = Image.new("RGB", (width, top + _CELL * len(table) + _GAP), _PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_GAP, _GAP), title, _INK, font)
-    for column, name in enumerate((*names, OTHERS)):
+    for column, (name, own) in enumerate(texts):
         upright = Image.new("RGB", (widest, _CELL), _PAPER)
-        ImageDraw.Draw(upright).text((_GAP, _CELL // 2), name, _INK, font, anchor="lm")
+        ImageDraw.Draw(upright).text((_GAP, _CELL // 2), name, _INK, own, anchor="lm")
         canvas.paste(upright.rotate(90, expand=True), (left + _CELL * column, top - widest))
-    for row, name in enumerate(names):
-        draw.text((left - _GAP, top + _CELL * row + _CELL // 2), name, _INK, font, anchor="rm")
+    for row, (name, own) in enumerate(texts[:-1]):
+        draw.text((left - _GAP, top + _CELL * row + _CELL // 2), name, _INK, own, anchor="rm")
         for column, share in enumerate(table[row]):
             corner = left + _CELL * column, top + _CELL * row
             box = (*corner, corner[0] + _CELL, corner[1] + _CELL)
@@ -72,6 +74,7 @@ def confusion_picture(
     return np.asarray(canvas)
 
 
-def _cut(name: str) -> str:
-    name = " ".join(name.split()).encode("utf-8", "replace").decode()
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 3].rstrip() + "..."
+def _text(name: str) -> tuple[str, fonts.Font]:
+    """A name, cut short where it is long, and a font for it."""
+    line, file = fonts.drawable(name)
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 3].rstrip() + "...", fonts.load(file, _LETTERS)
