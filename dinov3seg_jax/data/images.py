@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.files import expanded
 
 MAX_PIXELS = 400_000_000
 
@@ -55,7 +56,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UserError: The file is missing, empty, damaged, too large, or no picture.
     """
-    path = Path(path)
+    path = expanded(path)
     with open_picture(path, str(path)) as image:
         return _decode(image, str(path))
 

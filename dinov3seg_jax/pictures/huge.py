@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dinov3seg_jax import visualize
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import PALETTE_NAMES, class_colors, summarize
 from dinov3seg_jax.inference.tile_scorer import TileScorer
@@ -176,9 +176,9 @@ def needs_streaming(source: Path, room: int) -> bool:
 
 def segment_file(
     model: BaseSegmenter,
-    source: Path,
+    source: str | Path,
     names: Sequence[str],
-    out_folder: Path,
+    out_folder: str | Path,
     stem: str,
     memory_bytes: int,
     batch_size: int = 0,
@@ -211,7 +211,7 @@ def segment_file(
     """
     if model.tiles is None:
         raise UserError("this model sees whole pictures only; a picture that is too large needs a trained dinov3.seg.")
-    tiles = model.tiles
+    tiles, source, out_folder = model.tiles, expanded(source), expanded(out_folder)
     with contextlib.closing(open_raster(source)) as picture:
         shapes = tiles.shapes(len(names))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
