@@ -13,7 +13,7 @@ from PIL import Image
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.images import as_array
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.models.parameters import Parameters, parameter_bytes
@@ -156,7 +156,7 @@ def checked_arrays(images: Iterable[Any], batch_size: int) -> list[UInt8[np.ndar
         if not image.size:
             raise UserError(f"picture {place} of {len(listed)} has no pixels, as its shape is {list(image.shape)}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise UserError(f"the batch size is {batch_size!r}; give a whole number above 0")
+        raise UserError(f"the batch size is {one_line(repr(batch_size), 60)}; give a whole number above 0")
     return listed
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax import visualize
-from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.errors import UserError, one_line, reason
 from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.screen import show
 
@@ -78,7 +78,9 @@ class Segmentation:
         """
         folder = expanded(folder)
         if not isinstance(stem, str) or not stem or Path(stem).name != stem:
-            raise UserError(f"{stem!r} is no beginning of a file's name; give a word, and the folder by itself")
+            raise UserError(
+                f"{one_line(repr(stem), 60)} is no beginning of a file's name; give a word, and the folder by itself"
+            )
         overlay, labels, summary = (folder / f"{stem}{end}" for end in ("_overlay.png", "_labels.png", ".json"))
         text = json.dumps({"file": file} | self.summary(), indent=2, ensure_ascii=False)
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line, reason
 from dinov3seg_jax.files import EXPORT_FILE, expanded
 from dinov3seg_jax.store.converted import ConvertedFolder, is_converted
 from dinov3seg_jax.store.run import RunFolder
@@ -25,11 +25,15 @@ def open_folder(path: str | Path) -> ModelFolder:
         path: of a run, or of converted weights. A folder that holds neither counts as a run's.
 
     Raises:
-        UserError: the folder holds an exported model.
+        UserError: the folder holds an exported model, or the path is none.
     """
-    if is_converted(path):
-        return ConvertedFolder(path)
-    if (expanded(path) / EXPORT_FILE).is_file():
+    try:
+        if is_converted(path):
+            return ConvertedFolder(path)
+        exported = (expanded(path) / EXPORT_FILE).is_file()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise UserError(f"{one_line(path, 100)} cannot be read ({reason(error)}); check the path") from error
+    if exported:
         raise UserError(
             f"'{path}' holds an exported model, which dinov3seg_jax.load_exported reads; name the run that it was "
             "exported from."
