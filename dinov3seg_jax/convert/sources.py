@@ -279,7 +279,8 @@ def _unnested(loaded: dict[Any, Any], tensor: type) -> tuple[dict[Any, Any], lis
     inner = [name for name in loaded if name in WRAPPERS and _holds(loaded[name], tensor)]
     if not inner:
         return loaded, []
-    weights, left_out = {}, [str(name) for name in loaded if name not in inner]
+    weights: dict[Any, Any] = {}
+    left_out = [str(name) for name in loaded if name not in inner]
     for name in inner:
         found, others = _unnested(loaded[name], tensor)
         weights |= {f"{name}.{key}": value for key, value in found.items()}
