@@ -108,6 +108,13 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
         ) from None
     for override in overrides:
         apply_override(found.model, override)
+    for section, options in found.model.items():
+        step = 4 if section == "vision" else 1  # rotary frequencies come in fours
+        if "heads" in options and options["dim"] % (step * options["heads"]):
+            raise UserError(
+                f"'{source.files[0]}' is {options['dim']} wide, which cannot be shared by {options['heads']} heads; "
+                f"set --config.{section}.heads."
+            )
     expected = {name: shape for name, shape in _shapes_of(found).items() if re.match(found.parts, name)}
     notes = [
         f"no file says {option}; {_value(found.model, option)} is assumed, set --config.{option} if it is another"
@@ -149,9 +156,17 @@ def _shapes_of_model(config: ModelConfig) -> dict[str, Shape]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """How many blocks there are, by the largest number in a key."""
-    numbers = [int(match[1]) for key in shapes if (match := re.match(pattern, key))]
-    return max(numbers, default=-1) + 1
+    """How many blocks there are, by the numbers in keys.
+
+    Raises:
+        UserError: a number between them is missing.
+    """
+    numbers = {int(match[1]) for key in shapes if (match := re.match(pattern, key))}
+    if missing := set(range(len(numbers))) - numbers:
+        raise UserError(
+            f"the source holds block {max(numbers)}, but nothing of block {min(missing)}; give all files of one model."
+        )
+    return len(numbers)
 
 
 class _Layout(NamedTuple):
@@ -233,7 +248,10 @@ def _vision(shapes: Shapes, source: Source, rounded: bool) -> _Backbone:
     if name != "custom":
         options["ffn_align"] = VISION[name].ffn_align  # another may give the same width
     if not hugging and not timm:
-        options["heads"] = dim // (4 * shapes["rope_embed.periods"][0])
+        (periods,) = shapes["rope_embed.periods"]
+        if dim % (4 * periods):
+            raise ValueError(f"{periods} rotary periods do not fit a width of {dim}")
+        options["heads"] = dim // (4 * periods)
         rows = dinov3.RULES
     else:
         options["heads"] = heads or (VISION[name].heads if name != "custom" else max(dim // HEAD_DIM, 1))

@@ -198,3 +198,29 @@ def test_misfits_name_both_sides():
     message = sentence(shapes, "dinov3")
     assert "tensors that nothing reads: blocks.7.norm0.bias" in message
     assert "parameters without a tensor: vision/backbone/blocks/norm1/bias of block 7" in message
+
+
+@pytest.mark.parametrize("number", [13, 10**10])
+def test_a_gap_in_the_blocks_is_named_at_once(number):
+    shapes = {key.replace("blocks.11.", f"blocks.{number}."): shape for key, shape in LAYOUTS["vits16"].items()}
+    assert f"holds block {number}, but nothing of block 11" in sentence(shapes, "dinov3")
+
+
+def test_heads_that_do_not_divide_the_width():
+    with pytest.raises(UserError, match=r"is 384 wide, which cannot be shared by 5 heads; set --config\.vision\.heads"):
+        prepare(described(LAYOUTS["hf_vits16"]), "dinov3", ["vision.heads=5"])
+    message = sentence(LAYOUTS["vits16"] | {"rope_embed.periods": [5]}, "dinov3")
+    assert "5 rotary periods do not fit a width of 384" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_attention_heads": "six"}, "num_attention_heads 'six', which is no number"),
+        ({"rope_theta": [100]}, "rope_theta [100], which is no number"),
+        ({"layer_norm_eps": None}, "layer_norm_eps None, which is no number"),
+        ({"hidden_act": "gelu_new"}, "hidden_act gelu_new; only gelu is supported"),
+    ],
+)
+def test_a_config_that_says_what_we_cannot_do(config, message):
+    assert message in sentence(LAYOUTS["hf_vits16"], "dinov3", config=config)
