@@ -416,7 +416,8 @@ def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     }
     rows = (*prefixed(catseg.RULES, f"{WRAPPER}(?:{catseg.CHECKPOINT_PREFIX})?"), REST_OF_CATSEG)
     parts = "embed_correlation/|guidance/project_|project_text/|late/|decoder/"
-    return _Found("catseg", rows, {"late": late, "decoder": decoder}, parts, [], around)
+    assumed = () if late["dim"] == LateRefinementConfig.dim else ("late.heads",)
+    return _Found("catseg", rows, {"late": late, "decoder": decoder}, parts, [], around, assumed)
 
 
 def _linear(shapes: Shapes, source: Source, rounded: bool) -> _Found:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from dinov3seg_jax.config import SamConfig, TextConfig, VisionConfig
+from dinov3seg_jax.convert.recognise import recognise
 from dinov3seg_jax.convert.run import prepare
 from dinov3seg_jax.convert.sources import Source, Tensor
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.presets import SAM, VISION
-from tests.convert.files import LAYOUTS
+from tests.convert.files import LAYOUTS, official
 
 BACKBONES = [name for name in LAYOUTS if name.removeprefix("hf_") in VISION]
 
@@ -224,3 +225,21 @@ def test_heads_that_do_not_divide_the_width():
 )
 def test_a_config_that_says_what_we_cannot_do(config, message):
     assert message in sentence(LAYOUTS["hf_vits16"], "dinov3", config=config)
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "option", "widths"),
+    [
+        ("dinotxt_tiny", "dinotxt", "text.heads", None),
+        ("anyup", "anyup", "early.heads", (128, 64)),
+        ("hf_vits16", "dinov3", "vision.heads", (384, 192)),
+    ],
+)
+def test_heads_that_no_file_says_are_said_to_be_assumed(layout, kind, option, widths):
+    shapes = LAYOUTS.get(layout) or {key: value.shape for key, value in official(layout).items()}
+    if widths:  # a size that was never released
+        shapes = {key: [size * widths[1] // widths[0] for size in shape] for key, shape in shapes.items()}
+    notes = recognise(described(shapes), kind).notes
+    assert any(note.startswith(f"no file says {option}; ") for note in notes)
+    assert not any(option in note for note in recognise(described(shapes), kind, [f"{option}=1"]).notes)
+    assert not any("no file says" in note for note in recognise(described(LAYOUTS["hf_vits16"]), "dinov3").notes)

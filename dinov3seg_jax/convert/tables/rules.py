@@ -240,7 +240,8 @@ def _refuse_misfits(
     listed = [f"{what}: {_listing(names)}" for what, names in complaints.items() if names]
     if listed:
         raise UserError(
-            f"the source does not fit the model; {'; '.join(listed)}; give all tensors of one model, and no other."
+            f"the source does not fit the model; {'; '.join(listed)}; "
+            "give all tensors of one model and no other (--take NAME reads those under NAME)."
         )
 
 
