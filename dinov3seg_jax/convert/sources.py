@@ -67,18 +67,15 @@ def open_source(paths: Sequence[str | Path], take: str = "") -> Source:
     left_out: list[str] = []
     notes: list[str] = []
     taken = False
-    for path in (file for given in paths for file in _expand(Path(given))):
-        if path in files:
-            raise UserError(f"'{path}' is given twice; name each file once.")
-        files.append(path)
-        if path.name.endswith(INDEX_SUFFIX):
-            continue
-        if path.suffix == ".safetensors":
-            found = _open_safetensors(path)
-            config |= _read_config(path.parent / "config.json")
-        else:
-            found, others = _open_torch(path)
-            left_out += others
+    for given in paths:
+        whole = _expand(Path(given))
+        if again := [path for path in whole if path in files]:
+            raise UserError(f"'{again[0]}' is given twice; name each file once.")
+        files += whole
+        found, others, beside = _open(whole)
+        config |= beside
+        left_out += others
+        path = whole[0]
         if take and (chosen := _below(path, found, take)):
             left_out += _names(found.keys() - {key for key, _ in chosen.values()})
             notes.append(f"the weights of '{path.name}' are those under '{take}'")
@@ -94,6 +91,18 @@ def open_source(paths: Sequence[str | Path], take: str = "") -> Source:
         starts = ", ".join(sorted({key.split(".")[0] for key in tensors})[:5]) or "no name at all"
         raise UserError(f"nothing in '{files[0]}' is under '{take}'; its keys begin with {starts}, name one in --take.")
     return Source(tuple(files), tensors, config, tuple(left_out), tuple(notes))
+
+
+def _open(files: Sequence[Path]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+    """Tensors of a file, or of an index and its shards; entries beside them; and the config.json."""
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        if path.name.endswith(INDEX_SUFFIX):
+            continue
+        if path.suffix != ".safetensors":
+            return *_open_torch(path), {}
+        tensors |= _open_safetensors(path)
+    return tensors, [], _read_config(files[0].parent / "config.json")
 
 
 def _start(key: str) -> str:

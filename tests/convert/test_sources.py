@@ -1,6 +1,7 @@
 """Keys under names that training puts before them: one set of weights is read, or it is asked which."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -144,3 +145,16 @@ def test_entries_of_a_torch_file_count_alike(tmp_path, tiny, names):
     assert "under 'ema.module.' and under 'model.'" in refused(tmp_path / "a.pth")
     manifest = convert(tmp_path / "a.pth", tmp_path / "out", "--take", "ema.module")
     assert manifest.notes[0] == "left out of the training checkpoint: optimizer, model"
+
+
+def test_shards_of_an_index_are_one_file(tmp_path, tiny):
+    both = under("model.", tiny) | under("ema.", tiny, 1)
+    names = {key: f"model-0000{1 + key.startswith('ema.')}-of-00002.safetensors" for key in both}
+    for name in set(names.values()):
+        save(tmp_path / name, {key: value for key, value in both.items() if names[key] == name})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    assert "under 'ema.' and under 'model.'" in refused(index)
+    manifest = convert(index, tmp_path / "out", "--take", "ema")
+    assert (read_arrays(tmp_path / "out")["vision/backbone/norm/bias"] == tiny["norm.bias"] + 1).all()
+    assert len(manifest.sources) == 3

@@ -142,7 +142,9 @@ def plan_rules(source: Mapping[str, Shape], rows: Sequence[Row], expected: Mappi
         for target, part in zip(row.targets, _shapes_after(row.transform, key, shape), strict=False):
             name = match.expand(target)
             if position in found[name]:
-                raise UserError(f"tensor '{key}' of the source fills '{name}' a second time.")
+                raise UserError(
+                    f"tensor '{key}' of the source fills '{name}' a second time; give the tensors of one model."
+                )
             found[name][position] = part
             places.append((name, position))
         readings.append(Reading(key, mask if mask in source else "", row.transform, tuple(places)))
