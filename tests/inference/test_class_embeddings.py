@@ -18,7 +18,6 @@ from dinov3seg_jax.inference.classes.embeddings import (
     prompts_at_once,
 )
 from dinov3seg_jax.models.graph import bind, build
-from dinov3seg_jax.text.prompts import prompt_tokens
 
 PROMPTS = ("A photo of a {} in the scene", "a very long and rather blurry picture of the {}.")
 
@@ -109,14 +108,14 @@ def test_the_history_of_a_cache_does_not_show(text, alone, model_config, tmp_pat
         np.testing.assert_array_equal(text(cache=cache)(names), np.stack([alone[name] for name in names]))
 
 
-def test_a_prompt_has_the_same_bits_in_another_set_of_templates(text):
-    one, two = text(PROMPTS[:1])(MANY), text((PROMPTS[0], PROMPTS[0]))(MANY)
-    np.testing.assert_allclose(one, two, atol=1e-6)
-    tokens = prompt_tokens(MANY[:20], PROMPTS)
-    both = text()._embed(tokens[:, [1, 0]].reshape(40, 1, -1))
-    for number in (0, 1):
-        own = text()._embed(tokens[:, [number]])
-        np.testing.assert_array_equal(both[1 - number :: 2], own)
+@pytest.mark.parametrize("count", [1, 40])
+def test_the_same_holds_for_any_number_of_templates(text, count):
+    templates = tuple(f"{'fine ' * (number % 3)}picture {number} of a {{}}" for number in range(count))
+    names = MANY[:6]
+    together = text(templates)(names)
+    for name, row in zip(names, together, strict=True):
+        np.testing.assert_array_equal(text(templates)([name])[0], row, err_msg=name)
+    np.testing.assert_array_equal(text(templates)(names[::-1]), together[::-1])
 
 
 def test_there_are_as_many_programs_as_lengths(text):
@@ -126,7 +125,7 @@ def test_there_are_as_many_programs_as_lengths(text):
     embed._encode = lambda of, tokens: shapes.add(tokens.shape) or encode(of, tokens)
     for count in (1, 7, 30, len(MANY)):
         embed(MANY[:count])
-    assert {size for size, _ in shapes} == {prompts_at_once()}
+    assert {size for size, _ in shapes} == {prompts_at_once(len(PROMPTS))}
     assert {length % 8 for _, length in shapes} <= {0, 77 % 8}
     before = len(shapes)
     text_again = text()
