@@ -110,9 +110,11 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
         apply_override(found.model, override)
     for section, options in found.model.items():
         step = 4 if section == "vision" else 1  # rotary frequencies come in fours
-        if "heads" in options and options["dim"] % (step * options["heads"]):
+        dim, heads = options.get("dim"), options.get("heads")
+        sane = isinstance(dim, int) and isinstance(heads, int) and heads > 0  # else the config's check says so
+        if sane and dim % (step * heads):
             raise UserError(
-                f"'{source.files[0]}' is {options['dim']} wide, which cannot be shared by {options['heads']} heads; "
+                f"'{source.files[0]}' is {dim} wide, which cannot be shared by {heads} heads; "
                 f"set --config.{section}.heads."
             )
     expected = {name: shape for name, shape in _shapes_of(found).items() if re.match(found.parts, name)}

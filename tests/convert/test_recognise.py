@@ -210,6 +210,9 @@ def test_a_gap_in_the_blocks_is_named_at_once(number):
 def test_heads_that_do_not_divide_the_width():
     with pytest.raises(UserError, match=r"is 384 wide, which cannot be shared by 5 heads; set --config\.vision\.heads"):
         prepare(described(LAYOUTS["hf_vits16"]), "dinov3", ["vision.heads=5"])
+    for option in ("vision.heads=0", "vision.heads=two", "vision.dim=wide"):
+        with pytest.raises(UserError, match="but input should be"):
+            prepare(described(LAYOUTS["hf_vits16"]), "dinov3", [option])
     message = sentence(LAYOUTS["vits16"] | {"rope_embed.periods": [5]}, "dinov3")
     assert "5 rotary periods do not fit a width of 384" in message
 
