@@ -111,8 +111,9 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
     for section, options in found.model.items():
         step = 4 if section == "vision" else 1  # rotary frequencies come in fours
         dim, heads = options.get("dim"), options.get("heads")
-        sane = isinstance(dim, int) and isinstance(heads, int) and heads > 0  # else the config's check says so
-        if sane and dim % (step * heads):
+        if not isinstance(dim, int) or not isinstance(heads, int) or heads < 1:
+            continue  # the config's own check says so
+        if dim % (step * heads):
             raise UserError(
                 f"'{source.files[0]}' is {dim} wide, which cannot be shared by {heads} heads; "
                 f"set --config.{section}.heads."
