@@ -35,10 +35,17 @@ def add_kind_arguments(parser: argparse.ArgumentParser) -> None:
         help=".safetensors, an index of shards or the folder that holds it, or .pth; several files of one model",
     )
     files.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="to write")
-    parser.add_argument_group("options").add_argument(
+    options = parser.add_argument_group("options")
+    options.add_argument(
         "--rounded_periods",
         action="store_true",
-        help="Hugging Face's files: use rotary periods rounded to bfloat16, as in the official files",
+        help="Hugging Face's and timm's files: use rotary periods rounded to bfloat16, as in the official files",
+    )
+    options.add_argument(
+        "--take",
+        default="",
+        metavar="NAME",
+        help="of a file with several sets of weights, such as model and ema: those under this name",
     )
 
 
@@ -54,7 +61,14 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from dinov3seg_jax.store.converted import WEIGHTS_FILE, parts
 
     started = time.perf_counter()
-    manifest = convert(options.kind, options.source, options.out, overrides, rounded_periods=options.rounded_periods)
+    manifest = convert(
+        options.kind,
+        options.source,
+        options.out,
+        overrides,
+        rounded_periods=options.rounded_periods,
+        take=options.take,
+    )
     for note in manifest.notes:
         print(f"note: {note}", file=sys.stderr)
     size = (options.out / WEIGHTS_FILE).stat().st_size

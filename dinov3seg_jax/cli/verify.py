@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest absolute error allowed; default: %(default)s",
     )
     options.add_argument("--rounded_periods", action="store_true", help="as in the conversion")
+    options.add_argument("--take", default="", metavar="NAME", help="as in the conversion")
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     passed = all([check_manifest(folder) for folder in options.folders])
     if options.source:
         rows = compare_with_source(
-            options.folders[0], options.source, overrides, rounded_periods=options.rounded_periods
+            options.folders[0], options.source, overrides, rounded_periods=options.rounded_periods, take=options.take
         )
         equal = sum(row.passed for row in rows)
         print(

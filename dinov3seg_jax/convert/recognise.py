@@ -13,25 +13,28 @@ from dinov3seg_jax.config import (
     LateRefinementConfig,
     ModelConfig,
     SamConfig,
+    TextConfig,
     VisionConfig,
 )
 from dinov3seg_jax.config_files import apply_override, from_dict
-from dinov3seg_jax.convert.sources import Source
+from dinov3seg_jax.convert.foreign import looks_like
+from dinov3seg_jax.convert.sources import WRAPPER, Source
 from dinov3seg_jax.convert.tables import anyup, catseg, dinotxt, dinov3, huggingface, linear, sam
+from dinov3seg_jax.convert.tables import timm as timm_layout
 from dinov3seg_jax.convert.tables.rules import Row, Shape, drop, prefixed
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.layers import NORM_EPSILON
 from dinov3seg_jax.models.presets import NANO, SAM, VISION
 
-WRAPPER = r"(?:(?:teacher|model|state_dict|module|backbone)\.)*"  # what training puts before the keys of a model
 TRAINING_HEADS = drop(rf"{WRAPPER}(?:dino_head|ibot_head|dino_loss|ibot_patch_loss)\..*")
 REST_OF_CATSEG = drop(r"(?:sem_seg_head\.predictor\.clip_model|upsample[12])\..*")
 HEAD_DIM = 64  # of every release but vit7b16, where the file does not say
-SAT_NOTE = (
-    "these are SAT-493M weights, made for images normalised with mean (0.430, 0.411, 0.296) and deviation "
-    "(0.213, 0.156, 0.143), not ImageNet's; for a linear head on them set --config.model.linear.pixels=sat493m"
+SAT_IMAGES = (
+    "made for images normalised with mean (0.430, 0.411, 0.296) and deviation (0.213, 0.156, 0.143), not ImageNet's"
 )
+SAT_ADVICE = "for a linear head on them set --config.model.linear.pixels=sat493m"
+SAT_NOTE = f"these are SAT-493M weights, {SAT_IMAGES}; {SAT_ADVICE}"
 
 SMALL = dataclasses.replace(
     NANO, early=EarlyRefinementConfig(enabled=False), late=LateRefinementConfig(enabled=False), spe="none"
@@ -61,6 +64,7 @@ class _Found(NamedTuple):
     parts: str  # regex for the start of our names
     notes: list[str]
     around: dict[str, Any] = {}  # noqa: RUF012 -- other options that those parts' shapes depend on
+    assumed: tuple[str, ...] = ()  # options that no file says, of a size that was never released
 
 
 class _Kind(NamedTuple):
@@ -85,9 +89,10 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
     """
     shapes = {re.sub(f"^{WRAPPER}", "", key): tensor.shape for key, tensor in source.tensors.items()}
     kind_found = next((name for name, row in KINDS.items() if any(re.fullmatch(row.mark, key) for key in shapes)), None)
+    if kind_found in (None, "dinov3", "sam") and (foreign := looks_like(shapes)):
+        raise UserError(f"'{source.files[0]}' looks like {foreign.what}; {foreign.mend}.")
     if kind_found is None:
-        shown = ", ".join(sorted(source.tensors)[:3]) or "none at all"
-        raise UserError(f"'{source.files[0]}' is of no known kind (its keys are {shown}, ...); see docs/convert.md.")
+        raise UserError(f"'{source.files[0]}' {_unknown(source, shapes)}; see docs/convert.md.")
     if kind_found != kind:
         raise UserError(
             f"'{source.files[0]}' holds {KINDS[kind_found].what}, not {KINDS[kind].what}; "
@@ -95,17 +100,49 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
         )
     try:
         found = KINDS[kind].read(shapes, source, rounded_periods)
-    except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
+    except (KeyError, IndexError, ZeroDivisionError, ValueError, TypeError) as error:
         reason = one_line(error, 100)
         raise UserError(
             f"'{source.files[0]}' looks like {KINDS[kind].what}, but lacks what tells its size ({reason}); "
-            "get it again."
+            "give the whole file of one released model."
         ) from None
     for override in overrides:
         apply_override(found.model, override)
+    for section, options in found.model.items():
+        step = 4 if section == "vision" else 1  # rotary frequencies come in fours
+        dim, heads = options.get("dim"), options.get("heads")
+        if not isinstance(dim, int) or not isinstance(heads, int) or heads < 1:
+            continue  # the config's own check says so
+        if dim % (step * heads):
+            raise UserError(
+                f"'{source.files[0]}' is {dim} wide, which cannot be shared by {heads} heads; "
+                f"set --config.{section}.heads."
+            )
     expected = {name: shape for name, shape in _shapes_of(found).items() if re.match(found.parts, name)}
-    notes = [f"left out of the training checkpoint: {', '.join(source.left_out)}"] if source.left_out else []
-    return Recognised(kind, found.name, found.rows, expected, found.model, (*found.notes, *notes))
+    notes = [
+        f"no file says {option}; {_value(found.model, option)} is assumed, set --config.{option} if it is another"
+        for option in found.assumed
+        if not any(override.startswith(f"{option}=") for override in overrides)
+    ]
+    if source.left_out:
+        notes.append(f"left out of the training checkpoint: {', '.join(source.left_out)}")
+    return Recognised(kind, found.name, found.rows, expected, found.model, (*found.notes, *notes, *source.notes))
+
+
+def _value(model: Mapping[str, Mapping[str, Any]], option: str) -> Any:
+    section, name = option.split(".")
+    return model[section][name]
+
+
+def _unknown(source: Source, shapes: Shapes) -> str:
+    """What to say of keys that no kind has, unless something stands before them."""
+    for row in KINDS.values():
+        for key in shapes:
+            if match := re.fullmatch(rf"(.+)\.{row.mark}", key):
+                return f"seems to hold {row.what} under '{match[1]}.'; if so, add --take {match[1]}"
+    shown = ", ".join(sorted(source.tensors)[:3]) or "none at all"
+    taken = ", ".join(row.what for row in KINDS.values())
+    return f"is of no known kind (its keys are {shown}, ...); give one of {taken}"
 
 
 def _shapes_of(found: _Found) -> dict[str, Shape]:
@@ -122,56 +159,148 @@ def _shapes_of_model(config: ModelConfig) -> dict[str, Shape]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """How many blocks there are, by the largest number in a key."""
-    numbers = [int(match[1]) for key in shapes if (match := re.match(pattern, key))]
-    return max(numbers, default=-1) + 1
+    """How many blocks there are, by the numbers in keys.
+
+    Raises:
+        UserError: a number between them is missing.
+    """
+    numbers = {int(match[1]) for key in shapes if (match := re.match(pattern, key))}
+    if missing := set(range(len(numbers))) - numbers:
+        raise UserError(
+            f"the source holds block {max(numbers)}, but nothing of block {min(missing)}; give all files of one model."
+        )
+    return len(numbers)
 
 
-def _vision(shapes: Shapes, source: Source, rounded: bool) -> tuple[str, tuple[Row, ...], dict[str, Any], list[str]]:
-    """A backbone in either layout: its size, its table with our full names, its options."""
-    hugging = "embeddings.cls_token" in shapes
-    if hugging:
-        names = ("embeddings.cls_token", "embeddings.patch_embeddings.weight", "embeddings.register_tokens")
-        first, attention, up, gate = "layer.0.", "attention.q_proj.bias", "mlp.up_proj.weight", "mlp.gate_proj.weight"
-        depth = _count(shapes, r"layer\.(\d+)\.")
-    else:
-        names = ("cls_token", "patch_embed.proj.weight", "storage_tokens")
-        first, attention, gate = "blocks.0.", "attn.qkv.bias", "mlp.w1.weight"
-        up = "mlp.w2.weight" if f"{first}{gate}" in shapes else "mlp.fc1.weight"
-        depth = _count(shapes, r"blocks\.(\d+)\.")
-    storage = shapes.get(names[2]) or shapes.get("register_tokens") or (1, 0, 0)
-    dim = shapes[names[0]][-1]
-    given = source.config if hugging else {}
-    if abs(given.get("layer_norm_eps", NORM_EPSILON) - NORM_EPSILON) > 1e-9:
-        raise UserError(f"config.json says layer_norm_eps {given['layer_norm_eps']}; only {NORM_EPSILON} is supported.")
-    theta = given.get("rope_theta") or (given.get("rope_parameters") or {}).get("rope_theta") or 100.0
+class _Layout(NamedTuple):
+    """Keys that tell a backbone's options."""
+
+    cls: str
+    patches: str
+    storage: str
+    bias: str
+    up: str
+    gated_up: str
+    gate: str
+    blocks: str = r"blocks\.(\d+)\."
+
+
+OFFICIAL = _Layout(
+    "cls_token",
+    "patch_embed.proj.weight",
+    "storage_tokens",
+    "blocks.0.attn.qkv.bias",
+    "blocks.0.mlp.fc1.weight",
+    "blocks.0.mlp.w2.weight",
+    "blocks.0.mlp.w1.weight",
+)
+HUGGING_FACE = _Layout(
+    "embeddings.cls_token",
+    "embeddings.patch_embeddings.weight",
+    "embeddings.register_tokens",
+    "layer.0.attention.q_proj.bias",
+    "layer.0.mlp.up_proj.weight",
+    "layer.0.mlp.up_proj.weight",
+    "layer.0.mlp.gate_proj.weight",
+    r"layer\.(\d+)\.",
+)
+TIMM = _Layout(
+    "cls_token",
+    "patch_embed.proj.weight",
+    "reg_token",
+    "blocks.0.attn.q_bias",
+    "blocks.0.mlp.fc1.weight",
+    "blocks.0.mlp.fc1_x.weight",
+    "blocks.0.mlp.fc1_g.weight",
+)
+
+
+class _Backbone(NamedTuple):
+    """What keys and shapes say of a backbone."""
+
+    name: str
+    rows: tuple[Row, ...]  # with our full names
+    options: dict[str, Any]
+    notes: list[str]
+    assumed: tuple[str, ...]
+
+
+def _vision(shapes: Shapes, source: Source, rounded: bool) -> _Backbone:
+    """A backbone in any layout: its size, its table, its options."""
+    hugging, timm = "embeddings.cls_token" in shapes, "blocks.0.gamma_1" in shapes
+    keys = HUGGING_FACE if hugging else TIMM if timm else OFFICIAL
+    gated = keys.gate in shapes
+    storage = shapes.get(keys.storage) or shapes.get("register_tokens") or (1, 0, 0)
+    dim = shapes[keys.cls][-1]
+    heads, theta = _of_config(source.config if hugging else {}, gated)
     options = {
         "dim": dim,
-        "depth": depth,
+        "depth": _count(shapes, keys.blocks),
         "heads": 0,
-        "patch_size": shapes[names[1]][-1],
-        **_ffn(dim, shapes[first + up][0], gated=first + gate in shapes),
-        "qkv_bias": first + attention in shapes,
+        "patch_size": shapes[keys.patches][-1],
+        **_ffn(dim, shapes[keys.gated_up if gated else keys.up][0], gated=gated),
+        "qkv_bias": keys.bias in shapes,
         "storage_tokens": storage[1],
-        "rope_base": float(theta),
+        "rope_base": theta,
         "untie_cls_and_patch_norms": "cls_norm.weight" in shapes,
         "head_blocks": 0,
     }
-    name = next((known for known, preset in VISION.items() if _same_but_heads(preset, options)), "custom")
+    name = _released(options)
+    if timm and name == "custom" and (known := _released(options | {"qkv_bias": True})) != "custom":
+        name, options["qkv_bias"] = known, True  # of biases that are all zero in the release
     if name != "custom":
         options["ffn_align"] = VISION[name].ffn_align  # another may give the same width
-    if hugging:
-        options["heads"] = given.get("num_attention_heads") or (
-            VISION[name].heads if name != "custom" else max(dim // HEAD_DIM, 1)
-        )
-        rows = huggingface.rules(options["rope_base"], rounded_periods=rounded)
-    else:
-        options["heads"] = dim // (4 * shapes["rope_embed.periods"][0])
+    if not hugging and not timm:
+        (periods,) = shapes["rope_embed.periods"]
+        if dim % (4 * periods):
+            raise ValueError(f"{periods} rotary periods do not fit a width of {dim}")
+        options["heads"] = dim // (4 * periods)
         rows = dinov3.RULES
-    notes, files = [], " ".join(file.name for file in source.files)
-    if (name == "vitl16" and "local_cls_norm.weight" in shapes) or "sat493m" in files:
+    else:
+        options["heads"] = heads or (VISION[name].heads if name != "custom" else max(dim // HEAD_DIM, 1))
+        rows = (
+            huggingface.rules(theta, rounded_periods=rounded)
+            if hugging
+            else timm_layout.rules(biased=keys.bias in shapes, rounded_periods=rounded)
+        )
+    assumed = ("vision.heads",) if name == "custom" and (timm or (hugging and not heads)) else ()
+    notes: list[str] = []
+    pictures = _pictures(source)
+    told = name == "vitl16" and not hugging and not timm  # by keys
+    if pictures == "sat493m" or (told and "local_cls_norm.weight" in shapes):
         name, notes = f"{name}_sat493m", [SAT_NOTE]
-    return name, (*prefixed(rows, WRAPPER, "vision/backbone/"), TRAINING_HEADS), options, notes
+    elif name in ("vitl16", "vit7b16") and not told and not pictures:
+        notes = [f"the files do not say that they are not SAT-493M weights; these are {SAT_IMAGES}; {SAT_ADVICE}"]
+    return _Backbone(name, (*prefixed(rows, WRAPPER, "vision/backbone/"), TRAINING_HEADS), options, notes, assumed)
+
+
+def _of_config(config: Mapping[str, Any], gated: bool) -> tuple[int, float]:
+    """Heads, 0 for unknown, and the rotary base, of a Hugging Face config.json that says nothing unknown to us."""
+    rope = config.get("rope_parameters")
+    said = {
+        "layer_norm_eps": config.get("layer_norm_eps", NORM_EPSILON),
+        "rope_theta": config.get("rope_theta") or (rope if isinstance(rope, dict) else {}).get("rope_theta") or 100.0,
+        "num_attention_heads": config.get("num_attention_heads") or 0,
+    }
+    for option, value in said.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"config.json says {option} {value!r}, which is no number; get it again.")
+    if abs(said["layer_norm_eps"] - NORM_EPSILON) > 1e-9:
+        raise UserError(f"config.json says layer_norm_eps {said['layer_norm_eps']}; only {NORM_EPSILON} is supported.")
+    activation = "silu" if gated else "gelu"
+    if config.get("hidden_act", activation) != activation:
+        raise UserError(f"config.json says hidden_act {config['hidden_act']}; only {activation} is supported there.")
+    return int(said["num_attention_heads"]), float(said["rope_theta"])
+
+
+def _pictures(source: Source) -> str:
+    """The set of pictures that file names, or a config.json such as timm's, say; empty: none."""
+    names = " ".join([*(file.name for file in source.files), str(source.config.get("pretrained_cfg", ""))])
+    return next((pictures for pictures in ("sat493m", "lvd1689m") if pictures in names), "")
+
+
+def _released(options: Mapping[str, Any]) -> str:
+    return next((name for name, preset in VISION.items() if _same_but_heads(preset, options)), "custom")
 
 
 def _ffn(dim: int, hidden: int, *, gated: bool) -> dict[str, Any]:
@@ -191,8 +320,8 @@ def _same_but_heads(preset: VisionConfig, options: Mapping[str, Any]) -> bool:
 
 
 def _dinov3(shapes: Shapes, source: Source, rounded: bool) -> _Found:
-    name, rows, options, notes = _vision(shapes, source, rounded)
-    return _Found(name, rows, {"vision": options}, "vision/backbone/", notes)
+    name, rows, options, notes, assumed = _vision(shapes, source, rounded)
+    return _Found(name, rows, {"vision": options}, "vision/backbone/", notes, assumed=assumed)
 
 
 def _dinotxt(shapes: Shapes, source: Source, rounded: bool) -> _Found:
@@ -205,8 +334,9 @@ def _dinotxt(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     rows: tuple[Row, ...] = prefixed(dinotxt.HEAD_AND_TEXT, WRAPPER)
     name, parts = "dinov3.txt head and text", "vision/head/|text/"
     notes: list[str] = []
+    assumed: tuple[str, ...] = ()
     if own or len(beside) > 1:  # besides logit_scale
-        backbone, table, vision, notes = _vision(own or beside, source, rounded)
+        backbone, table, vision, notes, assumed = _vision(own or beside, source, rounded)
         rows += prefixed(dinov3.RULES, f"{WRAPPER}{re.escape(inner)}", "vision/backbone/") if own else table
         name, parts = f"{backbone} with dinov3.txt", "vision/|text/"
         if SAT_NOTE in notes:
@@ -221,7 +351,9 @@ def _dinotxt(shapes: Shapes, source: Source, rounded: bool) -> _Found:
         "vocab_size": vocabulary,
         "context_length": shapes["text_model.backbone.positional_embedding"][0],
     }
-    return _Found(name, rows, {"vision": vision, "text": text}, parts, notes)
+    if width != TextConfig.dim:
+        assumed = (*assumed, "text.heads")
+    return _Found(name, rows, {"vision": vision, "text": text}, parts, notes, assumed=assumed)
 
 
 def _sam(shapes: Shapes, source: Source, rounded: bool) -> _Found:
@@ -252,7 +384,8 @@ def _anyup(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     dim = shapes["rope.freqs"][1]
     options = {"enabled": True, "dim": dim, "heads": 4, "unification": "official"}
     name = "anyup" if dim == 128 else "custom"
-    return _Found(name, prefixed(anyup.RULES, WRAPPER, "early/"), {"early": options}, "early/", [])
+    assumed = () if name == "anyup" else ("early.heads",)
+    return _Found(name, prefixed(anyup.RULES, WRAPPER, "early/"), {"early": options}, "early/", [], assumed=assumed)
 
 
 def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
@@ -286,7 +419,8 @@ def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     }
     rows = (*prefixed(catseg.RULES, f"{WRAPPER}(?:{catseg.CHECKPOINT_PREFIX})?"), REST_OF_CATSEG)
     parts = "embed_correlation/|guidance/project_|project_text/|late/|decoder/"
-    return _Found("catseg", rows, {"late": late, "decoder": decoder}, parts, [], around)
+    assumed = () if late["dim"] == LateRefinementConfig.dim else ("late.heads",)
+    return _Found("catseg", rows, {"late": late, "decoder": decoder}, parts, [], around, assumed)
 
 
 def _linear(shapes: Shapes, source: Source, rounded: bool) -> _Found:

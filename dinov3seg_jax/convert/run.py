@@ -23,6 +23,7 @@ def convert(
     overrides: Sequence[str] = (),
     *,
     rounded_periods: bool = False,
+    take: str = "",
 ) -> Manifest:
     """Convert official files into a folder.
 
@@ -35,13 +36,14 @@ def convert(
         out: the folder to write; an earlier conversion there is replaced, unless something else lies beside it.
         overrides: options that shapes do not tell, like "text.heads=20".
         rounded_periods: for Hugging Face's files, see `dinov3seg_jax.convert.tables.huggingface.rules`.
+        take: see `dinov3seg_jax.convert.sources.open_source`.
 
     Raises:
         UserError: the files cannot be read or are not this kind of model, or `out` cannot be written.
     """
     out = expanded(out)
     refuse_occupied(out)
-    source = open_source(files)
+    source = open_source(files, take)
     recognised, plan = prepare(source, kind, overrides, rounded_periods=rounded_periods)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

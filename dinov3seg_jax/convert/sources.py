@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,13 @@ from dinov3seg_jax.store import safetensors
 
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-WRAPPERS = ("teacher", "model", "state_dict")  # what a training checkpoint keeps its weights under
+OFFICIAL_WRAPPERS = ("teacher", "model", "state_dict", "module", "backbone")  # under which releases keep weights
+WRAPPERS = (  # under which training of any kind does
+    *OFFICIAL_WRAPPERS,
+    *("ema", "model_ema", "ema_model", "state_dict_ema", "student", "pretrained", "encoder", "dinov3", "dinov3_vit"),
+    *("net", "network", "model_state", "model_state_dict", "weights", "params", "_orig_mod", "_forward_module"),
+)
+WRAPPER = rf"(?:(?:{'|'.join(WRAPPERS)})\.)*"
 HASHED_NAME = re.compile(r"dinov3_\w+-(?P<digits>[0-9a-f]{8})\.pth")  # official files tell the start of their sha256
 
 
@@ -39,38 +46,127 @@ class Source:
     files: tuple[Path, ...]
     tensors: dict[str, Tensor]
     config: dict[str, Any]  # of a Hugging Face config.json beside the files; empty: there is none
-    left_out: tuple[str, ...]  # entries of a training checkpoint that are no weights
+    left_out: tuple[str, ...]  # entries of a training checkpoint that are not used
+    notes: tuple[str, ...] = ()  # what was decided
 
 
-def open_source(paths: Sequence[str | Path]) -> Source:
+def open_source(paths: Sequence[str | Path], take: str = "") -> Source:
     """Find out what files hold.
 
     Args:
         paths: .safetensors files, index files, folders with either, or .pth files.
+        take: what stands before the keys that are wanted, for files that hold more than one set of weights; "." for
+            nothing. Files without it count whole.
 
     Raises:
-        UserError: a file is missing, damaged, of another format, or more than plain weights; a tensor occurs twice.
+        UserError: a file is missing, damaged, of another format, or more than plain weights; a tensor occurs twice;
+            it is not clear which set of weights is meant, or none is what `take` says.
     """
     files: list[Path] = []
     tensors: dict[str, Tensor] = {}
     config: dict[str, Any] = {}
     left_out: list[str] = []
-    for path in (file for given in paths for file in _expand(expanded(given))):
-        if path in files:
-            raise UserError(f"'{path}' is given twice; name each file once.")
-        files.append(path)
-        if path.name.endswith(INDEX_SUFFIX):
-            continue
-        if path.suffix == ".safetensors":
-            found = _open_safetensors(path)
-            config |= _read_config(path.parent / "config.json")
-        else:
-            found, others = _open_torch(path)
-            left_out += others
+    notes: list[str] = []
+    taken = False
+    for given in paths:
+        whole = _expand(expanded(given))
+        if again := [path for path in whole if path in files]:
+            raise UserError(f"'{again[0]}' is given twice; name each file once.")
+        files += whole
+        found, others, beside = _open(whole)
+        config |= beside
+        left_out += others
+        path = whole[0]
+        if take and (chosen := _below(path, found, take)):
+            left_out += _names(found.keys() - {key for key, _ in chosen.values()})
+            notes.append(f"the weights of '{path.name}' are those under '{take}'")
+            found, taken = {key: tensor for key, (_, tensor) in chosen.items()}, True
+        found, others = _one_set(path, found)
+        left_out += others
+        if unusual := _unusual(found):
+            notes.append(f"the weights of '{path.name}' are those under {', '.join(map(repr, unusual))}")
         if doubles := sorted(found.keys() & tensors.keys()):
             raise UserError(f"'{path}' holds '{doubles[0]}', as another file does; name the files of one model.")
         tensors |= found
-    return Source(tuple(files), tensors, config, tuple(left_out))
+    if take and not taken:
+        starts = ", ".join(sorted({key.split(".")[0] for key in tensors})[:5]) or "no name at all"
+        raise UserError(f"nothing in '{files[0]}' is under '{take}'; its keys begin with {starts}, name one in --take.")
+    return Source(tuple(files), tensors, config, tuple(left_out), tuple(notes))
+
+
+def _open(files: Sequence[Path]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+    """Tensors of a file, or of an index and its shards; entries beside them; and the config.json."""
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        if path.name.endswith(INDEX_SUFFIX):
+            continue
+        if path.suffix != ".safetensors":
+            return *_open_torch(path), {}
+        tensors |= _open_safetensors(path)
+    return tensors, [], _read_config(files[0].parent / "config.json")
+
+
+def _start(key: str) -> str:
+    """The wrappers before a key, with their dots."""
+    match = re.match(WRAPPER, key)
+    return match[0] if match else ""
+
+
+def _one_set(path: Path, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file that holds each once, and what was left out: all but the teacher of a student.
+
+    Raises:
+        UserError: it holds several sets of weights, and it is not known which one is meant.
+    """
+    sets = _sets(found)
+    if len(sets) < 2:
+        return found, []
+    teacher = {key: tensor for key, tensor in found.items() if "teacher" in _start(key).split(".")}
+    if teacher and len(_sets(teacher)) < 2:
+        return teacher, _names(found.keys() - teacher.keys())
+    named = [f"under '{start}'" if start else "under nothing" for start in sets]
+    raise UserError(
+        f"'{path}' holds {len(sets)} sets of weights, {' and '.join(named)}; "
+        f"choose one, as in --take {sets[-1].removesuffix('.') or '.'}."
+    )
+
+
+def _names(keys: Iterable[str]) -> list[str]:
+    """What keys are listed as: their wrappers, or else their first part."""
+    return sorted({_start(key).removesuffix(".") or key.split(".")[0] for key in keys})
+
+
+def _sets(found: Iterable[str]) -> list[str]:
+    """The wrappers of tensors that occur under more than one."""
+    starts: dict[str, set[str]] = defaultdict(set)
+    for key in found:
+        start = _start(key)
+        starts[key.removeprefix(start)].add(start)
+    return sorted({start for several in starts.values() if len(several) > 1 for start in several})
+
+
+def _below(path: Path, found: Mapping[str, Tensor], take: str) -> dict[str, tuple[str, Tensor]]:
+    """Tensors whose keys begin with `take`, without it, and their whole keys."""
+    wanted = take.strip(".")
+    if not wanted:
+        return {key: (key, tensor) for key, tensor in found.items() if not _start(key)}
+    chosen = {key.removeprefix(f"{wanted}."): (key, found[key]) for key in found if key.startswith(f"{wanted}.")}
+    if chosen:
+        return chosen
+    for key, tensor in found.items():
+        if match := re.match(rf"{WRAPPER}{re.escape(wanted)}\.", key):
+            rest = key.removeprefix(match[0])
+            if rest in chosen:
+                one, two = (name.removesuffix(f".{rest}") for name in (chosen[rest][0], key))
+                raise UserError(f"'{path}' holds two sets under '{take}'; say --take {one} or --take {two}.")
+            chosen[rest] = key, tensor
+    return chosen
+
+
+def _unusual(found: Iterable[str]) -> list[str]:
+    """Wrappers that releases do not have."""
+    starts = {_start(key) for key in found}
+    return sorted(start for start in starts if not set(start.split(".")[:-1]) <= set(OFFICIAL_WRAPPERS))
 
 
 def sha256(path: Path) -> str:
@@ -178,17 +274,34 @@ def _open_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise UserError(
             f"'{path}' is damaged, truncated or no file of torch.save ({type(error).__name__}); get it again."
         ) from None
-    left_out: list[str] = []
-    while wrapper := next((w for w in WRAPPERS if isinstance(loaded, dict) and isinstance(loaded.get(w), dict)), None):
-        left_out += [str(key) for key in loaded if key != wrapper]
-        loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not loaded:
         raise UserError(f"'{path}' holds a {type(loaded).__name__}, not a state dict; use another file.")
+    loaded, left_out = _unnested(loaded, torch.Tensor)
     for key, value in loaded.items():
         plain = isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
         if not isinstance(key, str) or not plain or value.is_quantized:
             raise UserError(f"'{path}' holds '{key}', which is no plain tensor; save the state dict by itself.")
     return {key: Tensor(tuple(value.shape), _torch_reader(key, value, path)) for key, value in loaded.items()}, left_out
+
+
+def _unnested(loaded: dict[Any, Any], tensor: type) -> tuple[dict[Any, Any], list[str]]:
+    """Weights that a checkpoint keeps under known names, with these before their keys, and the entries beside them."""
+    inner = [name for name in loaded if name in WRAPPERS and _holds(loaded[name], tensor)]
+    if not inner:
+        return loaded, []
+    weights: dict[Any, Any] = {}
+    left_out = [str(name) for name in loaded if name not in inner]
+    for name in inner:
+        found, others = _unnested(loaded[name], tensor)
+        weights |= {f"{name}.{key}": value for key, value in found.items()}
+        left_out += others
+    return weights, left_out
+
+
+def _holds(entry: Any, tensor: type) -> bool:
+    return isinstance(entry, dict) and any(
+        isinstance(value, tensor) or (name in WRAPPERS and _holds(value, tensor)) for name, value in entry.items()
+    )
 
 
 def _torch_reader(key: str, tensor: Any, path: Path) -> Callable[[], np.ndarray]:

@@ -61,7 +61,7 @@ def check_manifest(folder: Path) -> bool:
 
 
 def compare_with_source(
-    folder: Path, files: Sequence[Path], overrides: Sequence[str] = (), *, rounded_periods: bool = False
+    folder: Path, files: Sequence[Path], overrides: Sequence[str] = (), *, rounded_periods: bool = False, take: str = ""
 ) -> list[Row]:
     """Convert again, one tensor at a time and in memory, and compare bit for bit; one row for each array.
 
@@ -70,6 +70,7 @@ def compare_with_source(
         files: see `dinov3seg_jax.convert.sources.open_source`.
         overrides: as in the conversion; heads need not be repeated.
         rounded_periods: as in the conversion.
+        take: as in the conversion.
 
     Raises:
         UserError: the files cannot be read, or are not what the folder says it is made of.
@@ -77,7 +78,7 @@ def compare_with_source(
     manifest = converted.read_manifest(folder)
     path = folder / converted.WEIGHTS_FILE
     entries = safetensors.read_header(path)
-    source = open_source(files)
+    source = open_source(files, take)
     said = [f"{section}.heads={options['heads']}" for section, options in manifest.model.items() if "heads" in options]
     _, plan = prepare(source, manifest.kind, [*said, *overrides], rounded_periods=rounded_periods)
     shapes = {name: entry.shape for name, entry in entries.items()}

@@ -130,6 +130,8 @@ def test_shards_with_an_index(tmp_path):
 
     index.write_text(json.dumps({"weight_map": names | {"more": names[keys[0]]}}))
     assert "disagree on 'more'" in refused(tmp_path, "dinov3", index, tmp_path / "other")
+    index.write_text(json.dumps({"weight_map": names | {keys[0]: "gone.safetensors"}}))
+    assert "names 'gone.safetensors', which is not beside it" in refused(tmp_path, "dinov3", index, tmp_path / "other")
     index.write_text(json.dumps({"weight_map": {key: f"../{name}" for key, name in names.items()}}))
     assert "is no index of .safetensors files beside it" in refused(tmp_path, "dinov3", index, tmp_path / "other")
 
@@ -145,6 +147,22 @@ def test_two_files_of_one_model(tmp_path):
     one, two = (read_manifest(tmp_path / name) for name in ("one", "two"))
     assert (one.arrays, one.model, one.name) == (two.arrays, two.model, two.name)
     assert "as another file does" in refused(tmp_path, "dinotxt", [*files, tmp_path / "whole.safetensors"], "other")
+
+
+def test_a_file_given_twice(tmp_path, tiny):
+    source = save(tmp_path / "a.safetensors", tiny)
+    assert "is given twice; name each file once" in refused(tmp_path, "dinov3", [source, source], tmp_path / "out")
+
+
+def test_a_damaged_config_beside_the_file(tmp_path, tiny):
+    source = save(tmp_path / "a.safetensors", tiny)
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json' is damaged (JSONDecodeError)" in refused(tmp_path, "dinov3", source, tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, tiny):
+    source = save(tmp_path / "a.safetensors", tiny)
+    assert "cannot be written (Not a directory)" in refused(tmp_path, "dinov3", source, source / "a" / "out")
 
 
 def test_a_name_that_promises_another_checksum(tmp_path):

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from dinov3seg_jax.config import SamConfig, TextConfig, VisionConfig
+from dinov3seg_jax.convert.recognise import recognise
 from dinov3seg_jax.convert.run import prepare
 from dinov3seg_jax.convert.sources import Source, Tensor
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.presets import SAM, VISION
-from tests.convert.files import LAYOUTS
+from tests.convert.files import LAYOUTS, official
 
 BACKBONES = [name for name in LAYOUTS if name.removeprefix("hf_") in VISION]
 
@@ -198,3 +199,50 @@ def test_misfits_name_both_sides():
     message = sentence(shapes, "dinov3")
     assert "tensors that nothing reads: blocks.7.norm0.bias" in message
     assert "parameters without a tensor: vision/backbone/blocks/norm1/bias of block 7" in message
+
+
+@pytest.mark.parametrize("number", [13, 10**10])
+def test_a_gap_in_the_blocks_is_named_at_once(number):
+    shapes = {key.replace("blocks.11.", f"blocks.{number}."): shape for key, shape in LAYOUTS["vits16"].items()}
+    assert f"holds block {number}, but nothing of block 11" in sentence(shapes, "dinov3")
+
+
+def test_heads_that_do_not_divide_the_width():
+    with pytest.raises(UserError, match=r"is 384 wide, which cannot be shared by 5 heads; set --config\.vision\.heads"):
+        prepare(described(LAYOUTS["hf_vits16"]), "dinov3", ["vision.heads=5"])
+    for option in ("vision.heads=0", "vision.heads=two", "vision.dim=wide"):
+        with pytest.raises(UserError, match="but input should be"):
+            prepare(described(LAYOUTS["hf_vits16"]), "dinov3", [option])
+    message = sentence(LAYOUTS["vits16"] | {"rope_embed.periods": [5]}, "dinov3")
+    assert "5 rotary periods do not fit a width of 384" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_attention_heads": "six"}, "num_attention_heads 'six', which is no number"),
+        ({"rope_theta": [100]}, "rope_theta [100], which is no number"),
+        ({"layer_norm_eps": None}, "layer_norm_eps None, which is no number"),
+        ({"hidden_act": "gelu_new"}, "hidden_act gelu_new; only gelu is supported"),
+    ],
+)
+def test_a_config_that_says_what_we_cannot_do(config, message):
+    assert message in sentence(LAYOUTS["hf_vits16"], "dinov3", config=config)
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "option", "widths"),
+    [
+        ("dinotxt_tiny", "dinotxt", "text.heads", None),
+        ("anyup", "anyup", "early.heads", (128, 64)),
+        ("hf_vits16", "dinov3", "vision.heads", (384, 192)),
+    ],
+)
+def test_heads_that_no_file_says_are_said_to_be_assumed(layout, kind, option, widths):
+    shapes = LAYOUTS.get(layout) or {key: value.shape for key, value in official(layout).items()}
+    if widths:  # a size that was never released
+        shapes = {key: [size * widths[1] // widths[0] for size in shape] for key, shape in shapes.items()}
+    notes = recognise(described(shapes), kind).notes
+    assert any(note.startswith(f"no file says {option}; ") for note in notes)
+    assert not any(option in note for note in recognise(described(shapes), kind, [f"{option}=1"]).notes)
+    assert not any("no file says" in note for note in recognise(described(LAYOUTS["hf_vits16"]), "dinov3").notes)

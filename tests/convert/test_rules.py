@@ -1,10 +1,12 @@
 """The engine: nothing lost, nothing missing, nothing twice."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from dinov3seg_jax.convert.tables.dinov3 import BLOCKS
-from dinov3seg_jax.convert.tables.rules import Fill, apply_rules, drop, prefixed, rule
+from dinov3seg_jax.convert.tables.rules import Fill, apply_rules, drop, plan_rules, prefixed, rule
 from dinov3seg_jax.convert.tables.transforms import linear, linear_guided, transposed_convolution
 from dinov3seg_jax.errors import UserError
 
@@ -91,3 +93,11 @@ def test_guided_layers_are_split_after_the_own_channels():
 def test_transposed_convolutions_put_the_outputs_last():
     (kernel,) = transposed_convolution(np.arange(24).reshape(1, 6, 2, 2))
     np.testing.assert_array_equal(kernel.reshape(2, 2, 6)[1, 0], 4 * np.arange(6) + 2)
+
+
+def test_a_block_beyond_those_of_a_stack():
+    row = dataclasses.replace(rule(r"blocks\.(?P<layer>\d+)\.scale", "scale"), layers=(0, 2))
+    with pytest.raises(
+        UserError, match=r"'blocks\.1\.scale' of the source belongs to block 1, which the model does not"
+    ):
+        plan_rules({"blocks.1.scale": (4,)}, [row], {"scale": (2, 4)})

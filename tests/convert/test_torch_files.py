@@ -122,3 +122,15 @@ def test_a_checksum_that_differs_from_the_name_is_noted(tmp_path, weights, capsy
     convert(source, tmp_path / "out")
     assert "begins with 08c60483" in read_manifest(tmp_path / "out").notes[0]
     assert "note: the name of" in capsys.readouterr().err
+
+
+def test_integers_are_no_weights(tmp_path, weights):
+    torch.save(weights | {"norm.bias": torch.ones(64, dtype=torch.int8)}, tmp_path / "a.pth")
+    assert "'norm.bias'" in (message := refused(tmp_path, tmp_path / "a.pth"))
+    assert "holds torch.int8, not floats" in message
+
+
+def test_a_name_with_settings_is_no_set_of_weights(tmp_path, weights):
+    torch.save({"state_dict": weights, "params": {"lr": 0.1}, "weights": []}, tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", tmp_path / "out")
+    assert read_manifest(tmp_path / "out").notes == ["left out of the training checkpoint: params, weights"]

@@ -267,3 +267,13 @@ def test_other_bad_arguments(converted, tmp_path):
         verify(
             converted(TXT)[1], "--against", archive(tmp_path / "a.npz", {"in/t/tokens": tokens, "out/t/features": CLS})
         )
+
+
+def test_a_manifest_of_other_arrays(converted, tmp_path):
+    _, folder = converted(VIT)
+    manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+    del manifest["arrays"]["vision/backbone/norm/scale"]
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(manifest))
+    (tmp_path / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes())
+    with pytest.raises(UserError, match="disagree on 'vision/backbone/norm/scale'; convert again"):
+        verify(tmp_path)

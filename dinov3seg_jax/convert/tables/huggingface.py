@@ -27,11 +27,6 @@ def rules(rope_theta: float = 100.0, *, rounded_periods: bool = False) -> tuple[
         rope_theta: of the model's config.json; periods are not stored.
         rounded_periods: round them to bf16, as in the official files, instead of what this source computes with.
     """
-
-    def periods(shape: tuple[int, ...]) -> np.ndarray:
-        exact = rope_periods(4 * shape[0], rope_theta)
-        return exact.astype(jnp.bfloat16).astype(np.float32) if rounded_periods else exact
-
     return (
         rule(r"embeddings\.cls_token", "cls_token", flat),
         rule(r"embeddings\.register_tokens", "storage_tokens", unbatched),
@@ -39,6 +34,16 @@ def rules(rope_theta: float = 100.0, *, rounded_periods: bool = False) -> tuple[
         *dense(r"embeddings\.patch_embeddings", "patch_embed/projection", patches),
         *prefixed(BLOCK, source=r"(?:model\.)?layer\.(?P<layer>\d+)\.", target="blocks/"),
         *norm("norm", "norm"),
-        Fill("periods", periods),
+        fill_periods(rope_theta, rounded=rounded_periods),
         Fill("blocks/attention/key/bias", lambda shape: np.zeros(shape, np.float32)),  # keys have none there
     )
+
+
+def fill_periods(base: float, *, rounded: bool) -> Fill:
+    """Rotary periods that the file does not store."""
+
+    def periods(shape: tuple[int, ...]) -> np.ndarray:
+        exact = rope_periods(4 * shape[0], base)
+        return exact.astype(jnp.bfloat16).astype(np.float32) if rounded else exact
+
+    return Fill("periods", periods)

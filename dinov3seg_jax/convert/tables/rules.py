@@ -142,7 +142,9 @@ def plan_rules(source: Mapping[str, Shape], rows: Sequence[Row], expected: Mappi
         for target, part in zip(row.targets, _shapes_after(row.transform, key, shape), strict=False):
             name = match.expand(target)
             if position in found[name]:
-                raise UserError(f"tensor '{key}' of the source fills '{name}' a second time.")
+                raise UserError(
+                    f"tensor '{key}' of the source fills '{name}' a second time; give the tensors of one model."
+                )
             found[name][position] = part
             places.append((name, position))
         readings.append(Reading(key, mask if mask in source else "", row.transform, tuple(places)))
@@ -239,7 +241,10 @@ def _refuse_misfits(
     }
     listed = [f"{what}: {_listing(names)}" for what, names in complaints.items() if names]
     if listed:
-        raise UserError(f"the source does not fit the model; {'; '.join(listed)}.")
+        raise UserError(
+            f"the source does not fit the model; {'; '.join(listed)}; "
+            "give all tensors of one model and no other (--take NAME reads those under NAME)."
+        )
 
 
 def _place_name(name: str, position: int | None) -> str:

@@ -16,7 +16,7 @@ from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.text.tokenizer import PAD_ID, TABLE_SHA256
 
-VERSION = 1  # raised whenever the same tokens and parameters give other embeddings
+VERSION = 2  # raised whenever the same tokens and parameters give other embeddings
 CHECKSUM_BYTES = 32
 TOWER = "text/"
 
