@@ -108,8 +108,8 @@ def refuse_other_size(picture: tuple[int, ...], turned: int, picture_name: str, 
     """Raise a `UserError` where a mask is not as large as its picture; arguments as for `beside`."""
     if not fits(mask.shape, mask.own, picture, turned):
         raise UserError(
-            f"mask {mask.name} has {mask.shape[1]} x {mask.shape[0]} pixels but image {picture_name} has {picture[1]} x "
-            f"{picture[0]} (width x height); make them equal."
+            f"mask {mask.name} has {mask.shape[1]} x {mask.shape[0]} pixels but image {picture_name} has "
+            f"{picture[1]} x {picture[0]} (width x height); make them equal."
         )
 
 
