@@ -121,6 +121,16 @@ def test_a_resumed_run_does_not_look_again(tmp_path, monkeypatch, capsys):
     assert len(looked) == 3, "ids changed"
 
 
+@pytest.mark.parametrize(("options", "parts"), [({"batch_size": 3, "accumulate": 2}, " in 2 parts"), ({}, "")])
+def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch, options, parts):
+    asked, mesh = config(tmp_path, **options), loop.make_mesh()
+    if not options:
+        monkeypatch.setattr(loop, "make_mesh", lambda *_: type("Mesh", (), {"shape": mesh.shape | {"data": 3}}))
+    with pytest.raises(UserError, match=f"cannot be shared out over . devices{parts}; make it a multiple"):
+        train(asked)
+    assert not (tmp_path / "run").exists()
+
+
 def test_painted_scenes_leave_no_census(tmp_path):
     asked = Config(model=MODEL, workdir=str(tmp_path))
     DataCheck(asked, open_dataset(asked.data.train)).write(tmp_path)
