@@ -27,6 +27,7 @@ RARE = 0.01  # of the pixels: fewer labelled ones are worth a word
 LONGEST_TABLE = 20  # classes; of longer lists, those that never occur are named
 NAMED = 8  # of those, and of values
 WHITE = 255
+PART = 2**22  # pixels that are counted together, as counting takes eight times their memory
 
 
 @runtime_checkable
@@ -72,12 +73,14 @@ def check_masks(dataset: Dataset, tell: Callable[[str], None] | None = None) -> 
         None for a source without masks on disk.
 
     Raises:
-        UserError: A file cannot be read or has another size than its picture, a mask holds a value that is no class, or
-            no mask labels a single pixel.
+        UserError: There is no mask; a file cannot be read or has another size than its picture, a mask holds a value
+            that is no class, or no mask labels a single pixel.
     """
     source = dataset.source
     if not isinstance(source, Masks):
         return None
+    if not len(source):
+        raise UserError("the data set holds no pictures; check its folder and its split.")
     census = take_census(source)
     meaning = Meaning(source.reader, dataset.classes, dataset.listed)
     _refuse(census, meaning)
@@ -120,14 +123,17 @@ class Counted(NamedTuple):
 
 
 def _count(mask: Mask) -> Counted:
+    pixels: Counter[int] = Counter()
     values = mask.values.ravel()
-    if values.dtype.itemsize <= 2:
-        counts = np.bincount(values)  # many times faster
-        found = np.flatnonzero(counts)
-        counts = counts[found]
-    else:
-        found, counts = np.unique(values, return_counts=True)
-    return Counted(mask.name, dict(zip(found.tolist(), counts.tolist(), strict=True)), mask.palette)
+    for part in np.array_split(values, values.size // PART + 1):
+        if part.dtype.itemsize <= 2:
+            counts = np.bincount(part)  # many times faster
+            found = np.flatnonzero(counts)
+            counts = counts[found]
+        else:
+            found, counts = np.unique(part, return_counts=True)
+        pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+    return Counted(mask.name, pixels, mask.palette)
 
 
 def _waves(count: int) -> Iterator[Sequence[int]]:

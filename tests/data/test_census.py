@@ -11,7 +11,7 @@ from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.data import census
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.census import check_masks, take_census
-from dinov3seg_jax.data.datasets import open_dataset
+from dinov3seg_jax.data.datasets import Dataset, open_dataset
 from dinov3seg_jax.data.tfds_builder import write_records
 from dinov3seg_jax.errors import UserError
 
@@ -268,6 +268,27 @@ def test_values_beyond_sixteen_bits_are_counted_too(tmp_path):
     (tmp_path / "masks/train/00000.png").unlink()
     Image.fromarray(np.array([[1, 70_000]], np.int32)).save(tmp_path / "masks/train/00000.tif")
     refused(config, "holds the value 70000, which is no class")
+
+
+def test_large_masks_are_counted_in_parts(monkeypatch):
+    values = np.random.default_rng(0).integers(0, 4, (70, 90))
+    for dtype in (np.uint8, ">u2", np.int32):
+        counted = []
+        for part in (2**22, 1000):
+            monkeypatch.setattr(census, "PART", part)
+            counted.append(census._count(census.Mask("a", values.astype(dtype), 8, 1)).pixels)
+        assert counted[0] == counted[1] == {value: (values == value).sum() for value in range(4)}
+
+
+def test_a_set_without_pictures_is_refused(tmp_path):
+    """As array_record files may be."""
+
+    class Nothing(list):
+        reader = census.MaskReader({1: 0})
+        mask = list.__getitem__
+
+    with pytest.raises(UserError, match="holds no pictures; check its folder and its split"):
+        check_masks(Dataset(Nothing(), ("cat",), None))
 
 
 def test_a_message_names_few_values_of_many(tmp_path):
