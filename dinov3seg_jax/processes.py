@@ -52,8 +52,9 @@ def check_once(check: Callable[[], object]) -> None:
         check()
         return
     import numpy as np
-    from jax.experimental.multihost_utils import broadcast_one_to_all
+    from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_devices
 
+    sync_global_devices("before a check")  # Gloo has 30 seconds to connect, but once it is, waits as long as it takes
     error = None
     if is_first():
         try:
