@@ -86,14 +86,12 @@ def as_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     return image
 
 
-def decode_image(content: bytes, name: str) -> np.ndarray:
-    """The same for a file's bytes; `name` is what an error calls it."""
-    with open_picture(io.BytesIO(content), name) as image:
-        return _decode(image, name)
-
-
 def read_turned(file: Path | io.BytesIO, name: str) -> tuple[np.ndarray, int]:
-    """The same for a file or its bytes, and how it was turned: the orientation that EXIF notes, 1 to 8."""
+    """As `read_image`, a file or its bytes, and how it was turned: the orientation that it notes, 1 to 8.
+
+    Raises:
+        UserError: as for `read_image`; `name` is what the error calls the picture.
+    """
     with open_picture(file, name) as image:
         with _decoding(image, name):
             turned = orientation(image)
