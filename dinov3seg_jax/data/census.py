@@ -236,7 +236,10 @@ def likely_mend(census: Census, meaning: Meaning) -> str | None:
             "ids, save the masks as grey, such as by Pillow's convert('L')"
         )
     if strange and len(found) > 2 * len(ids) + 2:
-        return "so many values come of smoothed edges: make the masks anew, without smoothing, and save them as PNG"
+        return (
+            "so many values are numbers of objects, or smoothed edges: make the masks anew, with the id of its class at "
+            "each pixel and without smoothing"
+        )
     return None
 
 
