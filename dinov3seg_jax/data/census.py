@@ -237,8 +237,8 @@ def likely_mend(census: Census, meaning: Meaning) -> str | None:
         )
     if strange and len(found) > 2 * len(ids) + 2:
         return (
-            "so many values are numbers of objects, or smoothed edges: make the masks anew, with the id of its class at "
-            "each pixel and without smoothing"
+            "so many values are numbers of objects, or smoothed edges: make the masks anew, with the id of its class "
+            "at each pixel and without smoothing"
         )
     return None
 
