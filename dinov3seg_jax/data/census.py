@@ -252,9 +252,10 @@ class Reading(NamedTuple):
 
 def _readings(ids: Sequence[int], found: set[int], where: str) -> Iterator[Reading]:
     scaled = [[0, WHITE]] if len(ids) == 2 and found == {0, WHITE} else []
-    if 0 < (top := max(ids)) < WHITE:
+    telling = found - {0}  # of one level alone, many ids say nothing
+    if 0 < (top := max(ids)) < WHITE and (len(telling) > 1 or len(ids) <= 2):
         scaled += [[kind(number * WHITE / top) for number in ids] for kind in (int, round)]
-        for stored in (found, found - {WHITE}):
+        for stored in (telling, telling - {WHITE}):
             step = math.gcd(*stored)
             if step > 1:
                 scaled.append([number * step for number in ids])
@@ -265,7 +266,8 @@ def _readings(ids: Sequence[int], found: set[int], where: str) -> Iterator[Readi
             mend = f"say {ids_are} {wanted} in {where} instead of {given}, or write {given} into the masks instead"
             yield Reading(set(values), mend)
     yield Reading({number + 1 for number in ids}, f"if the masks count from 1, add 1 to each id in {where}")
-    yield Reading({number - 1 for number in ids}, f"if the masks count from 0, subtract 1 from each id in {where}")
+    if found != {0, WHITE}:
+        yield Reading({number - 1 for number in ids}, f"if the masks count from 0, subtract 1 from each id in {where}")
 
 
 def _grey_levels(palette: Sequence[int], found: Iterable[int]) -> set[int]:

@@ -62,6 +62,7 @@ def test_masks_that_fit_need_no_word(tmp_path):
         ([1, 2], [0, 255], "say ids 0 and 255 in classes.json instead of 1 and 2"),
         ([1], [0, 0], "if the masks count from 0, subtract 1 from each id in classes.json"),
         ([7, 9], [0, 255], "say ids 0 and 255 in classes.json instead of 7 and 9"),
+        ([1, 2, 3], [0, 255], "declare what they hold, or make the masks anew"),
         ([7, 9, 11], [0, 0], "declare what they hold, or make the masks anew"),
     ],
 )
