@@ -126,13 +126,16 @@ def time_stages(source: ImageFolder, data: DataConfig, batch_size: int, repeats:
         spent[stage] += time.thread_time() - started
         return result
 
+    def read_mask(file: Path) -> Any:
+        return reader.label(reader.open(file, str(file)))
+
     def flip_and_pad(image: Any, label: Any) -> Any:
         return transforms.pad(*transforms.random_flip(image, label, rng), data.crop_size)
 
     for index in (index for _ in range(repeats) for index in range(len(source))):
         _, image_file, mask_file = source.files(index)
         image = timed("read image", read_image, image_file)
-        label = timed("read mask", reader.read, mask_file, str(mask_file))
+        label = timed("read mask", read_mask, mask_file)
         image, label = timed("resize", transforms.resize_short_side, image, label, data.short_side[0])
         image, label = timed("crop", transforms.random_crop, image, label, data.crop_size, rng, data.crop_tries)
         image = timed("colour jitter", transforms.color_jitter, image, rng)

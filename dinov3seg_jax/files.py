@@ -35,6 +35,15 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def stamp(path: Path) -> tuple[str, int, int]:
+    """What tells a file from what it was: its name, size and time of change; whoever reads a missing one says so."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return str(path), -1, -1
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
 def has_ended(process: int) -> bool:
     """Whether no other process has this number, as far as one host can tell."""
     if process == os.getpid():  # which has written nothing yet

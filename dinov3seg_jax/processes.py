@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dinov3seg_jax.errors import UserError, one_line
 
@@ -38,6 +38,34 @@ def say(text: str) -> None:
     """Print a line for the whole run: of several processes, the first one does."""
     if is_first():
         print(text, flush=True)
+
+
+def check_once(check: Callable[[], object]) -> None:
+    """Have the first process check something for all processes of its run: they go on together, or stop together.
+
+    Raises:
+        UserError: what `check` raised; in the other processes, one that points to the first.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        check()
+        return
+    import numpy as np
+    from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_devices
+
+    sync_global_devices("before a check")  # Gloo has 30 seconds to connect, but once it is, waits as long as it takes
+    error = None
+    if is_first():
+        try:
+            check()
+        except UserError as its_own:
+            error = its_own
+    failed = bool(broadcast_one_to_all(np.bool_(error is not None)))
+    if error is not None:
+        raise error
+    if failed:
+        raise UserError("process 0 cannot use the data; see what it says, mend it, and start all of them again.")
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """`dinov3seg eval`, and `python eval.py`."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def score(config: Config, checkpoint: Path, zero_shot: bool) -> None:
     result = evaluate(config, checkpoint, zero_shot)
     for key in HEADLINES:
         if key in result:
-            say(f"{key:15s} {result[key]:6.2f} %")
+            scored = math.isfinite(result[key])
+            say(f"{key:15s} {result[key]:6.2f} %" if scored else f"{key:15s}      – (none of these classes occurs)")
     say(f"{folder / 'report.md'} and metrics.json are written")
 
 

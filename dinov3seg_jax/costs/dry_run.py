@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
-from dinov3seg_jax.data.datasets import class_names
+from dinov3seg_jax.data.datasets import check_classes, class_names
 from dinov3seg_jax.text.prompts import prompt_tokens
 from dinov3seg_jax.training.flops import count_flops
 from dinov3seg_jax.training.program import describe_step
@@ -41,12 +41,15 @@ def dry_run(config: Config, topology: str = "") -> None:
         topology: compile it for a slice of TPUs too, as in "v5e:16x16"; see `topology.estimate`.
 
     Raises:
-        UserError: the config does not fit together, or not the slice.
+        UserError: the config does not fit together, or not the slice; or the names of the classes cannot be used.
     """
+    names = class_names(config.data.train)
+    if not config.model.linear.classes:
+        where, length = f"data set '{config.data.train.name}'", config.model.text.context_length
+        check_classes(names, where, config.inference.templates, length)
     mesh = topology_mesh(config, topology) if topology else make_mesh(config.data_parallel, config.model_parallel)
     program = describe_step(config, mesh)
     state, frozen, at = program.state, program.frozen, program.shardings
-    names = class_names(config.data.train)
     tokens = prompt_tokens(names, config.inference.templates[:1], config.model.text.context_length)[:, 0]
     batch = abstract_batch(config, len(names))
     print(parameter_table(state.trainable, frozen))

@@ -24,6 +24,8 @@ from dinov3seg_jax.data.prepared import MANIFEST, SPLITS, known_split, read_mani
 from dinov3seg_jax.data.tfds_source import find_records, open_records
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.text.prompts import check_names, prompt_name
+from dinov3seg_jax.text.tokenizer import Tokenizer
 
 
 class Source(Protocol):
@@ -42,6 +44,12 @@ class Dataset:
     classes: tuple[str, ...]  # the name of each label, as given to the model
     seen: tuple[bool, ...] | None  # for each class, whether it occurs in training; None: not known
     merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmark_sets.Benchmark`
+    listed: Path | None = None  # the user's own file that says what the labels mean, if there is one
+
+    @property
+    def names_from(self) -> str:
+        """What an error calls the place where the names of the classes are."""
+        return str(self.listed or "the data set")
 
 
 def open_dataset(config: DatasetConfig) -> Dataset:
@@ -66,6 +74,23 @@ def class_names(config: DatasetConfig) -> tuple[str, ...]:
     if config.name in BENCHMARKS:
         return BENCHMARKS[config.name].names
     return open_dataset(config).classes
+
+
+def check_classes(names: Sequence[str], where: str, templates: Sequence[str], context_length: int) -> None:
+    """Refuse names that no model could be asked for, before it is trained on them or its weights are read.
+
+    Args:
+        names: of classes.
+        where: they were read.
+        templates, context_length: as for `text.prompts.check_names`.
+
+    Raises:
+        UserError: as for `text.prompts.check_names`.
+    """
+    try:
+        check_names(names, Tokenizer(), templates, context_length)
+    except UserError as error:
+        raise UserError(f"in {where}, {error}") from None
 
 
 def open_painted_scenes(config: DatasetConfig) -> Dataset:
@@ -96,7 +121,7 @@ def open_folder(config: DatasetConfig) -> Dataset:
     class_of_id = {number: index for index, (number, _) in enumerate(table)}
     images = _split_folder(root / "images", config.split)
     source = ImageFolder(images, root / "masks" / config.split, class_of_id, ignored_ids=(0, 255))
-    return Dataset(source, prompt_names([name for _, name in table]), seen=None)
+    return Dataset(source, prompt_names([name for _, name in table]), seen=None, listed=root / "classes.json")
 
 
 def open_coco_panoptic(config: DatasetConfig) -> Dataset:
@@ -146,10 +171,14 @@ DATASETS: dict[str, Callable[[DatasetConfig], Dataset]] = {
 
 
 def prompt_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Drop COCO's suffixes "-other", "-merged" and "-stuff", except where names would no longer differ."""
+    """Drop COCO's suffixes "-other", "-merged" and "-stuff", except where prompts would no longer differ."""
+
+    def prompted(name: str) -> str:
+        return " ".join(prompt_name(name).lower().split())
+
     short = [re.sub(r"(-(other|merged|stuff))+$", "", name) for name in names]
-    count = Counter(short)
-    return tuple(new if count[new] == 1 else old for new, old in zip(short, names, strict=True))
+    count = Counter(map(prompted, short))
+    return tuple(new if count[prompted(new)] == 1 else old for new, old in zip(short, names, strict=True))
 
 
 def _is_described(root: Path) -> bool:

@@ -1,13 +1,15 @@
 """Images and masks in two folders, matched by relative path without the file ending."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from dinov3seg_jax.data.images import SUFFIXES, read_image
-from dinov3seg_jax.data.masks import ANY_BITS, MaskReader
+from dinov3seg_jax.data.images import SUFFIXES, open_picture, read_header, read_turned
+from dinov3seg_jax.data.masks import ANY_BITS, Mask, MaskReader
+from dinov3seg_jax.data.orientation import UPRIGHT, fits, turn_mask
 from dinov3seg_jax.errors import UserError
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
@@ -44,7 +46,7 @@ class ImageFolder:
             image_files = {name: image_files[name] for name in image_files.keys() & mask_files.keys()} or image_files
         self._names = paired_names(image_files, mask_files, images, masks)
         self._images, self._masks = image_files, mask_files
-        self._reader = MaskReader(class_of_id, ignored_ids, bits)
+        self.reader = MaskReader(class_of_id, ignored_ids, bits)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -61,10 +63,21 @@ class ImageFolder:
             UserError: A file cannot be read, the sizes differ, or the mask holds a value that is not declared.
         """
         name, image_file, mask_file = self.files(index)
-        image = read_image(image_file)
-        label = self._reader.read(mask_file, str(mask_file))
-        refuse_other_size(image, label, str(image_file), str(mask_file))
+        image, turned = read_turned(image_file, str(image_file))
+        mask = self.reader.open(mask_file, str(mask_file))
+        label = beside(image.shape[:2], turned, str(image_file), mask, self.reader.label(mask))
         return {"image": image, "label": label, "name": name}
+
+    def mask(self, index: int) -> Mask:
+        """The mask of a pair, checked against the header of its picture.
+
+        Raises:
+            UserError: A file cannot be read, or the sizes differ.
+        """
+        _, image_file, mask_file = self.files(index)
+        mask = self.reader.open(mask_file, str(mask_file))
+        refuse_other_header(image_file, str(image_file), mask)
+        return mask
 
     def files(self, index: int) -> tuple[str, Path, Path]:
         """The name of an example, and its picture and mask on disk."""
@@ -74,13 +87,42 @@ class ImageFolder:
         return name, self._images[name], self._masks[name]
 
 
-def refuse_other_size(image: np.ndarray, label: np.ndarray, image_name: str, mask_name: str) -> None:
-    """Raise a `UserError` where a mask is not as large as its image."""
-    if label.shape != image.shape[:2]:
+def beside(picture: tuple[int, ...], turned: int, picture_name: str, mask: Mask, label: np.ndarray) -> np.ndarray:
+    """The label of a mask, int32 [H, W], the same way up as its picture; see `data.orientation`.
+
+    Args:
+        picture: height and width of the upright picture.
+        turned: how it was, 1 to 8.
+        picture_name: what an error calls it.
+        mask: where the label comes from.
+        label: of the mask as it was read.
+
+    Raises:
+        UserError: The sizes differ.
+    """
+    refuse_other_size(picture, turned, picture_name, mask)
+    return turn_mask(label, mask.own, picture, turned)
+
+
+def refuse_other_size(picture: tuple[int, ...], turned: int, picture_name: str, mask: Mask) -> None:
+    """Raise a `UserError` where a mask is not as large as its picture; arguments as for `beside`."""
+    if not fits(mask.shape, mask.own, picture, turned):
         raise UserError(
-            f"mask {mask_name} has {label.shape[1]} x {label.shape[0]} pixels but image "
-            f"{image_name} has {image.shape[1]} x {image.shape[0]} (width x height); make them equal."
+            f"mask {mask.name} has {mask.shape[1]} x {mask.shape[0]} pixels but image {picture_name} has "
+            f"{picture[1]} x {picture[0]} (width x height); make them equal."
         )
+
+
+def refuse_other_header(picture: Path | io.BytesIO, name: str, mask: Mask) -> None:
+    """The same by a picture's file, or its bytes, of which no more is read than it takes.
+
+    Raises:
+        UserError: also where the header cannot be read.
+    """
+    with open_picture(picture, name) as image:
+        as_stored = image.height, image.width
+    if mask.own != UPRIGHT or mask.shape != as_stored:
+        refuse_other_size(*read_header(picture, name), name, mask)
 
 
 def paired_names(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from dinov3seg_jax.data.orientation import orientation, upright_size
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import expanded
 
@@ -83,10 +84,26 @@ def as_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     return image
 
 
-def decode_image(content: bytes, name: str) -> np.ndarray:
-    """The same for a file's bytes; `name` is what an error calls it."""
-    with open_picture(io.BytesIO(content), name) as image:
-        return _decode(image, name)
+def read_turned(file: Path | io.BytesIO, name: str) -> tuple[np.ndarray, int]:
+    """As `read_image`, a file or its bytes, and how it was turned: the orientation that it notes, 1 to 8.
+
+    Raises:
+        UserError: as for `read_image`; `name` is what the error calls the picture.
+    """
+    with open_picture(file, name) as image:
+        with _decoding(image, name):
+            turned = orientation(image)
+        return _decode(image, name), turned
+
+
+def read_header(file: Path | io.BytesIO, name: str) -> tuple[tuple[int, int], int]:
+    """Height and width of the upright picture, and how it is turned; pixels are read only where the header lacks that.
+
+    Raises:
+        UserError: as for `open_picture`.
+    """
+    with open_picture(file, name) as image, _decoding(image, name):
+        return upright_size(image), orientation(image)
 
 
 def open_picture(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
@@ -158,7 +175,9 @@ def _open(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
         # Pillow refuses far fewer pixels than MAX_PIXELS, by a global that other code in the process may rely on.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(file, formats=formats)
+            image = Image.open(file, formats=formats)
+            image.filename = ""  # else Pillow 13 maps raw TIFFs into memory by their upright size, which scrambles them
+            return image
         except Image.UnidentifiedImageError as error:
             raise UserError(f"{name} is no picture that can be read; convert it to PNG or JPEG") from error
         except Exception as error:  # header readers raise a dozen kinds of errors on damaged bytes

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
-from PIL import Image
 
-from dinov3seg_jax.data.folder import files_by_name, paired_names, refuse_other_size
-from dinov3seg_jax.data.images import SUFFIXES, open_picture, read_image
+from dinov3seg_jax.data.folder import beside, files_by_name, paired_names, refuse_other_header
+from dinov3seg_jax.data.images import SUFFIXES, open_picture, read_turned
+from dinov3seg_jax.data.masks import Mask, MaskReader
+from dinov3seg_jax.data.orientation import orientation, turn
 from dinov3seg_jax.data.transforms import IGNORED
 from dinov3seg_jax.errors import UserError, one_line
 
@@ -38,6 +39,7 @@ class PanopticFolder:
         try:
             categories = sorted(content["categories"], key=lambda category: category["id"])
             self.names = tuple(str(category["name"]) for category in categories)
+            self.reader = MaskReader({position + 1: position for position in range(len(categories))}, (0,))
             index = {category["id"]: position for position, category in enumerate(categories)}
             by_name = {Path(entry["file_name"]).stem: entry["segments_info"] for entry in content["annotations"]}
             if absent := [name for name in self._names if name not in by_name]:
@@ -58,12 +60,20 @@ class PanopticFolder:
         if not 0 <= index < len(self._names):
             raise IndexError(f"image {index} of {len(self._names)}")
         name = self._names[index]
-        image = read_image(self._images[name])
-        label = self._label(read_segments(self._segments[name]), index, self._segments[name])
-        refuse_other_size(image, label, str(self._images[name]), str(self._segments[name]))
+        image, turned = read_turned(self._images[name], str(self._images[name]))
+        segments = read_segments(self._segments[name])
+        label = beside(image.shape[:2], turned, str(self._images[name]), segments, self._label(segments, index))
         return {"image": image, "label": label, "name": name}
 
-    def _label(self, segments: Int32[np.ndarray, "h w"], index: int, path: Path) -> Int32[np.ndarray, "h w"]:
+    def mask(self, index: int) -> Mask:
+        """As `ImageFolder` does; the values are class indices plus one, 0 where there is none, as `reader` knows."""
+        name = self._names[index]
+        segments = read_segments(self._segments[name])
+        refuse_other_header(self._images[name], str(self._images[name]), segments)
+        return segments._replace(values=self._label(segments, index) - IGNORED)
+
+    def _label(self, mask: Mask, index: int) -> Int32[np.ndarray, "h w"]:
+        segments = mask.values
         own = slice(self._ends[index - 1] if index else 0, self._ends[index])
         ids, classes = np.append(self._ids[own], NO_SEGMENT), np.append(self._classes[own], np.int32(IGNORED))
         order = np.argsort(ids)
@@ -72,13 +82,13 @@ class PanopticFolder:
         unknown = ids[places] != segments
         if unknown.any():
             raise UserError(
-                f"{path} holds the segment {segments[unknown][0]}, which {self._where} does not list; "
+                f"{mask.name} holds the segment {segments[unknown][0]}, which {self._where} does not list; "
                 "take both from one release."
             )
         return classes[places]
 
 
-def read_segments(path: Path) -> Int32[np.ndarray, "h w"]:
+def read_segments(path: Path) -> Mask:
     """Segment numbers, 0 where there is none.
 
     Raises:
@@ -87,16 +97,13 @@ def read_segments(path: Path) -> Int32[np.ndarray, "h w"]:
     with open_picture(path, str(path)) as picture:
         if picture.mode != "RGB":
             raise UserError(f"{path} is a picture of mode {picture.mode}, not RGB; take the official panoptic files.")
-        colours = _pixels(picture, path).astype(np.int32)
-    return colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-
-
-def _pixels(picture: Image.Image, path: Path) -> np.ndarray:
-    try:
-        return np.asarray(picture)
-    except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
-        reason = one_line(error)
-        raise UserError(f"{path} is truncated or damaged ({reason}); copy it again.") from error
+        try:
+            own = orientation(picture)
+            colours = turn(np.asarray(picture).astype(np.int32), own)
+        except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
+            reason = one_line(error)
+            raise UserError(f"{path} is truncated or damaged ({reason}); copy it again.") from error
+    return Mask(str(path), colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2], 24, own)
 
 
 def _read_json(path: Path) -> Any:

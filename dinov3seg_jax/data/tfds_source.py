@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dinov3seg_jax.data.folder import refuse_other_size
-from dinov3seg_jax.data.images import decode_image
+from dinov3seg_jax.data.folder import beside, refuse_other_header
+from dinov3seg_jax.data.images import read_turned
+from dinov3seg_jax.data.masks import Mask
 from dinov3seg_jax.data.prepared import Manifest, parse_manifest
 from dinov3seg_jax.errors import UserError
 
@@ -22,22 +23,33 @@ class ArrayRecords:
 
     def __init__(self, records: Any, manifest: Manifest, folder: Path) -> None:
         """Take what `as_data_source` returns, with pictures still encoded."""
-        self._records, self._reader, self._folder = records, manifest.mask_reader(), folder
+        self.reader = manifest.mask_reader()
+        self._records, self._folder = records, folder
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
         """Decode one pair; as `ImageFolder` does."""
+        record, title = self._record(index)
+        image, turned = read_turned(io.BytesIO(record["image"]), title)
+        mask = self.reader.open(io.BytesIO(record["label"]), title)
+        label = beside(image.shape[:2], turned, title, mask, self.reader.label(mask))
+        return {"image": image, "label": label, "name": record["name"].decode()}
+
+    def mask(self, index: int) -> Mask:
+        """As `ImageFolder` does."""
+        record, title = self._record(index)
+        mask = self.reader.open(io.BytesIO(record["label"]), title)
+        refuse_other_header(io.BytesIO(record["image"]), title, mask)
+        return mask
+
+    def _record(self, index: int) -> tuple[dict[str, Any], str]:
+        """A record, and what errors call it."""
         if not 0 <= index < len(self._records):
             raise IndexError(f"image {index} of {len(self._records)}")
         record = self._records[index]
-        name = record["name"].decode()
-        title = f"'{name}' of {self._folder}"
-        image = decode_image(record["image"], title)
-        label = self._reader.read(io.BytesIO(record["label"]), title)
-        refuse_other_size(image, label, title, title)
-        return {"image": image, "label": label, "name": name}
+        return record, f"'{record['name'].decode()}' of {self._folder}"
 
 
 def find_records(root: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """Score a model on one data set, or on several benchmarks."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from jaxtyping import UInt8
 
 from dinov3seg_jax.config import Config, DatasetConfig
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
-from dinov3seg_jax.data.datasets import Dataset, class_names, open_dataset
+from dinov3seg_jax.data.census import check_masks
+from dinov3seg_jax.data.datasets import Dataset, check_classes, class_names, open_dataset
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.benchmark_table import write_table
@@ -25,8 +27,9 @@ from dinov3seg_jax.files import expanded
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of
 from dinov3seg_jax.inference.recipes import describe_zero_shot
-from dinov3seg_jax.processes import is_first, say
+from dinov3seg_jax.processes import check_once, is_first, say
 from dinov3seg_jax.store.folder import open_folder
+from dinov3seg_jax.text.prompts import load_templates
 
 
 class Model(NamedTuple):
@@ -61,6 +64,7 @@ def evaluate(config: Config, checkpoint: str | Path, zero_shot: bool = False) ->
         UserError: the checkpoint or an image cannot be read. No image is skipped: that would change the score.
     """
     dataset = open_dataset(config.data.eval)
+    _check(config, checkpoint, zero_shot, [dataset])
     model = open_to_score(config, checkpoint, zero_shot)
     folder = report_folder(checkpoint, zero_shot)
     summary = _score(model, config.data.eval, dataset, folder)
@@ -91,6 +95,7 @@ def evaluate_benchmarks(config: Config, checkpoint: str | Path, zero_shot: bool 
         for name in dict.fromkeys(config.benchmarks)
     }
     datasets = {name: open_dataset(of_data) for name, of_data in wanted.items()}
+    _check(config, checkpoint, zero_shot, list(datasets.values()))
     model = open_to_score(config, checkpoint, zero_shot)
     for dataset in datasets.values():
         model.segmenter.check_names(dataset.classes)
@@ -104,6 +109,31 @@ def evaluate_benchmarks(config: Config, checkpoint: str | Path, zero_shot: bool 
     for name in results:
         _remove(folder / name)
     return table
+
+
+def _check(config: Config, checkpoint: str | Path, zero_shot: bool, datasets: Sequence[Dataset]) -> None:
+    """Refuse names and masks that cannot be scored, before weights are read.
+
+    Raises:
+        UserError: as for `text.prompts.check_names` and `data.census.check_masks`.
+    """
+    asked = _prompts(config, checkpoint, zero_shot)
+    for dataset in datasets:
+        if asked is not None:
+            check_classes(dataset.classes, dataset.names_from, *asked)
+        check_once(functools.partial(check_masks, dataset))
+
+
+def _prompts(config: Config, checkpoint: str | Path, zero_shot: bool) -> tuple[tuple[str, ...], int] | None:
+    """Templates and the longest prompt in tokens; None for a model without text, and where there is no model."""
+    try:
+        folder = open_folder(checkpoint)
+        way, model = way_of(folder, zero_shot), folder.config.model
+    except UserError:  # is said when the model is read
+        return None
+    if way == "zero_shot":
+        return load_templates(config.zero_shot.templates), model.text.context_length
+    return None if way == "linear" or model.linear.classes else (config.inference.templates, model.text.context_length)
 
 
 def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Model:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.errors import UserError, one_line
-from dinov3seg_jax.files import expanded, write_whole
+from dinov3seg_jax.files import expanded, stamp, write_whole
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 
 Identity = dict[str, str]  # what must not differ, as digests: "config", "checkpoint" and "data set"
@@ -98,22 +98,13 @@ def identify(recipe: Any, weights: Iterable[Path], config: DatasetConfig, datase
     described = [dataclasses.asdict(config), len(source), dataset.classes, dataset.merge_from]
     return {
         "config": _digest([RESULTS_VERSION, jax.process_count(), recipe]),
-        "checkpoint": _digest([_stamp(path) for path in weights]),
-        "data set": _digest([described, [_stamp(path) for path in paths]]),
+        "checkpoint": _digest([stamp(path) for path in weights]),
+        "data set": _digest([described, [stamp(path) for path in paths]]),
     }
 
 
 def _below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _stamp(path: Path) -> tuple[str, int, int]:
-    """A file that is missing counts too: whoever reads it says so, naming it."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return str(path), -1, -1
-    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def _digest(values: Any) -> str:

@@ -25,6 +25,7 @@ from dinov3seg_jax.text.prompts import prompt_tokens
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
+from dinov3seg_jax.training.data_check import DataCheck
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
@@ -45,17 +46,19 @@ def train(config: Config) -> Path:
     that `init_from` names, then towers trained for `train.alignment_steps` in `workdir`/towers, then random weights.
 
     Raises:
-        UserError: the data cannot be read, `workdir` belongs to another run, a loss is not finite, or a checkpoint
-            cannot be written or none is whole.
+        UserError: the data cannot be read or say nothing, `workdir` belongs to another run, a loss is not finite, or a
+            checkpoint cannot be written or none is whole.
         Stopped: a signal came; what was done is saved.
     """
+    refuse_other_run(expanded(config.workdir), config)
+    dataset = open_dataset(config.data.train)
+    checked = DataCheck(config, dataset)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
-        refuse_other_run(expanded(config.workdir), config)  # before the towers take their minutes
-        towers = _run(towers_alone(config), seconds)
+        towers = _run(towers_alone(config), dataset, checked, seconds)
         seconds = RunFolder(towers).progress()["train_seconds"]
         config = dataclasses.replace(config, init_from=str(towers))
-    return _run(config, seconds)
+    return _run(config, dataset, checked, seconds)
 
 
 def towers_alone(config: Config) -> Config:
@@ -81,10 +84,9 @@ class Surroundings(NamedTuple):
     signals: StopSignals
 
 
-def _run(config: Config, seconds_before: float) -> Path:
+def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: float) -> Path:
     workdir = expanded(config.workdir)
     refuse_other_run(workdir, config)
-    dataset = open_dataset(config.data.train)
     if config.model.linear.classes:
         check_linear(config, len(dataset.classes))
     mesh = make_mesh(config.data_parallel, config.model_parallel)
@@ -93,6 +95,7 @@ def _run(config: Config, seconds_before: float) -> Path:
     program = describe_step(config, mesh)
     if is_first():
         write_config(workdir, config)
+        checked.write(workdir)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     beginning = take_up(config, program, checkpoints, seconds_before)
     start = int(beginning.state.step)

@@ -221,6 +221,11 @@ def test_suffixes_go_unless_names_would_meet():
     assert prompt_names(names) == ("sky", "door", "wall-brick", "wall", "fence-merged", "fence", "water")
 
 
+def test_a_suffix_stays_where_prompts_would_not_differ():
+    names = ["Grass-other", "grass", "rug-merged, carpet", "sky-other-merged"]
+    assert prompt_names(names) == ("Grass-other", "grass", "rug-merged, carpet", "sky")
+
+
 def test_real_samples(samples):
     for split, count in (("train", 20), ("val", 8)):
         dataset = open_dataset(DatasetConfig(name="folder", split=split, root=str(samples / "coco_panoptic")))

@@ -96,6 +96,14 @@ def test_a_semantic_mask_in_place_of_segments_is_refused(tmp_path):
     _sentence(config, "mode L, not RGB")
 
 
+def test_segments_that_were_cut_off_are_named(tmp_path):
+    config = _write(tmp_path)
+    path = tmp_path / "annotations/panoptic_train2017/a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 9, (40, 40, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    _sentence(config, "a.png is truncated or damaged")
+
+
 @pytest.mark.parametrize(
     ("content", "part"), [(None, "does not exist"), ("[{]", "cannot be read"), ("{}", "no list of panoptic")]
 )

@@ -211,12 +211,18 @@ def test_labels_of_another_size(tmp_path, ade):
     _refused("ade20k_150", [ade], tmp_path / "out", FIRST, f"{WIDTH} x {HEIGHT}", f"{WIDTH} x {HEIGHT - 1}")
 
 
-def test_a_picture_that_its_camera_turned(tmp_path, ade):
-    """Its labels must be turned too; here they are not."""
+def test_labels_that_fit_a_turned_picture_neither_way(tmp_path, ade):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (WIDTH, HEIGHT)).save(ade / IMAGES / f"{FIRST}.jpg", exif=exif)
-    _refused("ade20k_150", [ade], tmp_path / "out", FIRST, f"{HEIGHT} x {WIDTH}")
+    Image.new("RGB", (WIDTH + 1, HEIGHT)).save(ade / IMAGES / f"{FIRST}.jpg", exif=exif)
+    _refused("ade20k_150", [ade], tmp_path / "out", FIRST, f"{HEIGHT} x {WIDTH + 1}", f"{WIDTH} x {HEIGHT}")
+
+
+def test_labels_that_note_a_turn_of_their_own(tmp_path, ade):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(_flat(1)).save(ade / MASKS / f"{FIRST}.png", exif=exif)
+    _refused("ade20k_150", [ade], tmp_path / "out", FIRST, "to be turned")
 
 
 @pytest.mark.parametrize("mask", [_flat(151), _flat(300, np.uint16)], ids=["151", "300"])

@@ -256,3 +256,31 @@ def test_one_of_ones_own_may_be_prepared_too(tmp_path):
         dataset = open_dataset(DatasetConfig(name="folder", root=str(root)))
         assert dataset.classes == ("cat", "dog")
         np.testing.assert_array_equal(dataset.source[0]["label"], [[0, 1, -1]])
+
+
+def test_names_that_scoring_refuses_are_not_written(tmp_path):
+    manifest = {"format": 1, "dataset": "mine", "classes": ["Grass", "grass"], "ignore": 255, "splits": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    _sentence(f"in {tmp_path / 'manifest.json'}, the class name", write_records, "mine", tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_that_is_cut_off_is_refused(tmp_path):
+    source = prepared(tmp_path / "voc_20", "voc_20")
+    (source / "manifest.json").write_text("{")
+    _sentence("manifest.json cannot be read", open_dataset, DatasetConfig("voc_20", "eval", str(source)))
+
+
+def test_records_that_were_cut_short_are_refused(tmp_path):
+    written = write_records("voc_20", prepared(tmp_path / "voc_20", "voc_20"), tmp_path / "out")
+    metadata = written / "metadata.json"
+    values = json.loads(metadata.read_text())
+    values["splits"]["eval"]["files"] = 4
+    metadata.write_text(json.dumps(values))
+    _sentence("holds 3 examples of 'eval', not 4", open_dataset, DatasetConfig("voc_20", "eval", str(written)))
+
+
+def test_records_without_what_reads_them_are_one_sentence(tmp_path, monkeypatch):
+    written = write_records("voc_20", prepared(tmp_path / "voc_20", "voc_20"), tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    _sentence("need tensorflow_datasets; install it", open_dataset, DatasetConfig("voc_20", "eval", str(written)))

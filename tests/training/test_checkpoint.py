@@ -17,6 +17,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import initialize
 from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.store.run import RunFolder, read_config, write_config
+from dinov3seg_jax.training import checkpoint
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from tests.tiny import MODEL
 
@@ -138,6 +139,20 @@ def test_progress_alone(finished):
 
 def test_a_new_run_has_nothing_to_restore(tmp_path, parameters, optimizer):
     assert restore(tmp_path, parameters, optimizer) is None
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_that_do_not_see_one_folder_are_refused(tmp_path, monkeypatch, shared):
+    """What the other process answers is made up; tests/training/test_processes.py has real ones."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(checkpoint, "broadcast_one_to_all", lambda number: number)
+    monkeypatch.setattr(checkpoint, "process_allgather", lambda own: np.array([own, shared]))
+    if shared:
+        Checkpoints(tmp_path, keep=1).close()
+    else:
+        with pytest.raises(UserError, match="is not the same folder for all processes; set --config.workdir to a shar"):
+            Checkpoints(tmp_path, keep=1)
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_the_config_comes_back(tmp_path):

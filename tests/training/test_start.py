@@ -111,6 +111,12 @@ def test_parts_of_another_model_are_refused(weights, tmp_path):
         start(SMALL, vision, tmp_path / "gone")
 
 
+def test_a_part_that_two_folders_hold_is_refused(weights, tmp_path):
+    folders = [converted(tmp_path / name, weights, "text/") for name in ("t", "u")]
+    with pytest.raises(UserError, match=f"init_from '{folders[1]}' holds text, as a folder before it does; name one"):
+        start(SMALL, *folders)
+
+
 def test_a_converted_folder_loads_as_its_part_of_a_model(weights, tmp_path):
     config, parameters = load_parameters(converted(tmp_path / "v", weights, "vision/"))
     assert config.model.vision == dataclasses.replace(SMALL.vision, layerscale_init=1e-5)

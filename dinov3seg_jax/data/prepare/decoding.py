@@ -7,16 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
+from dinov3seg_jax.data.orientation import UPRIGHT, orientation
 from dinov3seg_jax.data.prepare.archives import Member, read_member
 from dinov3seg_jax.errors import UserError, reason
 
-EXIF_ORIENTATION = 0x0112
-UPRIGHT = 1
-QUARTER_TURNS = (5, 6, 7, 8)
 
-
-def decode_picture(content: bytes, member: Member) -> Image.Image:
+def decode_picture(content: bytes, member: Member) -> ImageFile:
     """A JPEG or PNG, decoded to the last pixel.
 
     Raises:
@@ -40,24 +38,13 @@ def decode_picture(content: bytes, member: Member) -> Image.Image:
     return image
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width as `read_image` will show the picture, which follows the rotation that a camera noted."""
-    width, height = image.size
-    return (width, height) if orientation(image) in QUARTER_TURNS else (height, width)
-
-
-def orientation(image: Image.Image) -> int:
-    """1 if the picture is upright as stored; else the turn or mirroring that its EXIF notes, up to 8."""
-    return image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
-
-
 def read_indices(member: Member) -> Int[np.ndarray, "h w"]:
     """The values of a label file with one channel; of a palette, the indices.
 
     Raises:
-        UserError: as for `decode_picture`; or it is a picture in colours.
+        UserError: as for `decode_picture`; or it is a picture in colours, or is to be turned.
     """
-    image = decode_picture(read_member(member), member)
+    image = _decode_label(member)
     if image.mode not in ("L", "P") and not image.mode.startswith("I"):
         raise UserError(
             f"{member} is a picture of mode {image.mode}, not one value for each pixel; get the official label files."
@@ -69,15 +56,23 @@ def read_colours(member: Member) -> UInt8[np.ndarray, "h w 3"]:
     """The red, green and blue of a label file.
 
     Raises:
-        UserError: as for `decode_picture`; or it has one channel, whose 8 bits cannot hold the values.
+        UserError: as for `decode_picture`; or it has one channel, whose 8 bits cannot hold the values, or is to be
+            turned.
     """
-    image = decode_picture(read_member(member), member)
+    image = _decode_label(member)
     if image.mode != "RGB":
         raise UserError(
             f"{member} is a picture of mode {image.mode}, but values beyond 8 bits are expected in its red and green; "
             "get the official label files."
         )
     return np.asarray(image)
+
+
+def _decode_label(member: Member) -> ImageFile:
+    image = decode_picture(read_member(member), member)
+    if orientation(image) != UPRIGHT:  # which the file that is written could not say
+        raise UserError(f"{member} notes that it is to be turned, as no official label file does; get that.")
+    return image
 
 
 def shrink(image: UInt8[np.ndarray, "h w 3"], label: Any, short_side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS, Benchmark
 from dinov3seg_jax.data.label_maps import stray_value, to_classes
+from dinov3seg_jax.data.orientation import UPRIGHT, fits, orientation, turn_mask, upright_size
 from dinov3seg_jax.data.prepare.archives import file_on_disk, read_member
-from dinov3seg_jax.data.prepare.decoding import UPRIGHT, decode_picture, orientation, shrink, upright_size
+from dinov3seg_jax.data.prepare.decoding import decode_picture, shrink
 from dinov3seg_jax.data.prepare.matching import Example
 from dinov3seg_jax.data.prepare.recipes import RECIPES, Recipe
 from dinov3seg_jax.data.transforms import IGNORED
@@ -89,8 +90,8 @@ def _convert(job: Job, benchmark: Benchmark, recipe: Recipe) -> np.ndarray:
     content = read_member(example.image)
     picture = decode_picture(content, example.image)
     values = recipe.read_label(example.label)
-    shape = (picture.height, picture.width) if benchmark.shrink_short_side else upright_size(picture)
-    if values.shape != shape:
+    shape, turned = upright_size(picture), orientation(picture)
+    if not fits(values.shape, UPRIGHT, shape, turned):
         raise UserError(
             f"{example.image} has {shape[1]} x {shape[0]} pixels, but its labels {values.shape[1]} x {values.shape[0]} "
             "(width x height); get both again."
@@ -102,10 +103,9 @@ def _convert(job: Job, benchmark: Benchmark, recipe: Recipe) -> np.ndarray:
         )
     label = _to_stored(to_classes(values, benchmark.label_map), benchmark)
     file = file_on_disk(example.image)
-    if benchmark.shrink_short_side and (
-        min(label.shape) > benchmark.shrink_short_side or orientation(picture) != UPRIGHT
-    ):
-        pixels, label = shrink(np.asarray(picture.convert("RGB")), label, benchmark.shrink_short_side)
+    if benchmark.shrink_short_side and min(label.shape) > benchmark.shrink_short_side:
+        upright = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        pixels, label = shrink(upright, turn_mask(label, UPRIGHT, shape, turned), benchmark.shrink_short_side)
         content, file = encode(Image.fromarray(pixels), "JPEG"), None  # at quality 75, as the field's preparation
     if recipe.leave_out_unlabelled and (label == stored_ignore(benchmark)).all():
         return label
