@@ -18,7 +18,6 @@ from dinov3seg_jax.errors import UserError, note, reason
 
 CACHE_MEGABYTES = 64  # of GDAL, for parts of a file that several tiles share
 ROWS, COLUMNS = 512, 4096  # that are looked at together
-DRIVERS = ("GTiff", "JP2OpenJPEG")
 
 
 class View(NamedTuple):
@@ -82,7 +81,7 @@ class Scene:
         path: Any = source if self._memory is None else self._memory.name
         if self._tags is not None and self._tags.page != 0:
             path = f"GTIFF_DIR:off:{self._tags.offset}:{path}"
-        return self._rasterio.open(path, driver=list(DRIVERS))
+        return self._rasterio.open(path, driver="JP2OpenJPEG" if self._tags is None else "GTiff")
 
     def _understand(self, view: View) -> None:
         file, tags = self.file, self._tags
