@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Num
@@ -10,7 +11,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from dinov3seg_jax.data.paper import Pixels, on_white, rotate_upright
 from dinov3seg_jax.data.stretch import Part, Stretch, black_and_white, full_range, grid_step, to_bytes
-from dinov3seg_jax.data.tiff_tags import WHITE_IS_ZERO, TiffTags, tags_of
+from dinov3seg_jax.data.tiff_tags import TiffTags, tags_of
 
 GREY = ("I", "F")  # and those that begin with "I;16"
 COLORS_OF_16_BITS = re.compile("(RGB|RGBA|RGBX);16([LBN])")  # as they lie in a file
@@ -56,8 +57,6 @@ def deep_pixels(image: Image.Image, name: str, stretch: Stretch | None) -> Pixel
     part = Part(values, counting)
     limits = black_and_white(name, values.dtype, bits, stretch, lambda: [part], grid_step(*values.shape[:2]))
     shades = to_bytes(values, limits)
-    if tags is not None and tags.photometric == WHITE_IS_ZERO and values.dtype.itemsize > 1:  # else Pillow did it
-        shades = 255 - shades
     colors = np.broadcast_to(shades, (*shades.shape[:2], 3))
     if alpha is not None:
         colors = on_white(colors, to_bytes(alpha, full_range(alpha.dtype) or (0, 1)), premultiplied=False)
@@ -122,7 +121,7 @@ def _both_bytes(image: ImageFile.ImageFile) -> Num[np.ndarray, "h w c"]:
     return halves[0] * np.uint16(256) + halves[1]
 
 
-def _swapped(arguments: object) -> object:
+def _swapped(arguments: Any) -> Any:
     if isinstance(arguments, tuple):
         return (_swapped(arguments[0]), *arguments[1:])
     mode, order = str(arguments).split(";16")

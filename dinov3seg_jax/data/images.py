@@ -154,7 +154,7 @@ def _read(source: Path | bytes, name: str, view: View) -> Pixels:
     if scene is not None:
         with contextlib.closing(scene):
             check_size(scene.height, scene.width, name)
-            with _decoding(name, scene.height, scene.width):
+            with _fitting(name, scene.height, scene.width):
                 return Pixels(*scene.read_all())
     with open_picture(source, name) as image:
         return _decode(image, name, view.stretch)
@@ -211,13 +211,20 @@ def _decode(image: Image.Image, name: str, stretch: Stretch | None = None) -> Pi
 
 
 @contextlib.contextmanager
-def _decoding(name: str, height: int, width: int) -> Iterator[None]:
+def _fitting(name: str, height: int, width: int) -> Iterator[None]:
     try:
         yield
-    except UserError:
-        raise
     except MemoryError as error:
         raise UserError(f"{name} does not fit into memory at {width} x {height} pixels; make it smaller") from error
+
+
+@contextlib.contextmanager
+def _decoding(name: str, height: int, width: int) -> Iterator[None]:
+    try:
+        with _fitting(name, height, width):
+            yield
+    except UserError:
+        raise
     except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
         raise UserError(f"{name} is truncated or damaged ({reason(error)}); save or copy it again") from error
 

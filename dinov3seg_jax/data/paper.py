@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
+ORIENTATION = 0x0112  # in EXIF: 5 to 8 turn a picture on its side
+
 Window = tuple[int, int, int, int]  # top, bottom, left and right; bottom and right are the first beyond
 
 
@@ -61,6 +63,15 @@ def rotate_upright(image: Image.Image) -> None:
     """Turn a picture as its EXIF data say."""
     with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
         ImageOps.exif_transpose(image, in_place=True)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of a picture that is not turned yet, by its header."""
+    width, height = image.size
+    with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
+        if image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) > 4:  # of a TIFF, Pillow says the upright one
+            width, height = height, width
+    return height, width
 
 
 def on_white(

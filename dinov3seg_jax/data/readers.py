@@ -7,11 +7,13 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, import_rasterio
-from dinov3seg_jax.data.tiff_tags import is_tiff, read_tags
+from dinov3seg_jax.data.tiff_tags import BIG_ENDIAN_LARGE, is_tiff, read_tags
 from dinov3seg_jax.errors import UserError, reason
 
 HEAD = 64  # bytes that tell a format
 JPEG2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+JPEG2000_HEADERS = 2**16  # bytes, more than lie before the pixels
+GEOGRAPHY_IN_JPEG2000 = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"gml.root-instance")  # GeoJP2 and GML
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 RAW_SUFFIXES = frozenset(
     f".{suffix}"
@@ -57,29 +59,28 @@ def open_scene(source: Path | bytes, name: str, view: View = AS_IT_IS, in_parts:
 def _open_tiff(source: Path | bytes, name: str, view: View, in_parts: bool) -> Scene | None:
     with _opened(source) as file:
         tags = read_tags(file, name)
-    if tags is None:  # damaged
+    large = first_bytes(source).startswith(BIG_ENDIAN_LARGE)
+    if tags is None and not large:  # damaged
         return None
-    pillow = tags.pillow_is_right and tags.page >= 0
-    plain = pillow and tags.page == 0 and tags.nodata is None and not (tags.georeferenced or tags.premultiplied)
-    if plain and not in_parts and not view.bands:
+    pillow = tags is not None and tags.pillow_is_right and tags.page >= 0
+    if tags is not None and tags.is_plain and not in_parts and not view.bands:
         return None
     rasterio = import_rasterio()
-    if tags.rasterio_is_right and rasterio is not None:
+    able = tags is None or tags.rasterio_is_right
+    if able and rasterio is not None:
         return Scene(source, name, view, rasterio, tags)
     if pillow and not view.bands:
         return None
-    if tags.rasterio_is_right:
-        raise UserError(
-            f"{name} is a TIFF that takes rasterio to be read so ({tags}); install that with {INSTALL_RASTERIO}, or "
-            "convert the picture to 8-bit RGB"
-        )
-    raise UserError(f"{name} is a TIFF of a kind that is not read ({tags}); convert it to 8-bit RGB")
+    what = f"{name} is a TIFF of a kind ({tags or 'big-endian BigTIFF'}) that"
+    if able:
+        raise UserError(f"{what} rasterio reads; install that with {INSTALL_RASTERIO}, or convert it to 8-bit RGB")
+    raise UserError(f"{what} is not read; convert it to 8-bit RGB")
 
 
 def _open_jpeg2000(source: Path | bytes, name: str, view: View, rasterio: Any) -> Scene | None:
     """Where it has a place on Earth, or Pillow does not read it."""
     try:
-        scene = Scene(source, name, view, rasterio)
+        scene = Scene(source, name, view, rasterio, None, driver="JP2OpenJPEG")
     except UserError:
         if view.bands:
             raise
@@ -97,6 +98,19 @@ def _pillow_reads(source: Path | bytes) -> bool:
     except Exception:  # of which there are a dozen kinds
         return False
     return True
+
+
+def says_where_it_is(path: Path) -> bool:
+    """Whether a TIFF or a JPEG 2000 tells which place on Earth it shows, whatever can read that."""
+    head = first_bytes(path)
+    with path.open("rb") as file:
+        if is_tiff(head):
+            tags = read_tags(file, str(path))
+            return tags is not None and tags.georeferenced
+        if head.startswith(JPEG2000):
+            content = file.read(JPEG2000_HEADERS)
+            return any(mark in content for mark in GEOGRAPHY_IN_JPEG2000)
+    return False
 
 
 def prepare_heif(head: bytes, name: str) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,11 +37,22 @@ def parse_bands(text: str) -> tuple[int, ...]:
         UserError: it is something else.
     """
     words = [word.strip() for word in text.split(",")]
-    if len(words) not in (1, 3) or not all(word.isdecimal() and int(word) for word in words):
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        raise UserError(f"--bands is '{text}'; write numbers as in 4,3,2, red, green and blue, or of one band as in 1")
+    return check_bands(list(map(int, words)))
+
+
+def check_bands(bands: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of bands, or none.
+
+    Raises:
+        UserError: they are not one or three, from 1.
+    """
+    if len(bands) not in (0, 1, 3) or min(bands, default=1) < 1:
         raise UserError(
-            f"--bands is '{text}'; write the numbers of the bands that are red, green and blue, as in 4,3,2, or of one"
+            f"--bands is {','.join(map(str, bands))}; name three bands, red, green and blue, or one, counted from 1"
         )
-    return tuple(map(int, words))
+    return tuple(bands)
 
 
 class Scene:
@@ -58,13 +69,22 @@ class Scene:
 
     held_bytes = CACHE_MEGABYTES * 2**20
 
-    def __init__(self, source: Path | bytes, name: str, view: View, rasterio: Any, tags: TiffTags | None = None):
-        """Open the file, or its bytes; `tags` are those of a TIFF.
+    def __init__(
+        self,
+        source: Path | bytes,
+        name: str,
+        view: View,
+        rasterio: Any,
+        tags: TiffTags | None,
+        driver: str = "GTiff",
+    ):
+        """Open the file, or its bytes; `tags` are those of a TIFF, where they are known.
 
         Raises:
             UserError: it is damaged, or cannot be shown so.
         """
-        self._rasterio, self._name, self._stretch, self._tags = rasterio, name, view.stretch, tags
+        self._rasterio, self._name, self._driver = rasterio, name, driver
+        self._stretch, self._tags = view.stretch, tags
         self._memory = rasterio.MemoryFile(source) if isinstance(source, bytes) else None
         try:
             self.file = self._open(source)
@@ -81,7 +101,7 @@ class Scene:
         path: Any = source if self._memory is None else self._memory.name
         if self._tags is not None and self._tags.page != 0:
             path = f"GTIFF_DIR:off:{self._tags.offset}:{path}"
-        return self._rasterio.open(path, driver="JP2OpenJPEG" if self._tags is None else "GTiff")
+        return self._rasterio.open(path, driver=self._driver)
 
     def _understand(self, view: View) -> None:
         file, tags = self.file, self._tags
@@ -95,7 +115,8 @@ class Scene:
             self._alpha = tags.alpha + 1
         self._premultiplied = tags is not None and tags.premultiplied
         self._bands = self._chosen(view.bands, colors)
-        self._palette = _palette_of(file) if self._bands == [1] and not view.bands else None
+        indexed = tags is None or tags.photometric == tiff_tags.PALETTE  # GDAL has a palette for white that is 0, too
+        self._palette = _palette_of(file) if indexed and self._bands == [1] else None
         self._inverted = tags is not None and tags.photometric == tiff_tags.WHITE_IS_ZERO
         self._kinds = {np.dtype(file.dtypes[band - 1]) for band in self._bands}
         if any(kind.kind not in "uif" for kind in self._kinds):
@@ -126,8 +147,8 @@ class Scene:
         if not chosen:
             raise UserError(f"{self._name} holds nothing but transparency; give a picture")
         if len(shown) not in (1, 3) and self._tags_say_little():
-            taken = "three for red, green and blue" if len(chosen) == 3 else "one for grey"
-            self._guess = f"{self._name} has {len(shown)} bands; the first {taken} are shown; --bands chooses others"
+            taken = "three are shown as red, green and blue" if len(chosen) == 3 else "is shown in grey"
+            self._guess = f"{self._name} has {len(shown)} bands, of which the first {taken}; --bands chooses others"
         return chosen
 
     def _tags_say_little(self) -> bool:
@@ -224,7 +245,9 @@ class Scene:
             for left in range(0, self.file.width, COLUMNS):
                 window = top, min(top + ROWS, self.file.height), left, min(left + COLUMNS, self.file.width)
                 numbers = self._numbers(window)
-                counting = np.isfinite(numbers) & (self._mask(window, numbers) if not self.whole else True)[..., None]
+                counting = np.isfinite(numbers)
+                if not self.whole:
+                    counting &= self._mask(window, numbers)[..., None]
                 for place, nodata in enumerate(self._nodata):
                     if nodata is not None:
                         counting[..., place] &= numbers[..., place] != nodata

@@ -1,14 +1,15 @@
 """What a TIFF says of its pixels: which numbers are colours, which are none, and where on Earth they lie."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from PIL import TiffImagePlugin
 
 from dinov3seg_jax.errors import UserError
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BIG_ENDIAN_LARGE = b"MM\0+"  # which Pillow does not know
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", BIG_ENDIAN_LARGE)
 MOST_PAGES = 10_000  # a damaged file's pages can go in a circle
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
@@ -41,6 +42,8 @@ class TiffTags:
         georeferenced: whether the page says which place on Earth it shows.
         raw: whether it comes from a camera's sensor.
         reduced: whether it is a small copy of another page.
+        big_endian: whether the larger byte of a number comes first.
+        subsampled: whether several pixels share their colour, of YCbCr.
     """
 
     page: int
@@ -57,6 +60,8 @@ class TiffTags:
     georeferenced: bool
     raw: bool
     reduced: bool
+    big_endian: bool
+    subsampled: bool
 
     def __str__(self) -> str:
         """In words."""
@@ -87,14 +92,26 @@ class TiffTags:
         Of 16-bit colours it gives either byte (see `deep_pixels`).
         """
         if self.photometric in (CMYK, YCBCR, LAB, PALETTE):
+            if self.photometric == YCBCR and self.compression != JPEG:
+                return self.bits == 8 and not self.planar and (self.compression != 1 or not self.subsampled)
             return self.bits <= 8 or (self.photometric == CMYK and not self.planar)
+        if self.photometric == WHITE_IS_ZERO:
+            return self.kind == UNSIGNED and self.bits <= 8 and self.samples == 1
         if self.samples == 1:
-            return {UNSIGNED: self.bits <= 16, SIGNED: self.bits in (16, 32), FLOAT: self.bits == 32}.get(
-                self.kind, False
-            )
+            in_order = not self.big_endian or self.compression == 1  # of others, Pillow swaps the bytes a second time
+            unsigned = self.bits in (1, 2, 4, 8, 16) or (self.bits == 12 and not self.big_endian)
+            signed, floats = self.bits in (16, 32) and in_order, self.bits == 32 and in_order
+            return {UNSIGNED: unsigned, SIGNED: signed, FLOAT: floats}.get(self.kind, False)
         if self.photometric == RGB:
-            return self.kind == UNSIGNED and (self.bits == 8 or (self.bits == 16 and not self.planar))
+            usual = self.samples == 3 or self.alpha == 3 or (self.samples == 4 and not self.planar)
+            return usual and self.kind == UNSIGNED and (self.bits == 8 or (self.bits == 16 and not self.planar))
         return self.kind == UNSIGNED and self.bits == 8 and self.samples == 2 and self.alpha == 1 and not self.planar
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether Pillow by itself shows all that there is to it."""
+        says_more = self.page != 0 or self.nodata is not None or self.georeferenced or self.premultiplied
+        return self.pillow_is_right and not says_more
 
     @property
     def rasterio_is_right(self) -> bool:
@@ -121,7 +138,7 @@ def read_tags(file: BinaryIO, name: str) -> TiffTags | None:
     return tags
 
 
-def parse(number: int, offset: int, tags: Mapping[int, Any]) -> TiffTags:
+def parse(number: int, offset: int, tags: TiffImagePlugin.ImageFileDirectory_v2) -> TiffTags:
     """The tags of a page, by their numbers."""
     bits, kinds = _tuple(tags.get(258, 1)), _tuple(tags.get(339, UNSIGNED))
     samples = int(tags.get(277, 1))
@@ -141,10 +158,12 @@ def parse(number: int, offset: int, tags: Mapping[int, Any]) -> TiffTags:
         georeferenced=any(tag in tags for tag in GEOGRAPHY),
         raw=photometric in RAW_COLORS,
         reduced=bool(int(tags.get(254, 0)) & REDUCED),
+        big_endian=tags.prefix == b"MM",
+        subsampled=_tuple(tags.get(530, (2, 2))) != (1, 1),
     )
 
 
-def _pages(file: BinaryIO) -> Iterator[tuple[int, int, Mapping[int, Any]]]:
+def _pages(file: BinaryIO) -> Iterator[tuple[int, int, TiffImagePlugin.ImageFileDirectory_v2]]:
     """Number, offset and tags of every page, those below others last."""
     file.seek(0)
     header = file.read(8)
