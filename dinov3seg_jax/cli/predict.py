@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.cli.request import add_model_arguments, check_request, load_model, with_own_config
+from dinov3seg_jax.data.scenes import View, parse_bands
+from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do
 from dinov3seg_jax.pictures.places import list_pictures, output_places
@@ -34,6 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     asked.add_argument(
         "--classes", required=True, metavar="NAMES", help='"red circle, grass", or @FILE with one name per line'
+    )
+    shown = parser.add_argument_group("rasters of many bands, or of more than 8 bits")
+    shown.add_argument(
+        "--bands",
+        type=parse_bands,
+        default=(),
+        metavar="N,N,N",
+        help="that are red, green and blue, as in 4,3,2; or one",
+    )
+    shown.add_argument(
+        "--stretch",
+        type=parse_stretch,
+        metavar="RANGE",
+        help="what becomes black and white: percentiles as in 2,98, or minmax, or values as in 0:3000",
     )
     add_model_arguments(parser)
     results = parser.add_argument_group("results")
@@ -64,7 +80,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     request = with_own_config(request)
     pictures = list(map(Picture, paths, output_places(options.image, paths, options.out)))
     of_folder = options.image.is_dir()
-    question = {"pictures": str(options.image.resolve())} | request.question()
+    view = View(options.bands, options.stretch)
+    question = {"pictures": str(options.image.resolve())} | request.question() | view.question()
     wanted = to_do(options.out, question, pictures, options.overwrite)
     skipped = len(pictures) - len(wanted)
     if skipped:
@@ -92,7 +109,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
                 print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {overlay}", flush=True)
 
     batch_size = min(options.batch, len(pictures))
-    outcomes = segment_pictures(model, names, pictures, set(wanted), batch_size, options.memory or auto_memory())
+    memory = options.memory or auto_memory()
+    outcomes = segment_pictures(model, names, pictures, set(wanted), batch_size, memory, view)
     done, started = 0, time.perf_counter()
     hidden = None if of_folder else True  # None: where nobody watches
     for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):

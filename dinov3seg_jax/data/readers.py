@@ -4,8 +4,6 @@ import io
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
-
 from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, import_rasterio
 from dinov3seg_jax.data.tiff_tags import BIG_ENDIAN_LARGE, is_tiff, read_tags
 from dinov3seg_jax.errors import UserError, reason
@@ -78,26 +76,17 @@ def _open_tiff(source: Path | bytes, name: str, view: View, in_parts: bool) -> S
 
 
 def _open_jpeg2000(source: Path | bytes, name: str, view: View, rasterio: Any) -> Scene | None:
-    """Where it has a place on Earth, or Pillow does not read it."""
+    """Where it has a place on Earth, or Pillow does not read it or takes its bands for something else."""
     try:
         scene = Scene(source, name, view, rasterio, None, driver="JP2OpenJPEG")
     except UserError:
         if view.bands:
             raise
         return None  # what Pillow says of it is as good
-    if scene.georeferenced or scene.masked or view.bands or not _pillow_reads(source):
-        return scene
-    scene.close()
-    return None
-
-
-def _pillow_reads(source: Path | bytes) -> bool:
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["JPEG2000"]) as image:
-            image.load()
-    except Exception:  # of which there are a dozen kinds
-        return False
-    return True
+    if scene.is_plain and not view.bands:
+        scene.close()
+        return None
+    return scene
 
 
 def says_where_it_is(path: Path) -> bool:

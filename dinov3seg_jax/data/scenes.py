@@ -20,11 +20,18 @@ CACHE_MEGABYTES = 64  # of GDAL, for parts of a file that several tiles share
 ROWS, COLUMNS = 512, 4096  # that are looked at together
 
 
+PLAIN_COLORS = (["gray"], ["red", "green", "blue"], ["red", "green", "blue", "alpha"])
+
+
 class View(NamedTuple):
     """How a picture is to be shown."""
 
     bands: tuple[int, ...] = ()  # that are red, green and blue, or grey, from 1; empty: as the file says
     stretch: Stretch | None = None  # None: as `images.read_image` says
+
+    def question(self) -> dict[str, Any]:
+        """What results depend on, by the options that a user knows it by, as plain values."""
+        return {"--bands": list(self.bands) or None, "--stretch": None if self.stretch is None else str(self.stretch)}
 
 
 AS_IT_IS = View()
@@ -65,6 +72,7 @@ class Scene:
         height, width: as it is shown.
         georeferenced: whether it says which place on Earth it shows.
         whole: whether every pixel has data, as far as the header tells.
+        is_plain: whether there is nothing to it but grey or colours of 8 bits.
     """
 
     held_bytes = CACHE_MEGABYTES * 2**20
@@ -109,6 +117,7 @@ class Scene:
         self._turn = AS_STORED if self.georeferenced or tags is None else TURNS.get(tags.orientation, AS_STORED)
         self.height, self.width = self._turn.size(file.height, file.width)
         colors = [color.name for color in file.colorinterp]
+        usual = colors in PLAIN_COLORS and set(file.dtypes) == {"uint8"}
         # Of GDAL's own alpha bands some are none to the file; then GDAL takes them for masks all the same.
         self._alpha = colors.index("alpha") + 1 if "alpha" in colors else None
         if tags is not None and tags.alpha is not None:
@@ -129,6 +138,7 @@ class Scene:
         flags = {flag.name for flag_set in file.mask_flag_enums for flag in flag_set}
         self.masked = bool(flags - {"all_valid"}) and (self.georeferenced or "alpha" not in flags)
         self.whole = not self.masked and all(kind.kind != "f" for kind in self._kinds)
+        self.is_plain = usual and not self.georeferenced and not self.masked
         self._limits: Limits | None = None
 
     def _chosen(self, wanted: tuple[int, ...], colors: list[str]) -> list[int]:

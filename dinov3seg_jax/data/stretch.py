@@ -29,7 +29,7 @@ class Stretch(NamedTuple):
         """As it is written."""
         if self.kind == EXTREMES:
             return "minmax"
-        return f"{self.low:g}{',' if self.kind == PERCENTILES else ':'}{self.high:g}"
+        return f"{self.low!r}{',' if self.kind == PERCENTILES else ':'}{self.high!r}"
 
 
 class Values(NamedTuple):

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.data.images import as_array
+from dinov3seg_jax.data.images import as_pixels
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.models.parameters import Parameters, parameter_bytes
@@ -89,8 +89,8 @@ class BaseSegmenter(abc.ABC):
         """Segment one picture.
 
         Args:
-            image: a file; a PIL image, which is turned upright and converted to RGB as PIL does; or an RGB array, uint8
-                [H, W, 3]. `data.images.read_image` says which files can be read.
+            image: a file; a PIL image; an array, best of RGB bytes, uint8 [H, W, 3]; or a file's content (see
+                `data.images.as_pixels`).
             names: class names: a list, or text like "dog, grass" or "@names.txt" (see `text.prompts.parse_names`).
 
         Returns:
@@ -100,7 +100,8 @@ class BaseSegmenter(abc.ABC):
             UserError: the picture or the names cannot be used.
         """
         names = self.check_names(names)
-        return self.segment_arrays([as_array(image)], names)[0]
+        rgb, valid = as_pixels(image)
+        return self.segment_arrays([rgb], names)[0].where(valid)
 
     def batch_shape(self, height: int, width: int) -> tuple[int, int]:
         """Pictures with the same answer can run together: their size once resized. Default: any, as each runs alone."""

@@ -29,8 +29,10 @@ def test_files(tmp_path):
     summary = json.loads(paths[2].read_text(encoding="utf-8"))
     assert summary == {
         "file": "a.b.jpg",
+        "labels": "a.b_labels.png",
         "height": 2,
         "width": 3,
+        "nodata_pixels": 0,
         "names": ["sky", "sea", "grüner Wald"],
         "classes": [
             {"name": "sky", "pixels": 1, "fraction": 1 / 6, "mean_confidence": 0.25},
