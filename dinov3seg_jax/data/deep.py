@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Num
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from dinov3seg_jax.data.paper import Pixels, on_white, rotate_upright
+from dinov3seg_jax.data.paper import Pixels, on_white, load_upright
 from dinov3seg_jax.data.stretch import Part, Stretch, black_and_white, full_range, grid_step, to_bytes
 from dinov3seg_jax.data.tiff_tags import TiffTags, tags_of
 
@@ -71,8 +71,7 @@ def _numbers(image: Image.Image) -> tuple[Num[np.ndarray, "h w c"], Num[np.ndarr
         if values.shape[2] == 4:
             return values[..., :3], values[..., 3] if image.mode == "RGBA" else None
         return values, None if transparent is None else (values != np.uint16(transparent)).any(axis=-1)
-    image.load()
-    rotate_upright(image)
+    load_upright(image)
     if image.mode in GREY or image.mode.startswith("I;16"):
         values = np.asarray(image)[..., None]
         values = values.astype(values.dtype.newbyteorder("="))
@@ -115,8 +114,7 @@ def _both_bytes(image: ImageFile.ImageFile) -> Num[np.ndarray, "h w c"]:
             half.seek(page)
             if lower:
                 half.tile = [tile._replace(args=_swapped(tile.args)) for tile in half.tile]
-            half.load()
-            rotate_upright(half)
+            load_upright(half)
             halves.append(np.asarray(half).astype(np.uint16))
     return halves[0] * np.uint16(256) + halves[1]
 

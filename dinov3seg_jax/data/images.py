@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from dinov3seg_jax.data.arrays import from_array, is_array
 from dinov3seg_jax.data.deep import deep_pixels, is_deep, show_full_page, to_rgb
-from dinov3seg_jax.data.paper import Pixels, rotate_upright
+from dinov3seg_jax.data.paper import Pixels, load_upright
 from dinov3seg_jax.data.readers import HEAD, first_bytes, open_scene, prepare_heif
 from dinov3seg_jax.data.scenes import AS_IT_IS, View
 from dinov3seg_jax.data.stretch import Stretch
@@ -196,16 +196,14 @@ def read_upright(image: Image.Image, name: str, stretch: Stretch | None = None) 
     if stretch is not None or is_deep(image):  # whose range is that of the whole picture
         return Image.fromarray(_decode(image, name, stretch).rgb)
     with _decoding(name, *image.size[::-1]):
-        image.load()
-        rotate_upright(image)
+        load_upright(image)
         return image
 
 
 def _decode(image: Image.Image, name: str, stretch: Stretch | None = None) -> Pixels:
     with _decoding(name, *image.size[::-1]):
         if stretch is None and not is_deep(image):
-            image.load()
-            rotate_upright(image)
+            load_upright(image)
             return Pixels(np.array(to_rgb(image)))
         return deep_pixels(image, name, stretch)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 ORIENTATION = 0x0112  # in EXIF: 5 to 8 turn a picture on its side
 
@@ -59,8 +59,17 @@ TURNS = {  # by the orientations of EXIF
 AS_STORED = Turn()
 
 
-def rotate_upright(image: Image.Image) -> None:
-    """Turn a picture as its EXIF data say."""
+def load_upright(image: Image.Image) -> None:
+    """Read a picture's pixels, and turn it as its EXIF data say."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow maps some files into memory by their names, in rows of the upright width, turned or not.
+        name, image.filename = image.filename, ""
+        try:
+            image.load()
+        finally:
+            image.filename = name
+    else:
+        image.load()
     with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
         ImageOps.exif_transpose(image, in_place=True)
 

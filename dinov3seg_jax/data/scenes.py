@@ -124,9 +124,8 @@ class Scene:
             self._alpha = tags.alpha + 1
         self._premultiplied = tags is not None and tags.premultiplied
         self._bands = self._chosen(view.bands, colors)
-        indexed = tags is None or tags.photometric == tiff_tags.PALETTE  # GDAL has a palette for white that is 0, too
-        self._palette = _palette_of(file) if indexed and self._bands == [1] else None
-        self._inverted = tags is not None and tags.photometric == tiff_tags.WHITE_IS_ZERO
+        self._inverted = file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"  # then GDAL has a palette, too
+        self._palette = _palette_of(file) if self._bands == [1] and not self._inverted else None
         self._kinds = {np.dtype(file.dtypes[band - 1]) for band in self._bands}
         if any(kind.kind not in "uif" for kind in self._kinds):
             raise UserError(
