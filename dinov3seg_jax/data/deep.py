@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Num
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from dinov3seg_jax.data.paper import Pixels, on_white, load_upright
+from dinov3seg_jax.data.paper import Pixels, load_upright, on_white
 from dinov3seg_jax.data.stretch import Part, Stretch, black_and_white, full_range, grid_step, to_bytes
 from dinov3seg_jax.data.tiff_tags import TiffTags, tags_of
 

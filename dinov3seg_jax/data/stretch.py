@@ -65,7 +65,7 @@ def parse_stretch(text: str) -> Stretch:
                 raise UserError(f"--stretch is '{text}', whose first number must be the smaller one, as in 2,98")
             if kind == PERCENTILES and not 0 <= low < high <= most:
                 raise UserError(f"--stretch is '{text}', but percentiles lie from 0 to 100; write values as in 0:3000")
-            if not math.isfinite(high - low):
+            if math.isinf(high - low):
                 break
             return Stretch(kind, low, high)
     raise UserError(
