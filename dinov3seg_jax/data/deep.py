@@ -20,7 +20,7 @@ COLORS_OF_16_BITS = re.compile("(RGB|RGBA|RGBX);16([LBN])")  # as they lie in a 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Three channels of 8 bits, of a picture without a range of its own; see `images.read_image`."""
     if image.has_transparency_data:
-        layered = image.convert("RGBA")
+        layered = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         flat = Image.new("RGB", image.size, "white")
         flat.paste(layered, mask=layered.getchannel("A"))
         return flat

@@ -172,4 +172,4 @@ def _shades(values: Num[np.ndarray, "..."], limits: Limits) -> UInt8[np.ndarray,
     if math.isnan(low):  # of no numbers
         return np.zeros(values.shape, np.uint8)
     numbers = np.where(np.isfinite(values), values, low).astype(np.float64)
-    return np.rint((np.clip(numbers, low, high) - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+    return np.rint((np.clip(numbers, low, high) - low) * 255 / ((high - low) or 1)).astype(np.uint8)
