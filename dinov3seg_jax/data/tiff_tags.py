@@ -19,7 +19,7 @@ JPEG = 7
 ASSOCIATED, UNASSOCIATED = 1, 2  # alpha
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 GEOGRAPHY = (33550, 33922, 34264, 34735)  # scale, tie points, transform, GeoTIFF keys
-DNG_VERSION = 50706
+WIDTH, DNG_VERSION = 256, 50706
 REDUCED = 1  # a flag: the page is another one, made small
 
 
@@ -139,7 +139,13 @@ def read_tags(file: BinaryIO, name: str) -> TiffTags | None:
 
 
 def parse(number: int, offset: int, tags: TiffImagePlugin.ImageFileDirectory_v2) -> TiffTags:
-    """The tags of a page, by their numbers."""
+    """The tags of a page, by their numbers.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if WIDTH not in tags:
+        raise ValueError("no picture")
     bits, kinds = _tuple(tags.get(258, 1)), _tuple(tags.get(339, UNSIGNED))
     samples = int(tags.get(277, 1))
     photometric = int(tags.get(262, BLACK_IS_ZERO))
