@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, import_rasterio
-from dinov3seg_jax.data.tiff_tags import BIG_ENDIAN_LARGE, is_tiff, read_tags
+from dinov3seg_jax.data.tiff_tags import BIG_ENDIAN_LARGE, TiffTags, is_tiff, read_tags
 from dinov3seg_jax.errors import UserError, reason
 
 HEAD = 64  # bytes that tell a format
@@ -60,19 +60,32 @@ def _open_tiff(source: Path | bytes, name: str, view: View, in_parts: bool) -> S
     large = first_bytes(source).startswith(BIG_ENDIAN_LARGE)
     if tags is None and not large:  # damaged
         return None
-    pillow = tags is not None and tags.pillow_is_right and tags.page >= 0
-    if tags is not None and tags.is_plain and not in_parts and not view.bands:
+    pillow = tags is not None and tags.pillow_is_right and tags.page >= 0 and not view.bands
+    plain = tags is not None and tags.is_plain and not view.bands and not in_parts
+    if plain and isinstance(source, bytes):
         return None
     rasterio = import_rasterio()
     able = tags is None or tags.rasterio_is_right
     if able and rasterio is not None:
-        return Scene(source, name, view, rasterio, tags)
-    if pillow and not view.bands:
+        return _of_more(source, name, view, rasterio, tags) if plain else Scene(source, name, view, rasterio, tags)
+    if pillow:
         return None
     what = f"{name} is a TIFF of a kind ({tags or 'big-endian BigTIFF'}) that"
     if able:
         raise UserError(f"{what} rasterio reads; install that with {INSTALL_RASTERIO}, or convert it to 8-bit RGB")
     raise UserError(f"{what} is not read; convert it to 8-bit RGB")
+
+
+def _of_more(source: Path | bytes, name: str, view: View, rasterio: Any, tags: TiffTags | None) -> Scene | None:
+    """A TIFF that by its tags is nothing more than a picture, if files beside it give it a place or a mask."""
+    try:
+        scene = Scene(source, name, view, rasterio, tags)
+    except UserError:  # Pillow reads more kinds of bytes
+        return None
+    if scene.georeferenced or scene.masked:
+        return scene
+    scene.close()
+    return None
 
 
 def _open_jpeg2000(source: Path | bytes, name: str, view: View, rasterio: Any) -> Scene | None:

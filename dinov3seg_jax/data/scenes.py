@@ -172,9 +172,11 @@ class Scene:
         if points:
             return {"gcps": points, "crs": system}
         transform = self.file.transform
-        if transform.is_identity:
-            return {"crs": self.file.crs} if self.file.crs else {}
-        return {"crs": self.file.crs, "transform": transform}
+        if not transform.is_identity:
+            return {"crs": self.file.crs, "transform": transform}
+        if self.file.rpcs:
+            return {"rpcs": self.file.rpcs}
+        return {"crs": self.file.crs} if self.file.crs else {}
 
     def read(self, top: int, bottom: int, left: int, right: int) -> UInt8[np.ndarray, "h w 3"]:
         """See `tiles.Source`."""
@@ -190,9 +192,13 @@ class Scene:
 
     def read_all(self) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None]:
         """The whole picture, and which pixels have data; None if all."""
-        everything = 0, self.height, 0, self.width
-        valid = None if self.whole else self.valid(*everything)
-        return self.read(*everything), None if valid is None or valid.all() else valid
+        rgb = np.empty((self.height, self.width, 3), np.uint8)
+        valid = np.ones((self.height, self.width), bool)
+        for top in range(0, self.height, ROWS):  # floats take several times the room
+            rows = top, min(top + ROWS, self.height)
+            rgb[slice(*rows)] = self.read(*rows, 0, self.width)
+            valid[slice(*rows)] = self.valid(*rows, 0, self.width)
+        return rgb, None if valid.all() else valid
 
     def close(self) -> None:
         """Let go of the file."""

@@ -18,7 +18,7 @@ RAW_COLORS = (32803, 34892)  # of a camera's sensor
 JPEG = 7
 ASSOCIATED, UNASSOCIATED = 1, 2  # alpha
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-GEOGRAPHY = (33550, 33922, 34264, 34735)  # scale, tie points, transform, GeoTIFF keys
+GEOGRAPHY = (33550, 33922, 34264, 34735, 50844)  # scale, tie points, transform, GeoTIFF keys, polynomials
 WIDTH, DNG_VERSION = 256, 50706
 REDUCED = 1  # a flag: the page is another one, made small
 

@@ -200,6 +200,14 @@ def test_more_pixels_than_pillow_allows_by_itself(tmp_path, monkeypatch):
     refused(tmp_path / "picture.png", "more than 1,999")
 
 
+def test_a_picture_that_does_not_fit_into_memory(tmp_path, monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    monkeypatch.setattr(images, "to_rgb", fail)
+    refused(save(tmp_path, NOISE), "does not fit into memory at 50 x 40 pixels; make it smaller")
+
+
 def test_list_of_a_file(tmp_path):
     path = tmp_path / "any.thing"
     path.touch()

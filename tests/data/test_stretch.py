@@ -1,5 +1,7 @@
 """Which numbers become black and white."""
 
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -131,7 +133,7 @@ def test_bands_that_there_are_not(tmp_path, monkeypatch):
     jpeg2000 = save_raster(tmp_path / "a.jp2", np.zeros((3, 40, 50), np.uint8), driver="JP2OpenJPEG")
     with pytest.raises(UserError, match="a.jp2 has 3 bands, so --bands cannot name 4"):
         read_pixels(jpeg2000, View((4,)))
-    monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
     for file, message in ((path, "that rasterio reads"), (jpeg2000, "of which rasterio reads single bands")):
         with pytest.raises(UserError, match=message):
             read_pixels(file, View((1,)))

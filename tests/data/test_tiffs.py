@@ -1,13 +1,15 @@
 """TIFFs of every kind: the pixels are those that a plain reference says, by whichever library they are read."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from dinov3seg_jax.data.images import decode_image, read_image, read_pixels
 from dinov3seg_jax.data.scenes import View
@@ -191,7 +193,7 @@ def test_a_thumbnail_that_comes_first_is_passed_over(tmp_path, below, without_ra
 @pytest.fixture(params=[False, True], ids=["rasterio", "no rasterio"])
 def without_rasterio_too(request, monkeypatch):
     if request.param:
-        monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
+        monkeypatch.setitem(sys.modules, "rasterio", None)
     return request.param
 
 
@@ -215,7 +217,7 @@ def test_raw_pictures_of_cameras_are_refused(tmp_path):
     ],
 )
 def test_what_pillow_reads_wrongly_is_refused_without_rasterio(tmp_path, monkeypatch, values, options):
-    monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
     tifffile.imwrite(tmp_path / "a.tif", values, **options)
     with pytest.raises(UserError, match=r"a.tif is a TIFF of a kind \(.*\) that rasterio reads; install that with"):
         read_image(tmp_path / "a.tif")
@@ -231,7 +233,7 @@ def test_no_data_are_no_part_of_the_range(tmp_path, without_rasterio_too):
 
 def test_no_data_of_bytes_without_rasterio(tmp_path, monkeypatch):
     path = save_raster(tmp_path / "a.tif", np.array([[[0, 7, 9]], [[0, 0, 1]], [[0, 3, 5]]], np.uint8), nodata=0)
-    monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
     rgb, valid = read_pixels(path)
     assert rgb.tolist() == [[[0, 0, 0], [7, 0, 3], [9, 1, 5]]]
     assert valid.tolist() == [[False, True, True]]
@@ -287,3 +289,34 @@ def test_a_file_that_gdal_does_not_open(tmp_path):
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(UserError, match="a.tif cannot be read"):
         read_image(path)
+
+
+def test_damage_in_a_band_that_is_not_shown(tmp_path):
+    """It says where there are data, too."""
+    values = np.random.default_rng(0).integers(0, 9, (2, 300, 300), np.uint8)
+    path = save_raster(tmp_path / "a.tif", values, compress="deflate", interleave="band", nodata=0)
+    content = bytearray(path.read_bytes())
+    content[-5000:] = bytes(5000)
+    path.write_bytes(content)
+    raster = open_raster(path, View((1,)))
+    assert raster.read(0, 300, 0, 300).shape == (300, 300, 3)
+    with pytest.raises(UserError, match="a.tif is damaged"):
+        raster.valid(0, 300, 0, 300)
+
+
+def test_nothing_but_transparency(tmp_path):
+    path = save_raster(tmp_path / "a.tif", np.ones((1, 4, 5), np.uint8), **PLACE)
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [rasterio.enums.ColorInterp.alpha]
+    with pytest.raises(UserError, match="a.tif holds nothing but transparency"):
+        read_image(path)
+
+
+def test_a_picture_behind_a_thumbnail_that_is_lost(tmp_path, monkeypatch):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(np.zeros((4, 6, 3), np.uint8), photometric="rgb", subfiletype=1, metadata=None)
+        file.write(numbers("uint8", (40, 60, 3)), photometric="rgb", metadata=None)
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "seek", lambda *_: 1 / 0)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(UserError, match="a.tif is truncated or damaged"):
+        read_image(tmp_path / "a.tif")

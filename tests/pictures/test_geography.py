@@ -125,6 +125,25 @@ def test_ground_control_points_are_kept(tmp_path):
         assert [(point.x, point.y) for point in file.gcps[0]] == [(point.x, point.y) for point in points]
 
 
+def test_a_place_in_a_file_beside_it(tmp_path):
+    """Of a TIFF that has no tags for it."""
+    Image.fromarray(scene(70, 90)).save(tmp_path / "a.tif")
+    (tmp_path / "a.tfw").write_text("2\n0\n0\n-2\n500001\n5000001\n")
+    for model, out in ((TiledStub(), tmp_path / "tiled"), (WholeStub(), tmp_path / "whole")):
+        predict(tmp_path / "a.tif", out, model)
+        with rasterio.open(out / "a_labels.tif") as file:
+            assert file.transform == rasterio.Affine(2, 0, 500000, 0, -2, 5000002)
+
+
+def test_the_polynomials_of_a_satellite_are_kept(tmp_path):
+    polynomials = {"line_num_coeff": [1.0] * 20, "line_den_coeff": [2.0] * 20, "samp_num_coeff": [3.0] * 20}
+    offsets = {f"{name}_{kind}": 5.0 for name in ("height", "lat", "line", "long", "samp") for kind in ("off", "scale")}
+    rpcs = rasterio.rpc.RPC(samp_den_coeff=[4.0] * 20, **polynomials, **offsets)
+    predict(save_raster(tmp_path / "a.tif", COLORS, rpcs=rpcs), tmp_path / "out")
+    with rasterio.open(tmp_path / "out" / "a_labels.tif") as file:
+        assert file.rpcs.samp_den_coeff == [4.0] * 20
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.jp2"])
 def test_a_place_that_is_lost_is_told(tmp_path, monkeypatch, capsys, name):
     """Where rasterio is not installed."""
