@@ -307,6 +307,7 @@ def test_a_name_too_long_for_its_results(folder, tmp_path, monkeypatch, capsys):
     [
         ({"classes": "grass, sky"}, "holds results of other names; choose another --out, or add --overwrite"),
         ({"more": "--config.inference.mode=whole"}, "holds results of other options"),
+        ({"more": "--stretch=2,98"}, "holds results of other --stretch"),
         ({"folder": "others"}, "holds results of other pictures"),
         ({"folder": "pictures/001.png"}, "holds results of other pictures"),
         ({"weights": True}, "holds results of other weights"),
