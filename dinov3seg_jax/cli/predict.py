@@ -129,7 +129,9 @@ def describe(summary: dict[str, Any]) -> str:
     found = sorted((row for row in summary["classes"] if row["pixels"]), key=lambda row: -row["pixels"])
     shown = [f"{row['name']} {row['fraction']:.1%}" for row in found[:CLASSES_SHOWN]]
     more = [f"{len(found) - CLASSES_SHOWN} more"] if len(found) > CLASSES_SHOWN else []
-    return f"{summary['width']} x {summary['height']}, {', '.join(shown + more)}"
+    without = summary.get("nodata_pixels", 0)
+    gaps = [f"{without:,} pixels without data"] if without else []
+    return f"{summary['width']} x {summary['height']}, {', '.join(shown + more + gaps)}"
 
 
 def memory_size(text: str) -> int | None:

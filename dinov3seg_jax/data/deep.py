@@ -71,19 +71,18 @@ def _numbers(image: Image.Image) -> tuple[Num[np.ndarray, "h w c"], Num[np.ndarr
         if values.shape[2] == 4:
             return values[..., :3], values[..., 3] if image.mode == "RGBA" else None
         return values, None if transparent is None else (values != np.uint16(transparent)).any(axis=-1)
-    load_upright(image)
+    upright = load_upright(image)
     if image.mode in GREY or image.mode.startswith("I;16"):
-        values = np.asarray(image)[..., None]
+        values = np.asarray(upright)[..., None]
         values = values.astype(values.dtype.newbyteorder("="))
-        if image.format == "PPM":  # whose 16 bits Pillow opens as 32
+        if image.format == "PPM" and image.mode == "I":  # whose 16 bits Pillow opens as 32
             values = values.astype(np.uint16)
         return values, None if not isinstance(transparent, int) else values[..., 0] != transparent
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))[..., None], None
-    if image.has_transparency_data:
-        layers = np.asarray(image.convert("RGBA"))
+    if upright.has_transparency_data:
+        layers = np.asarray(upright.convert("RGBA"))
         return layers[..., :3], layers[..., 3]
-    return np.asarray(image.convert("RGB")), None
+    grey = upright.mode in ("1", "L")
+    return (np.asarray(upright.convert("L"))[..., None] if grey else np.asarray(upright.convert("RGB"))), None
 
 
 def _valid(values: Num[np.ndarray, "h w c"], tags: TiffTags | None) -> Bool[np.ndarray, "h w"] | None:
@@ -114,8 +113,7 @@ def _both_bytes(image: ImageFile.ImageFile) -> Num[np.ndarray, "h w c"]:
             half.seek(page)
             if lower:
                 half.tile = [tile._replace(args=_swapped(tile.args)) for tile in half.tile]
-            load_upright(half)
-            halves.append(np.asarray(half).astype(np.uint16))
+            halves.append(np.asarray(load_upright(half)).astype(np.uint16))
     return halves[0] * np.uint16(256) + halves[1]
 
 

@@ -130,7 +130,7 @@ def _of_pillow(image: Image.Image) -> Pixels:
         raise UserError(f"the image has {image.width} x {image.height} pixels; give one that is not empty")
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tile and not tags_of(image).pillow_is_right:
         raise UserError(f"{GIVEN} is a TIFF that Pillow reads wrongly ({tags_of(image)}); give its path")
-    return _decode(image if isinstance(image, ImageFile.ImageFile) else image.copy(), GIVEN)
+    return _decode(image, GIVEN)
 
 
 def _content(content: bytes) -> bytes:
@@ -196,15 +196,13 @@ def read_upright(image: Image.Image, name: str, stretch: Stretch | None = None) 
     if stretch is not None or is_deep(image):  # whose range is that of the whole picture
         return Image.fromarray(_decode(image, name, stretch).rgb)
     with _decoding(name, *image.size[::-1]):
-        load_upright(image)
-        return image
+        return load_upright(image)
 
 
 def _decode(image: Image.Image, name: str, stretch: Stretch | None = None) -> Pixels:
     with _decoding(name, *image.size[::-1]):
         if stretch is None and not is_deep(image):
-            load_upright(image)
-            return Pixels(np.array(to_rgb(image)))
+            return Pixels(np.array(to_rgb(load_upright(image))))
         return deep_pixels(image, name, stretch)
 
 

@@ -59,8 +59,8 @@ TURNS = {  # by the orientations of EXIF
 AS_STORED = Turn()
 
 
-def load_upright(image: Image.Image) -> None:
-    """Read a picture's pixels, and turn it as its EXIF data say."""
+def load_upright(image: Image.Image) -> Image.Image:
+    """A picture with its pixels, turned as its EXIF data say; but for its pixels, the given one stays as it is."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # Pillow maps some files into memory by their names, in rows of the upright width, turned or not.
         name, image.filename = image.filename, ""
@@ -71,7 +71,9 @@ def load_upright(image: Image.Image) -> None:
     else:
         image.load()
     with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
-        ImageOps.exif_transpose(image, in_place=True)
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    return image
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

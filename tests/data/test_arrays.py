@@ -53,6 +53,9 @@ def test_every_door_shows_the_same(tmp_path_factory, mode, container, orientatio
         np.testing.assert_array_equal(as_array(form), expected)
     with Image.open(path) as image, path.open("rb") as file:
         np.testing.assert_array_equal(as_array(image), expected)
+        if container != "tif":  # which Pillow itself turns when it is loaded
+            assert image.size == (7, 5), "the caller's picture is not turned"
+        np.testing.assert_array_equal(as_array(image), expected)
         np.testing.assert_array_equal(as_array(file), expected)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dinov3seg_jax.cli.predict import describe
 from dinov3seg_jax.data.images import read_image, read_pixels
 from dinov3seg_jax.data.scenes import View
 from dinov3seg_jax.data.stretch import parse_stretch
@@ -100,6 +101,7 @@ def test_a_raster_without_any_data(tmp_path):
     outcome = predict(path, tmp_path / "out")
     assert outcome.summary["nodata_pixels"] == 6300
     assert not any(row["pixels"] or row["fraction"] for row in outcome.summary["classes"])
+    assert describe(outcome.summary) == "90 x 70, 6,300 pixels without data"
 
 
 @pytest.mark.parametrize("model", [TiledStub, WholeStub])
