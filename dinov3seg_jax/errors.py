@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import functools
 import gc
 import io
 import os
@@ -75,3 +76,12 @@ def _mute(*streams: int) -> None:
     """What is still in Python's buffers goes nowhere, so that nothing is said of it at the end."""
     for stream in streams:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+@functools.lru_cache(maxsize=10_000)
+def note(sentence: str) -> None:
+    """Say what is no error and what a user should know, once, above a bar if there is one."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(f"note: {sentence}", file=sys.stderr)

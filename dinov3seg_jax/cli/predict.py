@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.cli.request import Request, add_model_arguments, check_request, load_model, with_own_config
+from dinov3seg_jax.data.scenes import View, parse_bands
+from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do
 from dinov3seg_jax.pictures.listing import Listing, describe_passed_over, find_pictures, standard_input
@@ -45,6 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="NAMES",
         help='"red circle, grass", or @FILE with a list of any kind (docs/class_lists.md)',
+    )
+    shown = parser.add_argument_group("rasters of many bands, or of more than 8 bits")
+    shown.add_argument(
+        "--bands",
+        type=parse_bands,
+        default=(),
+        metavar="N,N,N",
+        help="that are red, green and blue, as in 4,3,2; or one",
+    )
+    shown.add_argument(
+        "--stretch",
+        type=parse_stretch,
+        metavar="RANGE",
+        help="what becomes black and white: percentiles as in 2,98, or minmax, or values as in 0:3000",
     )
     add_model_arguments(parser)
     results = parser.add_argument_group("results")
@@ -82,7 +98,8 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     pictures = list(map(Picture, listing.roots, output_places(listing.roots, options.out)))
     of_folder = not listing.single
     sources = [str(path.resolve()) for path in named]
-    question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question()
+    view = View(options.bands, options.stretch)
+    question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question() | view.question()
     wanted = to_do(options.out, question, pictures, options.overwrite)
     skipped = len(pictures) - len(wanted)
     if skipped:
@@ -111,7 +128,8 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
                 print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {overlay}", flush=True)
 
     batch_size = min(options.batch, len(pictures))
-    outcomes = segment_pictures(model, names, pictures, set(wanted), batch_size, options.memory or auto_memory())
+    memory = options.memory or auto_memory()
+    outcomes = segment_pictures(model, names, pictures, set(wanted), batch_size, memory, view)
     done, started = 0, time.perf_counter()
     hidden = None if of_folder else True  # None: where nobody watches
     for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):
@@ -139,7 +157,9 @@ def describe(summary: dict[str, Any]) -> str:
     found = sorted((row for row in summary["classes"] if row["pixels"]), key=lambda row: -row["pixels"])
     shown = [f"{row['name']} {row['fraction']:.1%}" for row in found[:CLASSES_SHOWN]]
     more = [f"{len(found) - CLASSES_SHOWN} more"] if len(found) > CLASSES_SHOWN else []
-    return f"{summary['width']} x {summary['height']}, {', '.join(shown + more)}"
+    without = summary.get("nodata_pixels", 0)
+    gaps = [f"{without:,} pixels without data"] if without else []
+    return f"{summary['width']} x {summary['height']}, {', '.join(shown + more + gaps)}"
 
 
 def memory_size(text: str) -> int | None:

@@ -1,6 +1,6 @@
 """Images and masks in two folders, matched by relative path without the file ending."""
 
-import io
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -113,13 +113,14 @@ def refuse_other_size(picture: tuple[int, ...], turned: int, picture_name: str, 
         )
 
 
-def refuse_other_header(picture: Path | io.BytesIO, name: str, mask: Mask) -> None:
+def refuse_other_header(picture: Path | bytes, name: str, mask: Mask) -> None:
     """The same by a picture's file, or its bytes, of which no more is read than it takes.
 
     Raises:
         UserError: also where the header cannot be read.
     """
-    with open_picture(picture, name) as image:
+    as_stored: tuple[int, ...] = ()
+    with contextlib.suppress(UserError), open_picture(picture, name) as image:  # others than Pillow may read it
         as_stored = image.height, image.width
     if mask.own != UPRIGHT or mask.shape != as_stored:
         refuse_other_size(*read_header(picture, name), name, mask)

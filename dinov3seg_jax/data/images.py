@@ -2,18 +2,29 @@
 
 import contextlib
 import io
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from jaxtyping import UInt8
+from PIL import Image, ImageFile, TiffImagePlugin
 
+from dinov3seg_jax.data.arrays import from_array, is_array
+from dinov3seg_jax.data.deep import deep_pixels, is_deep, show_full_page, to_rgb
 from dinov3seg_jax.data.orientation import orientation, upright_size
+from dinov3seg_jax.data.paper import Pixels, load_upright
+from dinov3seg_jax.data.readers import HEAD, first_bytes, open_scene, prepare_heif
+from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View
+from dinov3seg_jax.data.stretch import Stretch
+from dinov3seg_jax.data.tiff_tags import tags_of
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import expanded
 
 MAX_PIXELS = 400_000_000
+GIVEN = "the image"  # what an error calls one without a path
 
 # Formats Pillow decodes by itself. Left out are those that hand the file to another program, as EPS does.
 # TGA comes last: it has no signature, so that its reader tries whatever the others refused.
@@ -25,6 +36,7 @@ FORMATS = {
     "WEBP": (".webp",),
     "AVIF": (".avif",),
     "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "HEIF": (".heic", ".heif", ".hif"),  # with pillow-heif
     "GIF": (".gif",),
     "BMP": (".bmp",),
     "DIB": (".dib",),
@@ -42,134 +54,211 @@ _pillow_limit = threading.Lock()
 def read_image(path: str | Path) -> np.ndarray:
     """Read a picture as 8-bit RGB, upright.
 
-    The EXIF rotation is applied. Transparency is dropped by laying the picture on white. Of an animation or a
-    multi-page file the first picture is read. Colour profiles are not applied. Grey values beyond 8 bits are scaled:
-    16-bit ones are divided by 257; 32-bit integers outside 0..255, and floats outside both 0..1 (times 255) and
-    0..255 (as they are), are stretched from their smallest to their largest value. Values that are not finite become
-    black.
+    The EXIF rotation is applied, but not to a raster with a place on Earth. Transparency is dropped by laying the
+    picture on white. Of an animation or a multi-page file the first picture is read that is no reduced copy. Colour
+    profiles are not applied. 16-bit values are divided by 257, and those of fewer bits by what makes their largest 255.
+    32-bit integers outside 0..255, signed ones too, and floats outside both 0..1 (times 255) and 0..255 (as they are),
+    are stretched from their smallest to their largest value, in all colours alike and without what stands for no data.
+    Values that are not finite become black.
 
     Args:
-        path: A file in one of `FORMATS`, recognised by its content, with at most `MAX_PIXELS` pixels.
+        path: A file in one of `FORMATS`, recognised by its content, with at most `MAX_PIXELS` pixels. Of a TIFF with
+            more than three bands that are no colours the first three are read.
 
     Returns:
         uint8 [H, W, 3], RGB, 0..255, writable.
 
     Raises:
-        UserError: The file is missing, empty, damaged, too large, or no picture.
+        UserError: The file is missing, empty, damaged, too large, or no picture; or reading it takes a library that is
+            not installed.
     """
-    path = expanded(path)
-    with open_picture(path, str(path)) as image:
-        return _decode(image, str(path))
+    return read_pixels(path).rgb
 
 
-def as_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """A picture in any of the accepted forms as RGB bytes.
+def read_pixels(path: str | Path, view: View = AS_IT_IS) -> Pixels:
+    """The same, and which pixels have data, of a raster that says so.
 
     Args:
-        image: a file (see `read_image`), a PIL image, which is turned upright and converted to RGB as PIL does, or an
-            array, uint8 [H, W, 3], RGB.
-
-    Returns:
-        uint8 [H, W, 3], RGB.
+        path: as for `read_image`.
+        view: which bands are read, and what is black and white.
 
     Raises:
-        UserError: the file cannot be read, or the array is no RGB picture.
+        UserError: as for `read_image`, or the file has no such bands.
     """
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UserError(f"the image is {image.dtype} {list(image.shape)}; give RGB bytes, uint8 [height, width, 3]")
-    return image
+    path = expanded(path)
+    return _read(path, str(path), view)
 
 
-def read_turned(file: Path | io.BytesIO, name: str) -> tuple[np.ndarray, int]:
+def read_turned(source: Path | bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
     """As `read_image`, a file or its bytes, and how it was turned: the orientation that it notes, 1 to 8.
 
     Raises:
         UserError: as for `read_image`; `name` is what the error calls the picture.
     """
-    with open_picture(file, name) as image:
-        with _decoding(image, name):
+    scene = open_scene(source, name)
+    if scene is not None:
+        with contextlib.closing(scene):
+            return _all_of(scene, name).rgb, scene.orientation
+    with open_picture(source, name) as image:
+        with _decoding(name, *image.size[::-1]):
             turned = orientation(image)
-        return _decode(image, name), turned
+        return _decode(image, name).rgb, turned
 
 
-def read_header(file: Path | io.BytesIO, name: str) -> tuple[tuple[int, int], int]:
+def read_header(source: Path | bytes, name: str) -> tuple[tuple[int, int], int]:
     """Height and width of the upright picture, and how it is turned; pixels are read only where the header lacks that.
 
     Raises:
         UserError: as for `open_picture`.
     """
-    with open_picture(file, name) as image, _decoding(image, name):
+    scene = open_scene(source, name)
+    if scene is not None:
+        with contextlib.closing(scene):
+            return (scene.height, scene.width), scene.orientation
+    with open_picture(source, name) as image, _decoding(name, *image.size[::-1]):
         return upright_size(image), orientation(image)
 
 
-def open_picture(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
+def as_array(image: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture in any of the accepted forms as RGB bytes; see `as_pixels`."""
+    return as_pixels(image).rgb
+
+
+def as_pixels(image: Any) -> Pixels:
+    """A picture in any of the accepted forms, by the same rules whatever the form.
+
+    Args:
+        image: a file's path (see `read_image`); a file's content, as bytes or in a file that is open for reading them;
+            a PIL image; or an array (see `arrays.from_array`).
+
+    Returns:
+        RGB bytes, upright, and where there are data.
+
+    Raises:
+        UserError: the picture cannot be read, or it is no picture.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_pixels(Path(os.fsdecode(image)))
+    if isinstance(image, Image.Image):
+        return _of_pillow(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _read(_content(bytes(image)), GIVEN, AS_IT_IS)
+    if is_array(image):
+        return Pixels(from_array(image))
+    if hasattr(image, "read"):
+        return _read(_content(_read_file(image)), GIVEN, AS_IT_IS)
+    kind = "None" if image is None else f"a {type(image).__name__}"
+    raise UserError(f"the image is {kind}; give a path, a file's bytes, a PIL image, or an array [height, width, 3]")
+
+
+def _of_pillow(image: Image.Image) -> Pixels:
+    if not all(image.size):
+        raise UserError(f"the image has {image.width} x {image.height} pixels; give one that is not empty")
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tile and not tags_of(image).pillow_is_right:
+        raise UserError(f"{GIVEN} is a TIFF that Pillow reads wrongly ({tags_of(image)}); give its path")
+    return _decode(image, GIVEN)
+
+
+def _content(content: bytes) -> bytes:
+    if not content:
+        raise UserError(f"{GIVEN} is empty: no byte of it is left to read; give all of a picture's file")
+    return content
+
+
+def _read_file(file: Any) -> bytes:
+    try:
+        content = file.read()
+    except Exception as error:  # closed, or open for writing
+        raise UserError(f"{GIVEN} is a file that cannot be read ({reason(error)}); open it with 'rb'") from error
+    if not isinstance(content, bytes):
+        raise UserError(f"{GIVEN} is a file that is open as text; open it with 'rb'")
+    return content
+
+
+def _read(source: Path | bytes, name: str, view: View) -> Pixels:
+    scene = open_scene(source, name, view)
+    if scene is not None:
+        with contextlib.closing(scene):
+            return _all_of(scene, name)
+    with open_picture(source, name) as image:
+        return _decode(image, name, view.stretch)
+
+
+def _all_of(scene: Scene, name: str) -> Pixels:
+    check_size(scene.height, scene.width, name)
+    with _fitting(name, scene.height, scene.width):
+        return Pixels(*scene.read_all())
+
+
+def open_picture(file: Path | bytes | io.BytesIO, name: str) -> ImageFile.ImageFile:
     """Read the header of a file, or of its bytes; its pixels are read when they are asked for.
 
     Raises:
         UserError: The file is missing, empty, damaged or no picture, or it would hold more than `MAX_PIXELS` pixels,
             however few bytes it has.
     """
-    if isinstance(file, Path):
-        _check_file(file)
-    image = _open(file, name)
+    image = _open(io.BytesIO(file) if isinstance(file, bytes) else file, name)
+    try:
+        show_full_page(image)
+    except Exception as error:
+        raise UserError(f"{name} is truncated or damaged ({reason(error)}); save or copy it again") from error
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    try:
+        check_size(height, width, name)
+    except UserError:
         image.close()
-        raise UserError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+        raise
     return image
 
 
-def read_upright(image: Image.Image, name: str) -> Image.Image:
+def check_size(height: int, width: int, name: str) -> None:
+    """Refuse what is too large to be read as a whole."""
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+
+
+def read_upright(image: Image.Image, name: str, stretch: Stretch | None = None) -> Image.Image:
     """The pixels of an opened picture as Pillow keeps them, for `to_rgb` to convert all of them or parts.
 
     Raises:
         UserError: They are truncated or damaged, or do not fit into memory.
     """
-    with _decoding(image, name):
-        image.load()
-        _rotate_upright(image)
-        return to_rgb(image) if image.mode in ("I", "F") else image  # whose range is that of the whole picture
+    if stretch is not None or is_deep(image):  # whose range is that of the whole picture
+        return Image.fromarray(_decode(image, name, stretch).rgb)
+    with _decoding(name, *image.size[::-1]):
+        return load_upright(image)
 
 
-def _decode(image: Image.Image, name: str) -> np.ndarray:
-    with _decoding(image, name):
-        image.load()
-        _rotate_upright(image)
-        return np.array(to_rgb(image))
+def _decode(image: Image.Image, name: str, stretch: Stretch | None = None) -> Pixels:
+    with _decoding(name, *image.size[::-1]):
+        if stretch is None and not is_deep(image):
+            return Pixels(np.array(to_rgb(load_upright(image))))
+        return deep_pixels(image, name, stretch)
 
 
 @contextlib.contextmanager
-def _decoding(image: Image.Image, name: str) -> Iterator[None]:
+def _fitting(name: str, height: int, width: int) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        width, height = image.size
         raise UserError(f"{name} does not fit into memory at {width} x {height} pixels; make it smaller") from error
+
+
+@contextlib.contextmanager
+def _decoding(name: str, height: int, width: int) -> Iterator[None]:
+    try:
+        with _fitting(name, height, width):
+            yield
+    except UserError:
+        raise
     except Exception as error:  # decoders raise a dozen kinds of errors on damaged bytes
         raise UserError(f"{name} is truncated or damaged ({reason(error)}); save or copy it again") from error
-
-
-def _check_file(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder; give a picture") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error
-    if empty:
-        raise UserError(f"{path} is empty; save or copy it again")
 
 
 def _open(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
     """Read the header only."""
     Image.init()
+    prepare_heif(first_bytes(file) if isinstance(file, Path) else file.getvalue()[:HEAD], name)
     formats = [known for known in FORMATS if known in Image.OPEN]  # AVIF is missing from some builds of Pillow
     with _pillow_limit:
         # Pillow refuses far fewer pixels than MAX_PIXELS, by a global that other code in the process may rely on.
@@ -184,34 +273,3 @@ def _open(file: Path | io.BytesIO, name: str) -> ImageFile.ImageFile:
             raise UserError(f"{name} is truncated or damaged ({reason(error)}); save or copy it again") from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-
-
-def _rotate_upright(image: Image.Image) -> None:
-    with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
-        ImageOps.exif_transpose(image, in_place=True)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits; see `read_image`."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bit(image)).convert("RGB")
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        flat = Image.new("RGB", image.size, "white")
-        flat.paste(layered, mask=layered.getchannel("A"))
-        return flat
-    return image.convert("RGB")
-
-
-def _to_8_bit(image: Image.Image) -> np.ndarray:
-    values = np.asarray(image)
-    finite = np.isfinite(values)
-    if not finite.any():
-        return np.zeros(values.shape, np.uint8)
-    low, high = float(values[finite].min()), float(values[finite].max())
-    if image.mode.startswith("I;16") or image.format == "PPM":  # Pillow opens 16-bit PGM as 32-bit integers
-        low, high = 0, 65535
-    elif low >= 0 and high <= 255:
-        low, high = 0, 1 if image.mode == "F" and high <= 1 else 255
-    filled = np.where(finite, values, low)
-    return np.rint((filled.astype(np.float64) - low) * (255 / ((high - low) or 1))).astype(np.uint8)

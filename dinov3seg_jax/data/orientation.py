@@ -6,25 +6,15 @@ was drawn on the upright picture already.
 """
 
 import contextlib
-from collections.abc import Callable
 
 import numpy as np
 from PIL import ExifTags
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-UPRIGHT = 1
-QUARTER_TURNS = (5, 6, 7, 8)
+from dinov3seg_jax.data.paper import TURNS, UPRIGHT
 
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: np.rot90,
-}
+QUARTER_TURNS = (5, 6, 7, 8)
 
 
 def orientation(image: ImageFile) -> int:
@@ -53,7 +43,7 @@ def upright_size(image: ImageFile) -> tuple[int, int]:
 
 def turn(pixels: np.ndarray, by: int) -> np.ndarray:
     """Pixels [H, W, ...] as stored, turned upright."""
-    return np.ascontiguousarray(TURNS[by](pixels)) if by in TURNS else pixels
+    return np.ascontiguousarray(TURNS[by].apply(pixels)) if by in TURNS else pixels
 
 
 def fits(mask: tuple[int, ...], own: int, picture: tuple[int, ...], turned: int) -> bool:

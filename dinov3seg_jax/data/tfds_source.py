@@ -32,7 +32,7 @@ class ArrayRecords:
     def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
         """Decode one pair; as `ImageFolder` does."""
         record, title = self._record(index)
-        image, turned = read_turned(io.BytesIO(record["image"]), title)
+        image, turned = read_turned(record["image"], title)
         mask = self.reader.open(io.BytesIO(record["label"]), title)
         label = beside(image.shape[:2], turned, title, mask, self.reader.label(mask))
         return {"image": image, "label": label, "name": record["name"].decode()}
@@ -41,7 +41,7 @@ class ArrayRecords:
         """As `ImageFolder` does."""
         record, title = self._record(index)
         mask = self.reader.open(io.BytesIO(record["label"]), title)
-        refuse_other_header(io.BytesIO(record["image"]), title, mask)
+        refuse_other_header(record["image"], title, mask)
         return mask
 
     def _record(self, index: int) -> tuple[dict[str, Any], str]:

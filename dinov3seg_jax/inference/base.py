@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.data.images import as_array
+from dinov3seg_jax.data.images import as_pixels
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
@@ -93,7 +93,9 @@ class BaseSegmenter(abc.ABC):
         Raises:
             UserError: a picture or the names cannot be used.
         """
-        return self.segment_arrays([as_array(image) for image in _listed(images)], names, batch_size)
+        pixels = [as_pixels(image) for image in _listed(images)]
+        results = self.segment_arrays([rgb for rgb, _ in pixels], names, batch_size)
+        return [result.where(valid) for result, (_, valid) in zip(results, pixels, strict=True)]
 
     def check_names(self, names: Names) -> tuple[str, ...]:
         """The class names, as `text.class_lists.names_of` understands them.
@@ -107,7 +109,8 @@ class BaseSegmenter(abc.ABC):
         """Segment one picture.
 
         Args:
-            image: a file, a PIL image, an array or the bytes of a file; see `data.images.as_array`.
+            image: a file; a PIL image; an array, best of RGB bytes, uint8 [H, W, 3]; or a file's content (see
+                `data.images.as_pixels`).
             names: class names: a list, a dictionary from numbers, a file, or text like "dog, grass" or "@names.txt"
                 (see `text.class_lists.names_of`).
 
@@ -120,7 +123,8 @@ class BaseSegmenter(abc.ABC):
         if isinstance(image, list | tuple):
             raise UserError(f"the picture is a {type(image).__name__}; give one picture, or use segment_many")
         accepted = self.check_names(names)
-        return self.segment_arrays([as_array(image)], accepted)[0]
+        rgb, valid = as_pixels(image)
+        return self.segment_arrays([rgb], accepted)[0].where(valid)
 
     def batch_shape(self, height: int, width: int) -> tuple[int, int]:
         """Pictures with the same answer can run together: their size once resized. Default: any, as each runs alone."""

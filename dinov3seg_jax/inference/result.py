@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax import visualize
@@ -16,6 +16,7 @@ from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.screen import show
 
 PALETTE_NAMES = 256  # what an indexed PNG can hold
+NODATA_NAMES = 255  # the same, where one value stands for no data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class Segmentation:
     """A segmented picture.
 
     Attributes:
-        labels: for each pixel, the index of its class in `names`.
+        labels: for each pixel, the index of its class in `names`; `visualize.UNLABELLED`, -1, where there are no data.
         confidence: the score of that class, in [0, 1].
         names: the classes that were asked for.
         image: the picture, RGB, 0 to 255, at its own size.
@@ -36,6 +37,12 @@ class Segmentation:
     image: UInt8[np.ndarray, "h w 3"]
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def where(self, valid: Bool[np.ndarray, "h w"] | None) -> "Segmentation":
+        """The same without labels where the picture has no data; None: it has data everywhere."""
+        if valid is None:
+            return self
+        return dataclasses.replace(self, labels=np.where(valid, self.labels, visualize.UNLABELLED))
+
     def overlay(self) -> UInt8[np.ndarray, "h2 w2 3"]:
         """The picture tinted by class, RGB, with a legend of the classes that occur, the largest first."""
         colors = self._colors()
@@ -45,30 +52,39 @@ class Segmentation:
         return visualize.with_legend(tinted, [self.names[index] for index in shown], colors[shown])
 
     def areas(self) -> dict[str, float]:
-        """The share of the picture that each class covers, in (0, 1], the largest first; only classes that occur."""
+        """The share of the pixels with data that each class covers, in (0, 1], the largest first, if it occurs."""
         counts = self._areas()
         order = np.argsort(-counts, kind="stable")
-        return {self.names[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
+        return {self.names[index]: float(counts[index] / counts.sum()) for index in order if counts[index]}
 
     def summary(self) -> dict[str, Any]:
-        """Size, names, and for each name its pixels, share of the picture and mean confidence (None if absent).
+        """Size, pixels without data, names, and for each name its pixels, share and mean confidence (None if absent).
 
-        The recipe is added where there is one.
+        Shares are of the pixels with data. The recipe is added where there is one.
         """
-        sums = np.bincount(self.labels.ravel(), weights=self.confidence.ravel(), minlength=len(self.names))
+        labelled = self.labels >= 0
+        sums = np.bincount(self.labels[labelled], weights=self.confidence[labelled], minlength=len(self.names))
         height, width = self.labels.shape
         return summarize((height, width), self.names, self._areas(), sums) | self.recipe
 
-    def save(self, folder: str | Path, stem: str = "result", file: str = "") -> tuple[Path, Path, Path]:
+    def save(
+        self,
+        folder: str | Path,
+        stem: str = "result",
+        file: str = "",
+        label_writer: Callable[[Path], Path] | None = None,
+    ) -> tuple[Path, Path, Path]:
         """Write `<stem>_overlay.png`, `<stem>_labels.png` and `<stem>.json`; each appears whole or not at all.
 
         The labels are an indexed PNG in the colours of the overlay, or 16-bit grey for more than 256 names. In both, a
-        pixel's value is the index into `names`. The JSON is `summary`, with the name of the picture's file.
+        pixel's value is the index into `names`. Pixels without data have the value 255, or 65535 where there are more
+        than 255 names. The JSON is `summary`, with the name of the picture's file.
 
         Args:
             folder: created if it does not exist.
             stem: the beginning of the files' names; no path.
             file: the picture's name in the JSON.
+            label_writer: writes the labels in another format, and returns their path; it is given that without suffix.
 
         Returns:
             The three paths, in that order.
@@ -82,11 +98,14 @@ class Segmentation:
                 f"{one_line(repr(stem), 60)} is no beginning of a file's name; give a word, and the folder by itself"
             )
         overlay, labels, summary = (folder / f"{stem}{end}" for end in ("_overlay.png", "_labels.png", ".json"))
-        text = json.dumps({"file": file} | self.summary(), indent=2, ensure_ascii=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(overlay, visualize.encode(Image.fromarray(self.overlay())))
-            write_whole(labels, visualize.encode(self._label_image()))
+            if label_writer is None:
+                write_whole(labels, visualize.encode(self._label_image()))
+            else:
+                labels = label_writer(folder / f"{stem}_labels")
+            text = json.dumps({"file": file, "labels": labels.name} | self.summary(), indent=2, ensure_ascii=False)
             write_whole(summary, f"{text}\n".encode(errors="replace"))
         except (OSError, ValueError) as error:  # a name may hold what no file's can
             raise UserError(f"{folder} cannot be written ({reason(error)}); choose another") from error
@@ -104,13 +123,13 @@ class Segmentation:
         return visualize.encode(Image.fromarray(self.overlay()))
 
     def _areas(self) -> Int[np.ndarray, " t"]:
-        return np.bincount(self.labels.ravel(), minlength=len(self.names))
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.names))
 
     def _colors(self) -> UInt8[np.ndarray, "t 3"]:
         return class_colors(self.names)
 
     def _label_image(self) -> Image.Image:
-        if len(self.names) > PALETTE_NAMES:
+        if len(self.names) > (PALETTE_NAMES if (self.labels >= 0).all() else NODATA_NAMES):
             return Image.fromarray(self.labels.astype(np.uint16))
         image = Image.fromarray(self.labels.astype(np.uint8))
         image.putpalette(self._colors().ravel().tolist())
@@ -120,17 +139,26 @@ class Segmentation:
 def summarize(
     size: tuple[int, int], names: Sequence[str], counts: Int[np.ndarray, " t"], sums: Float[np.ndarray, " t"]
 ) -> dict[str, Any]:
-    """What is told of a picture's labels; `counts` and `sums` are each class's pixels and their confidence in all."""
+    """What is told of a picture's labels.
+
+    Args:
+        size: height and width.
+        names: of the classes.
+        counts: pixels of each class; all others have no data.
+        sums: of their confidence.
+    """
     height, width = size
+    valid = int(counts.sum())
     return {
         "height": height,
         "width": width,
+        "nodata_pixels": height * width - valid,
         "names": list(names),
         "classes": [
             {
                 "name": name,
                 "pixels": int(count),
-                "fraction": float(count / (height * width)),
+                "fraction": float(count / max(valid, 1)),
                 "mean_confidence": float(total / count) if count else None,
             }
             for name, count, total in zip(names, counts, sums, strict=True)

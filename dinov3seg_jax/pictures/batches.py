@@ -4,24 +4,21 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import UInt8
-
-from dinov3seg_jax.data.images import open_picture, read_image
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.data.images import read_pixels
+from dinov3seg_jax.data.paper import Pixels
+from dinov3seg_jax.data.scenes import AS_IT_IS, View
+from dinov3seg_jax.errors import UserError, note
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.pictures.finished import Picture
+from dinov3seg_jax.pictures.rasters import look_at, open_raster
 
 THREADS = 4  # that read, and as many that write
 BATCHES_AHEAD = 2  # are read while one is segmented
 BATCHES_LOOKED_AT = 8  # among their pictures, those of one size go together
-
-ORIENTATION = 0x0112  # in EXIF: 5 to 8 turn a picture on its side
 
 Shape = tuple[int, int] | str  # what the pictures of a batch share: their resized size, or one of these words
 HUGE, UNREADABLE = "huge", "unreadable"
@@ -41,13 +38,15 @@ class Look(NamedTuple):
     picture: Picture
     shape: Shape
     size: int  # bytes that it takes at most, from when it is read until it is written; of a huge one, all the room
+    georeferenced: bool = False
+    error: UserError | None = None
 
 
 class Batch(NamedTuple):
     """Pictures of one shape that run together."""
 
     looks: list[Look]
-    images: list[Future[UInt8[np.ndarray, "h w 3"] | UserError]]  # being read; none of a huge one
+    images: list[Future[Pixels | UserError]]  # being read; none of a huge one
 
 
 def segment_pictures(
@@ -57,6 +56,7 @@ def segment_pictures(
     wanted: Collection[Picture],
     batch_size: int,
     memory: int,
+    view: View = AS_IT_IS,
 ) -> Iterator[Outcome]:
     """Segment pictures and write their results; one that cannot be read or written stops none of the others.
 
@@ -71,6 +71,7 @@ def segment_pictures(
         batch_size: pictures that run together, if there is room.
         memory: bytes that the process may take. A picture that needs more goes through `huge.segment_file`, where the
             model can do that, and no more are read ahead or wait to be written than there is room for.
+        view: how they are shown to the model.
 
     Yields:
         One outcome for each wanted picture, when its results are on disk.
@@ -85,22 +86,22 @@ def segment_pictures(
         )
     room, held = huge.room_for_pictures(model, memory, batch_size), 0
     with _pool() as readers, _pool() as writers:
-        batches = _plan(pictures, wanted, batch_size, lambda picture: _look(model, picture, room), room, readers)
+        batches = _plan(pictures, wanted, batch_size, lambda picture: _look(model, picture, room, view), room, readers)
         upcoming = next(batches, None)
         reading: deque[Batch] = deque()
         writing: deque[tuple[Future[Outcome], int]] = deque()
         while upcoming or reading or writing:
             if len(writing) <= max(batch_size, THREADS):
                 while upcoming and len(reading) <= BATCHES_AHEAD and (not held or held + _size(upcoming) <= room):
-                    reading.append(_begin(readers, upcoming))
+                    reading.append(_begin(readers, upcoming, view))
                     held += _size(upcoming)
                     upcoming = next(batches, None)
                 if reading:
                     batch = reading.popleft()
-                    results = _results(model, names, batch, batch_size, memory)
+                    results = _results(model, names, batch, batch_size, memory, view)
                     for look, result in zip(batch.looks, results, strict=True):
                         if look.picture in wanted:
-                            writing.append((writers.submit(_write, look.picture, result), look.size))
+                            writing.append((writers.submit(_write, look, result), look.size))
                         else:
                             held -= look.size
                     continue
@@ -137,72 +138,90 @@ def _size(batch: Sequence[Look]) -> int:
     return sum(look.size for look in batch)
 
 
-def _look(model: BaseSegmenter, picture: Picture, room: int) -> Look:
+def _look(model: BaseSegmenter, picture: Picture, room: int, view: View) -> Look:
     """By its header. Where that misleads, as a damaged one can, a batch has pictures of two sizes, which is no harm."""
-    path = picture.path
     try:
-        if model.tiles is not None and huge.needs_streaming(path, room):
+        if model.tiles is not None and huge.needs_streaming(picture.path, room, view):
             return Look(picture, HUGE, room)
-        with open_picture(path, str(path)) as image:
-            width, height = image.size
-            with contextlib.suppress(Exception):  # damaged EXIF says nothing about the pixels
-                if image.getexif().get(ORIENTATION, 1) > 4:
-                    width, height = height, width
-    except UserError:
-        return Look(picture, UNREADABLE, 0)
-    return Look(picture, model.batch_shape(height, width), huge.BYTES_PER_PIXEL * height * width)
+        seen = look_at(picture.path, view)
+    except UserError as error:
+        return Look(picture, UNREADABLE, 0, error=error)
+    if seen.place_is_lost:
+        note(
+            f"{picture.path} says which place on Earth it shows, but its labels do not; with the extra geo, or "
+            "`pip install rasterio`, they do"
+        )
+    shape = model.batch_shape(seen.height, seen.width)
+    return Look(picture, shape, huge.BYTES_PER_PIXEL * seen.height * seen.width, seen.georeferenced)
 
 
-def _begin(readers: ThreadPoolExecutor, looks: list[Look]) -> Batch:
+def _begin(readers: ThreadPoolExecutor, looks: list[Look], view: View) -> Batch:
     huge_one = looks[0].shape == HUGE
-    return Batch(looks, [] if huge_one else [readers.submit(_read, look.picture.path) for look in looks])
+    return Batch(looks, [] if huge_one else [readers.submit(_read, look, view) for look in looks])
 
 
-def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | UserError:
+def _read(look: Look, view: View) -> Pixels | UserError:
+    if look.error is not None:  # of which reading it as something else would say nothing
+        return look.error
     try:
-        return read_image(path)
+        return read_pixels(look.picture.path, view)
     except UserError as error:
         return error
 
 
 def _results(
-    model: BaseSegmenter, names: Sequence[str], batch: Batch, batch_size: int, memory: int
+    model: BaseSegmenter, names: Sequence[str], batch: Batch, batch_size: int, memory: int, view: View
 ) -> Iterable[Segmentation | dict[str, Any] | UserError]:
     """What is to be written of each picture of a batch."""
     if batch.looks[0].shape == HUGE:
-        return (_segment_huge(model, names, look.picture, memory) for look in batch.looks)
+        return (_segment_huge(model, names, look.picture, memory, view) for look in batch.looks)
     return _segment(model, names, [image.result() for image in batch.images], batch_size)
 
 
 def _segment(
-    model: BaseSegmenter,
-    names: Sequence[str],
-    images: Sequence[UInt8[np.ndarray, "h w 3"] | UserError],
-    batch_size: int,
+    model: BaseSegmenter, names: Sequence[str], images: Sequence[Pixels | UserError], batch_size: int
 ) -> list[Segmentation | UserError]:
     """The result of each picture; errors stay what they are."""
-    readable = [image for image in images if not isinstance(image, UserError)]
+    readable = [image.rgb for image in images if not isinstance(image, UserError)]
     results = iter(model.segment_arrays(readable, names, batch_size))
-    return [image if isinstance(image, UserError) else next(results) for image in images]
+    return [image if isinstance(image, UserError) else next(results).where(image.valid) for image in images]
 
 
 def _segment_huge(
-    model: BaseSegmenter, names: Sequence[str], picture: Picture, memory: int
+    model: BaseSegmenter, names: Sequence[str], picture: Picture, memory: int, view: View
 ) -> dict[str, Any] | UserError:
+    folder, stem = picture.target.parent, picture.target.name
     try:
-        return huge.segment_file(model, picture.path, names, picture.target.parent, picture.target.name, memory)
+        return huge.segment_file(
+            model, picture.path, names, folder, stem, memory, bands=view.bands, stretch=view.stretch
+        )
     except UserError as error:
         return error
 
 
-def _write(picture: Picture, result: Segmentation | dict[str, Any] | UserError) -> Outcome:
+def _write(look: Look, result: Segmentation | dict[str, Any] | UserError) -> Outcome:
+    picture = look.picture
     if isinstance(result, Segmentation):
         try:
-            result.save(picture.target.parent, picture.target.name, file=picture.path.name)
+            _save(look, result)
             result = result.summary()
         except UserError as error:
             result = error
     return Outcome(picture, None, str(result)) if isinstance(result, UserError) else Outcome(picture, result)
+
+
+def _save(look: Look, result: Segmentation) -> None:
+    path, target = look.picture.path, look.picture.target
+    if not look.georeferenced:
+        result.save(target.parent, target.name, file=path.name)
+        return
+    with contextlib.closing(open_raster(path)) as raster:
+        result.save(
+            target.parent,
+            target.name,
+            file=path.name,
+            label_writer=lambda place: huge.write_labels(raster, [result.labels], place, result.names),
+        )
 
 
 @contextlib.contextmanager

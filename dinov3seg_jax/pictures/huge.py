@@ -4,35 +4,35 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 from PIL import Image
 from tqdm import tqdm
 
 from dinov3seg_jax import visualize
+from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, check_bands
+from dinov3seg_jax.data.stretch import Stretch, parse_stretch
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.result import PALETTE_NAMES, class_colors, summarize
+from dinov3seg_jax.inference.result import NODATA_NAMES, PALETTE_NAMES, class_colors, summarize
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
 from dinov3seg_jax.pictures.rasters import (
     BLOCK,
     GeoLabels,
-    GeoRaster,
     LabelFile,
     PngLabels,
     Raster,
-    is_georeferenced,
+    look_at,
     open_raster,
-    picture_size,
 )
 
 BYTES_PER_PIXEL = 48  # what a picture takes that is handled as a whole: itself, labels, scores, overlay
@@ -87,7 +87,7 @@ class Overview:
 
 
 class Totals:
-    """Pixels and confidence of each class."""
+    """Pixels and confidence of each class, where there are data."""
 
     def __init__(self, classes: int):
         """Begin with none."""
@@ -95,9 +95,10 @@ class Totals:
 
     def take(self, piece: Piece) -> None:
         """Add finished pixels."""
-        labels = piece.labels.ravel()
+        labelled = piece.labels >= 0
+        labels = piece.labels[labelled]
         self.counts += np.bincount(labels, minlength=len(self.counts))
-        self.sums += np.bincount(labels, weights=piece.confidence.ravel(), minlength=len(self.counts))
+        self.sums += np.bincount(labels, weights=piece.confidence[labelled], minlength=len(self.counts))
 
 
 class Spool:
@@ -106,10 +107,10 @@ class Spool:
     So nothing of it is left behind, however a run ends.
     """
 
-    def __init__(self, folder: Path, width: int, classes: int):
-        """Begin it in a folder with room for all labels."""
+    def __init__(self, folder: Path, width: int, kind: np.dtype):
+        """Begin it in a folder with room for all labels; -1 becomes the largest value of their kind."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, `close` closes it
-        self._width, self._kind = width, np.dtype(np.uint8 if classes <= PALETTE_NAMES else np.uint16)
+        self._width, self._kind = width, kind
 
     def take(self, piece: Piece) -> None:
         """Put finished pixels where they belong."""
@@ -158,20 +159,21 @@ def room_for_pictures(model: BaseSegmenter, memory_bytes: int, batch_size: int) 
     return max(memory_bytes - taken, LEAST_ROOM)
 
 
-def needs_streaming(source: Path, room: int) -> bool:
-    """Whether a picture is to go through `segment_file`: too large as a whole, or a georeferenced TIFF.
+def needs_streaming(source: Path, room: int, view: View = AS_IT_IS) -> bool:
+    """Whether a picture is to go through `segment_file`: too large as a whole, or a georeferenced raster.
 
-    Only the file's header is read. A GeoTIFF is recognised where rasterio is installed.
+    Only the file's header is read. A georeferenced raster is recognised where rasterio is installed.
 
     Args:
         source: the picture.
         room: bytes; see `room_for_pictures`.
+        view: how it is to be shown.
 
     Raises:
-        UserError: the file is missing, damaged or no picture.
+        UserError: the file is missing, damaged or no picture, or cannot be shown so.
     """
-    height, width = picture_size(source)
-    return height * width * BYTES_PER_PIXEL > room or is_georeferenced(source)
+    look = look_at(source, view)
+    return look.height * look.width * BYTES_PER_PIXEL > room or look.georeferenced
 
 
 def segment_file(
@@ -182,13 +184,15 @@ def segment_file(
     stem: str,
     memory_bytes: int,
     batch_size: int = 0,
+    bands: Sequence[int] = (),
+    stretch: str | Stretch | None = None,
 ) -> dict[str, Any]:
     """Segment one picture of any size, tile by tile (see `inference.views.tiles` and docs/huge_images.md).
 
     Writes three files; each appears whole or not at all:
 
-    - `<stem>_labels.png`, at the picture's own size; for a TIFF read with rasterio `<stem>_labels.tif`, with its
-      georeference. A pixel's value is the index of its name.
+    - `<stem>_labels.png`, at the picture's own size; for a raster read with rasterio `<stem>_labels.tif`, with its
+      georeference. A pixel's value is the index of its name; without data it is 255, or 65535 for more than 255 names.
     - `<stem>_overlay.png`, of at most `OVERVIEW_SIDE` pixels a side.
     - `<stem>.json`, last: what this function returns.
 
@@ -200,6 +204,9 @@ def segment_file(
         stem: the beginning of the files' names.
         memory_bytes: that the whole process may take, the model included.
         batch_size: tiles that run together; 0: as many as the memory allows, at most `MOST_AT_ONCE`.
+        bands: that are red, green and blue, or grey, from 1; empty: as the file says.
+        stretch: what is black and white: percentiles as in "2,98", "minmax", or values as in "0:3000"; None: as
+            `data.images.read_image` says.
 
     Returns:
         `Segmentation.summary`, and "file", the picture's name; "labels", the label file's name; "tiles", their side and
@@ -207,19 +214,20 @@ def segment_file(
 
     Raises:
         UserError: the model cannot segment tile by tile, the picture cannot be read, the folder cannot be written, or
-            the memory is too small.
+            the memory is too small; or there are no such bands.
     """
     if model.tiles is None:
         raise UserError("this model sees whole pictures only; a picture that is too large needs a trained dinov3.seg.")
     tiles, source, out_folder = model.tiles, expanded(source), expanded(out_folder)
-    with contextlib.closing(open_raster(source)) as picture:
+    view = View(check_bands(bands), parse_stretch(stretch) if isinstance(stretch, str) else stretch)
+    with contextlib.closing(open_raster(source, view)) as picture:
         shapes = tiles.shapes(len(names))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
         try:
             out_folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(Spool(out_folder, picture.width, len(names))) as spool:
+            with contextlib.closing(Spool(out_folder, picture.width, label_kind(picture, len(names)))) as spool:
                 totals, overview = _run(tiles, picture, names, shapes, plan, spool, source.name)
-                labels = _write_labels(picture, spool, out_folder / f"{stem}_labels", names)
+                labels = write_labels(picture, spool.rows(picture.height), out_folder / f"{stem}_labels", names)
             write_whole(out_folder / f"{stem}_overlay.png", _overlay(picture, overview, totals, names))
             options, patch_size = model.config.inference, model.config.model.vision.patch_size
             summary = (
@@ -277,24 +285,49 @@ def _run(
     score = partial(tiles.score, names=names)
     with tqdm(total=count_tiles(tiling, shapes, plan.widest), desc=title, unit="tile", disable=None) as bar:
         for piece in label_tiles([(picture, tiling)], score, shapes, plan.batch_size, plan.widest, bar.update):
+            if not picture.whole:
+                height, width = piece.labels.shape
+                valid = picture.valid(piece.top, piece.top + height, piece.left, piece.left + width)
+                piece = piece._replace(labels=np.where(valid, piece.labels, visualize.UNLABELLED))
             for taker in (spool, overview, totals):
                 taker.take(piece)
     return totals, overview
 
 
-def _write_labels(picture: Raster, spool: Spool, place: Path, names: Sequence[str]) -> Path:
-    """The label map, in the picture's own format if that is TIFF; `place` is its path without the suffix."""
-    path = place.with_name(place.name + (".tif" if isinstance(picture, GeoRaster) else ".png"))
+def label_kind(picture: Raster, classes: int) -> np.dtype:
+    """Of the values in a label file."""
+    most = NODATA_NAMES if isinstance(picture, Scene) else PALETTE_NAMES
+    return np.dtype(np.uint8 if classes <= most else np.uint16)
+
+
+def write_labels(
+    picture: Raster, parts: Iterable[Integer[np.ndarray, "n width"]], place: Path, names: Sequence[str]
+) -> Path:
+    """The label map, as a GeoTIFF if rasterio reads the picture; it appears whole or not at all.
+
+    Args:
+        picture: that is labelled.
+        parts: its labels from top to bottom, a few rows each.
+        place: the file's path without the suffix.
+        names: of the classes.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = place.with_name(place.name + (".tif" if isinstance(picture, Scene) else ".png"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     colors = class_colors(names)
     try:
         file: LabelFile
-        if isinstance(picture, GeoRaster):
+        if isinstance(picture, Scene):
             file = GeoLabels(temporary, picture, colors)
         else:
             file = PngLabels(temporary, picture.height, picture.width, colors)
         with contextlib.closing(file):
-            for rows in spool.rows(picture.height):
+            for rows in parts:
                 file.write(rows)
         os.replace(temporary, path)
     finally:

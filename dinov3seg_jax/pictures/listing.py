@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from dinov3seg_jax.data.images import SUFFIXES
+from dinov3seg_jax.data.images import FORMATS, SUFFIXES
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.pictures.finished import is_result
 
 STANDARD_INPUT = Path("-")
-HEIF = (".heic", ".heif")  # which Pillow reads with pillow-heif
+HEIF = FORMATS["HEIF"]
 TIFF_STARTS = (b"II*\0", b"MM\0*")
 LINK, BARE, RESULT = "link to a folder", "without an ending", "result of this program"
 
@@ -91,7 +91,7 @@ def standard_input(named: Sequence[Path]) -> Iterator[list[Path]]:
 
 def readable_suffixes() -> frozenset[str]:
     """The endings of files that can be read with what is installed."""
-    return SUFFIXES | set(HEIF) if importlib.util.find_spec("pillow_heif") else SUFFIXES
+    return SUFFIXES if importlib.util.find_spec("pillow_heif") else SUFFIXES.difference(HEIF)
 
 
 def _expand(path: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:

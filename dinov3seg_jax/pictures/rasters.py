@@ -1,30 +1,36 @@
 """Pictures on disk that are read in parts, and label maps that are written in parts."""
 
 import contextlib
-import os
 import struct
-import warnings
 import zlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Bool, Integer, UInt8
 
-from dinov3seg_jax.data.images import open_picture, read_upright, to_rgb
-from dinov3seg_jax.errors import UserError, reason
-from dinov3seg_jax.inference.result import PALETTE_NAMES
+from dinov3seg_jax.data.deep import to_rgb
+from dinov3seg_jax.data.images import open_picture, read_header, read_upright
+from dinov3seg_jax.data.readers import first_bytes, open_scene, says_where_it_is
+from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, import_rasterio
+from dinov3seg_jax.data.stretch import Stretch
+from dinov3seg_jax.data.tiff_tags import is_tiff
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.inference.result import NODATA_NAMES, PALETTE_NAMES
 from dinov3seg_jax.inference.views.tiles import Source
 
-TIFF = (".tif", ".tiff")
 BLOCK = 256  # side of a GeoTIFF's tiles
-CACHE_MEGABYTES = 64  # of GDAL, for parts of a file that several tiles share
 
 
 class Raster(Source, Protocol):
     """A picture's file."""
 
     held_bytes: int  # of its pixels that are in memory all the time
+    whole: bool  # whether every pixel has data
+
+    def valid(self, top: int, bottom: int, left: int, right: int) -> Bool[np.ndarray, "h w"]:
+        """Which pixels have data."""
+        ...
 
     def close(self) -> None:
         """Let go of the file."""
@@ -43,49 +49,55 @@ class LabelFile(Protocol):
         ...
 
 
-def open_raster(path: Path) -> Raster:
-    """A picture for reading in parts: a TIFF with rasterio, where that is installed, anything else with Pillow.
+class Look(NamedTuple):
+    """What a picture's header says."""
+
+    height: int  # as it is shown
+    width: int
+    georeferenced: bool  # as far as rasterio is there to read that
+    place_is_lost: bool  # whether it says where on Earth it lies, and that cannot be kept
+
+
+def open_raster(path: Path, view: View = AS_IT_IS) -> Raster:
+    """A picture for reading in parts: with rasterio where that can, anything else with Pillow.
 
     Raises:
         UserError: the file is missing, damaged, or of a kind that cannot be read in parts.
     """
-    rasterio = _rasterio(path)
-    if rasterio is not None:
-        return GeoRaster(path, rasterio)
-    if path.suffix.lower() in TIFF:
+    scene = open_scene(path, str(path), view, in_parts=True)
+    if scene is not None:
+        return scene
+    if is_tiff(first_bytes(path)) and import_rasterio() is None:
         raise UserError(
             f"{path} is a TIFF, of which parts are read and written with rasterio; install that with "
             "`pip install rasterio`, or convert the picture to PNG"
         )
-    return PillowRaster(path)
+    return PillowRaster(path, view.stretch)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width by the header, upright or not."""
-    rasterio = _rasterio(path)
-    if rasterio is not None:
-        with contextlib.closing(GeoRaster(path, rasterio)) as raster:
-            return raster.height, raster.width
-    with open_picture(path, str(path)) as image:
-        return image.height, image.width
+def look_at(path: Path, view: View = AS_IT_IS) -> Look:
+    """What can be known of a picture without its pixels.
 
-
-def is_georeferenced(path: Path) -> bool:
-    """Whether a file is a TIFF that says which place on Earth it shows, as far as rasterio is there to read that."""
-    rasterio = _rasterio(path)
-    if rasterio is None:
-        return False
-    with contextlib.closing(GeoRaster(path, rasterio)) as raster:
-        return bool(raster.place)
+    Raises:
+        UserError: the file is missing, damaged, or cannot be shown so.
+    """
+    scene = open_scene(path, str(path), view)
+    if scene is not None:
+        with contextlib.closing(scene):
+            return Look(scene.height, scene.width, scene.georeferenced, place_is_lost=False)
+    size, _ = read_header(path, str(path))
+    return Look(*size, georeferenced=False, place_is_lost=says_where_it_is(path))
 
 
 class PillowRaster:
     """A picture that Pillow decodes as a whole, and keeps as it is; what is read of it becomes RGB."""
 
-    def __init__(self, path: Path):
+    whole = True
+
+    def __init__(self, path: Path, stretch: Stretch | None = None):
         """Read the file; for what is read, see `data.images.read_image`."""
         with open_picture(path, str(path)) as image:
-            self._image = read_upright(image, str(path))
+            self._image = read_upright(image, str(path), stretch)
         self.width, self.height = self._image.size
         self.held_bytes = self.width * self.height * (1 if len(self._image.getbands()) == 1 else 4)
 
@@ -93,62 +105,13 @@ class PillowRaster:
         """See `tiles.Source`."""
         return np.asarray(to_rgb(self._image.crop((left, top, right, bottom))))
 
+    def valid(self, top: int, bottom: int, left: int, right: int) -> Bool[np.ndarray, "h w"]:
+        """All of them."""
+        return np.ones((bottom - top, right - left), bool)
+
     def close(self) -> None:
         """Let go of the pixels."""
         self._image.close()
-
-
-class GeoRaster:
-    """A TIFF of any size, of which rasterio reads what is asked for.
-
-    Its first three bands are red, green and blue; a single one is grey, or a palette. 16-bit values are divided by 257.
-    """
-
-    held_bytes = CACHE_MEGABYTES * 2**20
-
-    def __init__(self, path: Path, rasterio: Any):
-        """Open the file."""
-        self._rasterio, self._path = rasterio, path
-        try:
-            path.open("rb").close()  # for a sentence of our own where there is no file
-            self._file = rasterio.open(path)
-        except FileNotFoundError as error:
-            raise UserError(f"{path} does not exist; check the path") from error
-        except (OSError, rasterio.errors.RasterioError) as error:
-            raise UserError(f"{path} cannot be read ({reason(error)}); save or copy it again") from error
-        kinds = set(self._file.dtypes[:3])
-        if not kinds <= {"uint8", "uint16"}:
-            raise UserError(
-                f"{path} holds {kinds.pop()} values; convert it to 8 bits, as `gdal_translate -ot Byte -scale` does"
-            )
-        self.height, self.width = self._file.height, self._file.width
-        self._bands = [1, 2, 3] if self._file.count >= 3 else [1]
-        self._palette = _palette_of(self._file)
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """What says where on Earth the picture lies, as arguments of `rasterio.open`; empty if nothing does."""
-        file = self._file
-        points, system = file.gcps
-        if points:
-            return {"gcps": points, "crs": system}
-        return {} if file.transform.is_identity else {"crs": file.crs, "transform": file.transform}
-
-    def read(self, top: int, bottom: int, left: int, right: int) -> UInt8[np.ndarray, "h w 3"]:
-        """See `tiles.Source`."""
-        try:
-            values = self._file.read(self._bands, window=((top, bottom), (left, right)))
-        except self._rasterio.errors.RasterioError as error:
-            raise UserError(f"{self._path} is damaged ({reason(error)}); save or copy it again") from error
-        if self._palette is not None:
-            return self._palette[values[0]]
-        if values.dtype == np.uint16:
-            values = np.rint(values / 257).astype(np.uint8)
-        return np.moveaxis(np.broadcast_to(values, (3, *values.shape[1:])), 0, -1)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
 
 
 class PngLabels:
@@ -190,13 +153,16 @@ class PngLabels:
 
 
 class GeoLabels:
-    """A tiled GeoTIFF: a pixel's value is its class, and the picture's place on Earth is kept."""
+    """A tiled GeoTIFF: a pixel's value is its class, and the picture's place on Earth is kept.
 
-    def __init__(self, path: Path, picture: GeoRaster, colors: UInt8[np.ndarray, "t 3"]):
+    Labels of -1 become the largest value, which stands for no data.
+    """
+
+    def __init__(self, path: Path, picture: Scene, colors: UInt8[np.ndarray, "t 3"]):
         """Begin the file."""
-        indexed = len(colors) <= PALETTE_NAMES
+        indexed = len(colors) <= NODATA_NAMES
         self._kind = np.uint8 if indexed else np.uint16
-        self._rasterio, self._path = picture._rasterio, path
+        self._rasterio, self._path = import_rasterio(), path
         self._file = self._rasterio.open(
             path,
             "w",
@@ -210,6 +176,7 @@ class GeoLabels:
             blockysize=BLOCK,
             compress="deflate",
             bigtiff="if_safer",
+            nodata=255 if indexed else 65535,
             **picture.place,
         )
         if indexed:
@@ -240,32 +207,3 @@ class GeoLabels:
                 checksum = zlib.crc32(rows, checksum)
         if checksum != self._checksum:
             raise OSError("the label map cannot be read back, as on a full disk")
-
-
-def _rasterio(path: Path) -> Any:
-    """The module, for a TIFF and where it is installed."""
-    if path.suffix.lower() not in TIFF:
-        return None
-    # Read from here when GDAL first needs it, in whatever thread; `rasterio.Env` would have to be around every read.
-    os.environ.setdefault("GDAL_CACHEMAX", str(CACHE_MEGABYTES))
-    try:
-        import rasterio
-        import rasterio.errors
-    except ImportError:
-        return None
-    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # most TIFFs are not
-    return rasterio
-
-
-def _palette_of(file: Any) -> UInt8[np.ndarray, "n 3"] | None:
-    """A colour for each value of the file's dtype, black where the file has none."""
-    if file.count != 1:
-        return None
-    try:
-        listed = file.colormap(1)
-    except ValueError:  # it has none
-        return None
-    palette = np.zeros((np.iinfo(file.dtypes[0]).max + 1, 3), np.uint8)
-    for index, color in listed.items():
-        palette[index] = color[:3]
-    return palette

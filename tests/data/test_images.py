@@ -1,5 +1,8 @@
 """Every kind of picture a user may have is read, and every broken one is refused in one sentence."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -90,6 +93,49 @@ def test_16_bit_grey_of_either_byte_order(tmp_path):
     pixels = np.array([[0, 257, 65535]], np.uint16)
     big_endian = Image.frombytes("I;16B", (3, 1), pixels.astype(">u2").tobytes())
     np.testing.assert_array_equal(read_image(save(tmp_path, big_endian, "a.tif")), grey([[0, 1, 255]]))
+
+
+def png_of_16_bits(color, values, transparent=b""):
+    """By the standard: chunks, and rows that begin with the number of their filter, 0 here."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    written = [chunk(name, content) for name, content in chunks if content or name == b"IEND"]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def test_16_bit_colours_follow_the_rule_of_grey(tmp_path):
+    """Pillow cuts them: 65407 became 255."""
+    values = np.random.default_rng(0).integers(0, 65536, (5, 6, 4))
+    values[0, 0], values[0, 1] = (65407, 128, 129, 65535), (128, 129, 65407, 0)
+    share, alpha = values[..., :3] / 65535, values[..., 3:] / 65535
+    (tmp_path / "rgb.png").write_bytes(png_of_16_bits(2, values[..., :3]))
+    np.testing.assert_array_equal(read_image(tmp_path / "rgb.png"), np.rint(255 * share))
+    (tmp_path / "rgba.png").write_bytes(png_of_16_bits(6, values))
+    assert np.abs(read_image(tmp_path / "rgba.png") - 255 * (share * alpha + 1 - alpha)).max() < 1.5
+    (tmp_path / "rgb.ppm").write_bytes(b"P6 6 5 65535\n" + values[..., :3].astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "rgb.ppm"), np.rint(255 * share))
+
+
+def test_a_transparent_value_of_16_bits(tmp_path):
+    values = np.array([[[1, 2, 3], [1, 2, 4]]])
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(2, values * 257, np.array([1, 2, 3], ">u2").tobytes()))
+    assert read_image(tmp_path / "a.png").tolist() == [[[1, 2, 3], [1, 2, 4]]]
+    (tmp_path / "b.png").write_bytes(png_of_16_bits(2, values * 257, (np.array([1, 2, 3], ">u2") * 257).tobytes()))
+    assert read_image(tmp_path / "b.png").tolist() == [[[255] * 3, [1, 2, 4]]]
+    (tmp_path / "c.png").write_bytes(png_of_16_bits(0, values[..., 2] * 257, np.array([3 * 257], ">u2").tobytes()))
+    assert read_image(tmp_path / "c.png").tolist() == [[[255] * 3, [4] * 3]]
+
+
+def test_floats_of_a_portable_map(tmp_path):
+    """Which became black."""
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n3 1\n-1.0\n" + np.array([0, 0.2, 1], "<f4").tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "a.pfm"), grey([[0, 51, 255]]))
 
 
 @pytest.mark.parametrize(
@@ -194,3 +240,11 @@ def test_more_pixels_than_pillow_allows_by_itself(tmp_path, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 10
     monkeypatch.setattr(images, "MAX_PIXELS", 1999)
     refused(tmp_path / "picture.png", "more than 1,999")
+
+
+def test_a_picture_that_does_not_fit_into_memory(tmp_path, monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    monkeypatch.setattr(images, "to_rgb", fail)
+    refused(save(tmp_path, NOISE), "does not fit into memory at 50 x 40 pixels; make it smaller")

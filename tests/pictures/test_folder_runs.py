@@ -20,6 +20,7 @@ from dinov3seg_jax import files
 from dinov3seg_jax.cli import request
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.config_files import override_inference
+from dinov3seg_jax.data.paper import Pixels
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
@@ -123,7 +124,7 @@ def test_a_picture_runs_in_the_same_batch_whatever_else_is_done(folder, short_si
         outcomes = segment_pictures(short_side, ("a",), every, set(wanted), 2, PLENTY)
         assert sorted(outcome.picture for outcome in outcomes) == wanted
     assert len(batches) == 3 + 1
-    np.testing.assert_array_equal(batches[3], batches[0])
+    np.testing.assert_array_equal([image.rgb for image in batches[3]], [image.rgb for image in batches[0]])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_only_a_few_pictures_are_in_memory(tmp_path, model, monkeypatch, room, m
     batch, read, written = 2, itertools.count(), 0
     so_far = [0]
     picture = np.zeros((4, 4, 3), np.uint8)
-    monkeypatch.setattr(pictures, "read_image", lambda _: so_far.__setitem__(0, next(read) + 1) or picture)
+    monkeypatch.setattr(pictures, "read_pixels", lambda *_: so_far.__setitem__(0, next(read) + 1) or Pixels(picture))
     monkeypatch.setattr(pictures, "_segment", lambda _, __, images, ___: [UserError("no")] * len(images))
     wanted = listed(make_pictures(tmp_path / "many", [(4, 4)] * 40), tmp_path)
     most = 0
@@ -159,13 +160,13 @@ def test_views_too_large_for_the_memory_are_refused(folder, model):
 def test_a_picture_too_large_for_the_memory_goes_tile_by_tile(folder, model, monkeypatch, capsys):
     asked = []
 
-    def segment_file(model, source, names, out_folder, stem, memory):
+    def segment_file(model, source, names, out_folder, stem, memory, **_):
         asked.append((source.name, names, out_folder.name, stem, memory))
         if source.name == "001.png":
             raise UserError("001.png is too much")
         return model.segment(source, names).summary()
 
-    monkeypatch.setattr(huge, "needs_streaming", lambda source, memory: Image.open(source).size == (20, 64))
+    monkeypatch.setattr(huge, "needs_streaming", lambda source, *_: Image.open(source).size == (20, 64))
     monkeypatch.setattr(huge, "segment_file", segment_file)
     assert main(words(folder, "out", "--memory", "3GB")) == 2
     names = ("red circle", "grass", "sky")
@@ -221,13 +222,13 @@ def test_another_picture_of_the_same_stem_is_done_again(folder, tmp_path, capsys
 
 
 def test_a_picture_that_changes_while_it_waits_is_done_again(folder, tmp_path, monkeypatch, capsys):
-    def read(path):
+    def read(path, view):
         os.utime(path, ns=(0, 0))
-        return pictures_read(path)
+        return pictures_read(path, view)
 
-    pictures_read = pictures.read_image
+    pictures_read = pictures.read_pixels
     with monkeypatch.context() as patched:
-        patched.setattr(pictures, "read_image", read)
+        patched.setattr(pictures, "read_pixels", read)
         main(words(folder, "out"))
     capsys.readouterr()
     assert main(words(folder, "out")) == 0
@@ -306,6 +307,7 @@ def test_a_name_too_long_for_its_results(folder, tmp_path, monkeypatch, capsys):
     [
         ({"classes": "grass, sky"}, "holds results of other names; choose another --out, or add --overwrite"),
         ({"more": "--config.inference.mode=whole"}, "holds results of other options"),
+        ({"more": "--stretch=2,98"}, "holds results of other --stretch"),
         ({"folder": "others"}, "holds results of other pictures"),
         ({"folder": "pictures/001.png"}, "holds results of other pictures"),
         ({"weights": True}, "holds results of other weights"),

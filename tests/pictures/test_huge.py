@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from dinov3seg_jax.config import Config, InferenceConfig
@@ -17,6 +18,7 @@ from dinov3seg_jax.inference.views.blend import Shapes
 from dinov3seg_jax.inference.views.tiles import plan_tiles
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.pictures.rasters import PngLabels
+from tests.data.rasters import save_raster
 
 ENOUGH = huge.RUNTIME_BYTES + 2**28
 RNG = np.random.default_rng(0)
@@ -232,23 +234,10 @@ def test_a_tiff_without_rasterio(tmp_path, monkeypatch):
     assert not huge.needs_streaming(source, 10**9)
 
 
-@pytest.fixture
-def rasterio():
-    return pytest.importorskip("rasterio")
-
-
-def save_tiff(rasterio, path, values, **options):
-    count, height, width = values.shape
-    shape = {"count": count, "height": height, "width": width, "dtype": values.dtype}
-    with rasterio.open(path, "w", driver="GTiff", **shape, **options) as file:
-        file.write(values)
-    return path
-
-
 @pytest.mark.parametrize("classes", [5, 300])
-def test_a_geotiff_keeps_its_place_on_earth(rasterio, tmp_path, classes):
+def test_a_geotiff_keeps_its_place_on_earth(tmp_path, classes):
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 399960, 0, -0.5, 5800020)}
-    source = save_tiff(rasterio, tmp_path / "a.tif", np.moveaxis(scene(200, 300), -1, 0), **place)
+    source = save_raster(tmp_path / "a.tif", np.moveaxis(scene(200, 300), -1, 0), **place)
     assert huge.needs_streaming(source, 10**12), "however small"
     summary = segment(tmp_path / "out", source, classes)
     assert summary["labels"] == "a_labels.tif"
@@ -261,22 +250,21 @@ def test_a_geotiff_keeps_its_place_on_earth(rasterio, tmp_path, classes):
             assert file.colormap(1)[1] == (*class_colors(names_of(5))[1], 255)
 
 
-def test_what_rasterio_reads(rasterio, tmp_path):
+def test_what_rasterio_reads(tmp_path):
     from dinov3seg_jax.pictures.rasters import open_raster
 
     grey = scene(20, 30)[..., 0]
-    for name, values in {"8": grey[None], "16": grey[None].astype(np.uint16) * 257, "4": np.stack([grey] * 4)}.items():
-        source = save_tiff(rasterio, tmp_path / f"{name}.tif", values)
+    kinds = {"8": grey[None], "16": grey[None].astype(np.uint16) * 257, "5": np.stack([grey] * 5)}
+    for name, values in (kinds | {"float": grey[None].astype(np.float32)}).items():
+        source = save_raster(tmp_path / f"{name}.tif", values)
         assert not huge.needs_streaming(source, 10**9), "no place on Earth"
         np.testing.assert_array_equal(open_raster(source).read(2, 9, 3, 30), np.stack([grey[2:9, 3:]] * 3, axis=-1))
-    with pytest.raises(UserError, match="float32 values; convert it to 8 bits"):
-        open_raster(save_tiff(rasterio, tmp_path / "float.tif", grey[None].astype(np.float32)))
     (tmp_path / "bad.tif").write_bytes(b"II*\0nothing")
-    with pytest.raises(UserError, match="bad.tif cannot be read"):
+    with pytest.raises(UserError, match="bad.tif is (truncated or damaged|no picture)"):
         open_raster(tmp_path / "bad.tif")
 
 
-def test_a_palette_of_16_bits(rasterio, tmp_path):
+def test_a_palette_of_16_bits(tmp_path):
     from dinov3seg_jax.pictures.rasters import open_raster
 
     source = tmp_path / "a.tif"
@@ -287,7 +275,7 @@ def test_a_palette_of_16_bits(rasterio, tmp_path):
     assert open_raster(source).read(0, 1, 0, 3).tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
 
 
-def test_a_tiff_that_found_no_room_is_not_taken_for_whole(rasterio, tmp_path):
+def test_a_tiff_that_found_no_room_is_not_taken_for_whole(tmp_path):
     """The last of a file is written as it is closed, which rasterio does in silence, whatever becomes of it."""
     from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
@@ -331,7 +319,7 @@ print((peak() - before) / raster.held_bytes)
 """
 
 
-def test_a_tiff_is_read_in_the_memory_that_it_says(rasterio, tmp_path):
+def test_a_tiff_is_read_in_the_memory_that_it_says(tmp_path):
     source, side = tmp_path / "a.tif", 20_000
     shape = {"count": 1, "height": side, "width": side, "dtype": "uint8", "tiled": True, "compress": "deflate"}
     with rasterio.open(source, "w", driver="GTiff", sparse_ok=True, **shape):
