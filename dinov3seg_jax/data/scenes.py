@@ -106,7 +106,7 @@ class Scene:
             raise
 
     def _open(self, source: Path | bytes) -> Any:
-        path: Any = source if self._memory is None else self._memory.name
+        path = self._memory.name if self._memory is not None else Path(str(source)).absolute()  # some names mean more
         if self._tags is not None and self._tags.page != 0:
             path = f"GTIFF_DIR:off:{self._tags.offset}:{path}"
         return self._rasterio.open(path, driver=self._driver)
