@@ -105,8 +105,10 @@ def _layout(tile: ImageFile._Tile) -> str:
 def _both_bytes(image: ImageFile.ImageFile) -> Num[np.ndarray, "h w c"]:
     """16-bit colours, of which Pillow keeps the higher byte; told that the other byte comes first, it keeps that."""
     assert image.fp is not None  # of a picture whose pixels were not read
+    position, page = image.fp.tell(), image.tell()
     image.fp.seek(0)
-    content, page = image.fp.read(), image.tell()
+    content = image.fp.read()
+    image.fp.seek(position)
     halves = []
     for lower in (False, True):
         with Image.open(io.BytesIO(content), formats=[str(image.format)]) as half:

@@ -93,7 +93,7 @@ class Scene:
         """
         self._rasterio, self._name, self._driver = rasterio, name, driver
         self._stretch, self._tags = view.stretch, tags
-        self._memory = rasterio.MemoryFile(source) if isinstance(source, bytes) else None
+        self._memory: Any = rasterio.MemoryFile(source) if isinstance(source, bytes) else None
         try:
             self.file = self._open(source)
         except (OSError, rasterio.errors.RasterioError) as error:
@@ -106,7 +106,8 @@ class Scene:
             raise
 
     def _open(self, source: Path | bytes) -> Any:
-        path: Any = source if self._memory is None else self._memory.name
+        # GDAL has a sense of its own for some names, but for no whole path.
+        path = source.absolute() if isinstance(source, Path) else self._memory.name
         if self._tags is not None and self._tags.page != 0:
             path = f"GTIFF_DIR:off:{self._tags.offset}:{path}"
         return self._rasterio.open(path, driver=self._driver)

@@ -91,6 +91,8 @@ class TiffTags:
 
         Of 16-bit colours it gives either byte (see `deep_pixels`).
         """
+        if self.compression not in TiffImagePlugin.COMPRESSION_INFO:
+            return False
         if self.photometric in (CMYK, YCBCR, LAB, PALETTE):
             if self.photometric == YCBCR and self.compression != JPEG:
                 return self.bits == 8 and not self.planar and (self.compression != 1 or not self.subsampled)
@@ -110,8 +112,9 @@ class TiffTags:
     @property
     def is_plain(self) -> bool:
         """Whether Pillow by itself shows all that there is to it."""
-        says_more = self.page != 0 or self.nodata is not None or self.georeferenced or self.premultiplied
-        return self.pillow_is_right and not says_more
+        says_more = self.page != 0 or self.nodata is not None or self.georeferenced
+        in_other_shades = self.premultiplied or self.compression == JPEG  # than in parts, by some grey levels
+        return self.pillow_is_right and not says_more and not in_other_shades
 
     @property
     def rasterio_is_right(self) -> bool:

@@ -129,10 +129,14 @@ class Segmentation:
         return class_colors(self.names)
 
     def _label_image(self) -> Image.Image:
-        if len(self.names) > (PALETTE_NAMES if (self.labels >= 0).all() else NODATA_NAMES):
+        gaps = bool((self.labels < 0).any())  # which become the largest value
+        if len(self.names) > (NODATA_NAMES if gaps else PALETTE_NAMES):
             return Image.fromarray(self.labels.astype(np.uint16))
         image = Image.fromarray(self.labels.astype(np.uint8))
-        image.putpalette(self._colors().ravel().tolist())
+        colors = self._colors()
+        if gaps:  # a shorter palette would have Pillow write fewer bits
+            colors = np.concatenate([colors, np.zeros((PALETTE_NAMES - len(colors), 3), np.uint8)])
+        image.putpalette(colors.ravel().tolist())
         return image
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dinov3seg_jax.data.images import read_pixels
 from dinov3seg_jax.data.paper import Pixels
-from dinov3seg_jax.data.scenes import AS_IT_IS, View
+from dinov3seg_jax.data.scenes import AS_IT_IS, View, import_rasterio
 from dinov3seg_jax.errors import UserError, note
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
@@ -141,16 +141,14 @@ def _size(batch: Sequence[Look]) -> int:
 def _look(model: BaseSegmenter, picture: Picture, room: int, view: View) -> Look:
     """By its header. Where that misleads, as a damaged one can, a batch has pictures of two sizes, which is no harm."""
     try:
+        seen = look_at(picture.path, view)
+        if seen.place_is_lost:
+            mend = "install rasterio, as with the extra geo" if import_rasterio() is None else "convert it to RGB"
+            note(f"{picture.path} says which place on Earth it shows, and its labels do not; {mend}, and they do")
         if model.tiles is not None and huge.needs_streaming(picture.path, room, view):
             return Look(picture, HUGE, room)
-        seen = look_at(picture.path, view)
     except UserError as error:
         return Look(picture, UNREADABLE, 0, error=error)
-    if seen.place_is_lost:
-        note(
-            f"{picture.path} says which place on Earth it shows, but its labels do not; with the extra geo, or "
-            "`pip install rasterio`, they do"
-        )
     shape = model.batch_shape(seen.height, seen.width)
     return Look(picture, shape, huge.BYTES_PER_PIXEL * seen.height * seen.width, seen.georeferenced)
 

@@ -320,3 +320,21 @@ def test_a_picture_behind_a_thumbnail_that_is_lost(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(UserError, match="a.tif is truncated or damaged"):
         read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["zip:a.tif", "GTIFF_DIR:2:a.tif", "a.zip!a.tif"])
+def test_names_that_mean_something_to_gdal(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    values = numbers("float32", (3, 4, 5))
+    save_raster(tmp_path / "b.tif", values).rename(name)
+    np.testing.assert_array_equal(read_image(name), np.moveaxis(shades(values), 0, -1))
+
+
+@pytest.mark.parametrize("compress", ["lzw", "packbits", "zstd", "lerc", "jpeg"])
+def test_compressions_whole_and_in_parts(tmp_path, compress):
+    values = np.rint(127.5 + 127 * np.sin(np.mgrid[:3, :40, :50].sum(0) / 9)).astype(np.uint8)
+    options = {"photometric": "YCBCR"} if compress == "jpeg" else {}
+    path = save_raster(tmp_path / "a.tif", values, compress=compress, **options)
+    whole = read_image(path)
+    assert np.abs(whole - np.moveaxis(values, 0, -1).astype(int)).max() <= (9 if compress == "jpeg" else 0)
+    np.testing.assert_array_equal(open_raster(path).read(3, 40, 5, 50), whole[3:, 5:])

@@ -290,6 +290,12 @@ def test_a_file_of_the_user_among_the_results(folder, tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_results_that_would_go_into_a_file(folder, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match="out is a file, but the results need a folder; choose another --out"):
+        main(words(folder, "out"))
+
+
 def test_a_name_too_long_for_its_results(folder, tmp_path, monkeypatch, capsys):
     long = folder / f"{'n' * 251}.png"
     (folder / "001.png").rename(long)

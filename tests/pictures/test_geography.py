@@ -155,9 +155,18 @@ def test_a_place_that_is_lost_is_told(tmp_path, monkeypatch, capsys, name):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert predict(path, tmp_path / "out").error == ""
     assert (tmp_path / "out" / "a_labels.png").exists()
-    assert f"note: {path} says which place on Earth it shows, but its labels do not" in capsys.readouterr().err
+    assert (
+        f"{path} says which place on Earth it shows, and its labels do not; install rasterio" in capsys.readouterr().err
+    )
     predict(tmp_path / "plain.tif", tmp_path / "out")
     assert capsys.readouterr().err == ""
+
+
+def test_the_place_of_ink_is_lost_and_told(tmp_path, capsys):
+    """Which Pillow alone reads."""
+    path = save_raster(tmp_path / "a.tif", np.resize(COLORS, (4, 70, 90)), photometric="CMYK", **PLACE)
+    predict(path, tmp_path / "out")
+    assert "its labels do not; convert it to RGB, and they do" in capsys.readouterr().err
 
 
 def test_what_cannot_be_shown_is_told_by_whoever_knows_why(tmp_path):
