@@ -118,10 +118,13 @@ def read_config(workdir: Path) -> Config:
     if not is_run(workdir):
         raise UserError(f"'{workdir}' is not a run's folder (it has no {CONFIG_FILE}); name one that training wrote.")
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")), origin=str(path))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no options")
+        return from_dict(values, origin=str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
-    except ValueError as error:  # JSON's, or bytes that are no text
+    except (ValueError, RecursionError) as error:  # JSON's, or bytes that are no text
         raise UserError(f"{path} is damaged ({error}); restore it or train again.") from None
 
 

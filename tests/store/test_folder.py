@@ -75,6 +75,11 @@ def test_other_weights_have_another_fingerprint(converted, tmp_path):
     assert open_folder(tmp_path / "absent").fingerprint not in (first, second)
 
 
+def test_a_name_that_no_folder_can_have():
+    with pytest.raises(UserError, match=r"'x{100}' cannot be read \(File name too long\); check the path"):
+        open_folder("x" * 1000)
+
+
 def test_an_exported_model_is_known_and_says_what_reads_it(tmp_path):
     (tmp_path / EXPORT_FILE).write_text("{}")
     with pytest.raises(UserError, match="holds an exported model, which dinov3seg_jax.load_exported reads"):
