@@ -54,9 +54,12 @@ def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax
     """Everything of a run of this model; of a run that differs beyond its encoders, those alone."""
     theirs = folder.config.model
     equal = [encoder for encoder in ENCODERS if getattr(theirs, encoder) == getattr(model, encoder)]
-    if not {"vision", "text"} <= set(equal):
+    if other := next((encoder for encoder in ("vision", "text") if encoder not in equal), None):
+        held, ours = (dataclasses.asdict(getattr(of, other)) for of in (theirs, model))
+        option = next(name for name in held if held[name] != ours[name])
         raise UserError(
-            f"init_from '{folder.path}' holds other encoders; set config.model.vision and .text to its run's."
+            f"init_from '{folder.path}' is a run with model.{other}.{option}={held[option]!r}, not {ours[option]!r}; "
+            f"set --config.model.{other}.{option}={held[option]}, or name weights of this model."
         )
     somewhere = next(iter(shardings.values()))
     _, described = build(theirs)

@@ -98,8 +98,6 @@ def test_a_run_and_its_parts_hold_the_same(weights, tmp_path):
     shared = {name: value for name, value in weights.items() if np.shape(value) == parameters[name].shape}
     assert "embed_correlation/kernel" not in shared
     assert_from(parameters, shared, ("vision/", "text/"))
-    with pytest.raises(UserError, match="holds other encoders"):
-        start(dataclasses.replace(SMALL, vision=dataclasses.replace(SMALL.vision, depth=1)), run)
 
 
 def test_parts_of_another_model_are_refused(weights, tmp_path):
@@ -109,6 +107,21 @@ def test_parts_of_another_model_are_refused(weights, tmp_path):
         start(other, vision)
     with pytest.raises(UserError, match="does not exist"):
         start(SMALL, vision, tmp_path / "gone")
+
+
+@pytest.mark.parametrize(("section", "option", "ours"), [("vision", "depth", 1), ("text", "heads", 4)])
+def test_a_run_of_other_encoders_is_refused_before_its_arrays_are_read(tmp_path, section, option, ours):
+    write_config(tmp_path / "run", Config(model=SMALL))
+    changed = dataclasses.replace(getattr(SMALL, section), **{option: ours})
+    message = f"is a run with model.{section}.{option}=2, not {ours}; set --config.model.{section}.{option}=2"
+    with pytest.raises(UserError, match=message):
+        start(dataclasses.replace(SMALL, **{section: changed}), tmp_path / "run")
+
+
+def test_a_part_that_two_folders_hold(weights, tmp_path):
+    first, second = (converted(tmp_path / name, weights, "text/") for name in ("first", "second"))
+    with pytest.raises(UserError, match="second' holds text, as a folder before it does; name one of them"):
+        start(SMALL, first, second)
 
 
 def test_a_converted_folder_loads_as_its_part_of_a_model(weights, tmp_path):
