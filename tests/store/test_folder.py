@@ -75,6 +75,23 @@ def test_other_weights_have_another_fingerprint(converted, tmp_path):
     assert open_folder(tmp_path / "absent").fingerprint not in (first, second)
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[]", "it holds no options"),
+        ("null", "no options"),
+        ("3", "no options"),
+        ('"seed"', "no options"),
+        ("[" * 10**5, ""),
+    ],
+    ids=["list", "null", "number", "text", "deep"],
+)
+def test_a_config_that_is_another_json_file(tmp_path, content, why):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=rf"config.json is damaged \(.*{why}.*\); restore it or train again"):
+        open_folder(tmp_path).config  # noqa: B018
+
+
 def test_a_name_that_no_folder_can_have():
     with pytest.raises(UserError, match=r"'x{100}' cannot be read \(File name too long\); check the path"):
         open_folder("x" * 1000)

@@ -109,6 +109,12 @@ def test_parts_of_another_model_are_refused(weights, tmp_path):
         start(SMALL, vision, tmp_path / "gone")
 
 
+def test_a_converted_folder_loads_as_its_part_of_a_model(weights, tmp_path):
+    config, parameters = load_parameters(converted(tmp_path / "v", weights, "vision/"))
+    assert config.model.vision == dataclasses.replace(SMALL.vision, layerscale_init=1e-5)
+    assert_from(parameters, {name: value for name, value in weights.items() if name in parameters}, ("vision/",))
+
+
 @pytest.mark.parametrize(("section", "option", "ours"), [("vision", "depth", 1), ("text", "heads", 4)])
 def test_a_run_of_other_encoders_is_refused_before_its_arrays_are_read(tmp_path, section, option, ours):
     write_config(tmp_path / "run", Config(model=SMALL))
@@ -116,15 +122,3 @@ def test_a_run_of_other_encoders_is_refused_before_its_arrays_are_read(tmp_path,
     message = f"is a run with model.{section}.{option}=2, not {ours}; set --config.model.{section}.{option}=2"
     with pytest.raises(UserError, match=message):
         start(dataclasses.replace(SMALL, **{section: changed}), tmp_path / "run")
-
-
-def test_a_part_that_two_folders_hold(weights, tmp_path):
-    first, second = (converted(tmp_path / name, weights, "text/") for name in ("first", "second"))
-    with pytest.raises(UserError, match="second' holds text, as a folder before it does; name one of them"):
-        start(SMALL, first, second)
-
-
-def test_a_converted_folder_loads_as_its_part_of_a_model(weights, tmp_path):
-    config, parameters = load_parameters(converted(tmp_path / "v", weights, "vision/"))
-    assert config.model.vision == dataclasses.replace(SMALL.vision, layerscale_init=1e-5)
-    assert_from(parameters, {name: value for name, value in weights.items() if name in parameters}, ("vision/",))
