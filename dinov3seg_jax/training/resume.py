@@ -10,8 +10,10 @@ import numpy as np
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import EXPORT_FILE
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.store.converted import is_converted
 from dinov3seg_jax.store.run import is_run, read_config
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
@@ -91,11 +93,14 @@ def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seco
 
 
 def refuse_other_run(workdir: Path, config: Config) -> None:
-    """Stop before a run is continued with options that would make it another one.
+    """Stop before a run is continued with options that would make it another one, or mixed with another model.
 
     Raises:
-        UserError: it names the first option that differs.
+        UserError: it names the first option that differs, or the folder holds converted weights or an exported model.
     """
+    if is_converted(workdir) or (workdir / EXPORT_FILE).is_file():
+        what = "converted weights" if is_converted(workdir) else "an exported model"
+        raise UserError(f"'{workdir}' holds {what}; choose another --config.workdir for the run.")
     if not is_run(workdir):
         return
     old, new = (dataclasses.asdict(_without_resumable(c)) for c in (read_config(workdir), config))
