@@ -92,6 +92,13 @@ def test_a_config_that_is_another_json_file(tmp_path, content, why):
         open_folder(tmp_path).config  # noqa: B018
 
 
+@pytest.mark.parametrize("option", ["model_type", "architectures", "architecture"])
+def test_a_model_of_another_program(tmp_path, option):
+    (tmp_path / "config.json").write_text(f'{{"{option}": "dinov3"}}')
+    with pytest.raises(UserError, match="holds a model of another program; name what `dinov3seg convert` made of it"):
+        open_folder(tmp_path).config  # noqa: B018
+
+
 def test_a_name_that_no_folder_can_have():
     with pytest.raises(UserError, match=r"'x{100}' cannot be read \(File name too long\); check the path"):
         open_folder("x" * 1000)
