@@ -157,7 +157,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"override '{override}': '{section}' is not a section.")
     if option not in values:
-        hint = did_you_mean(option, values) or _elsewhere(key, everything)
+        hint = (did_you_mean(option, values) if sections else "") or _elsewhere(key, everything)
         raise UserError(f"override '{one_line(override, 100)}': there is no option '{one_line(key, 100)}'{hint}.")
     try:
         values[option] = ast.literal_eval(text)
@@ -166,9 +166,11 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _elsewhere(key: str, values: dict[str, Any]) -> str:
-    """A hint at an option whose section was left out or mistyped; empty where it may be one of several."""
+    """A hint at an option whose section was left out or mistyped."""
     options = list(_options(values))
     named = [option for option in options if option.split(".")[-1] == key.split(".")[-1]]
+    if len(named) > 1 and "." not in key:
+        return f" (did you mean one of {', '.join(named)}?)"
     return did_you_mean(key, named or options) or (f" (did you mean '{named[0]}'?)" if len(named) == 1 else "")
 
 

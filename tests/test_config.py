@@ -84,6 +84,8 @@ def test_there_are_configs():
         ("steps=3", "there is no option 'steps' (did you mean 'train.steps'?)"),
         ("trian.steps=3", "there is no option 'trian.steps' (did you mean 'train.steps'?)"),
         ("crop_size=3", "there is no option 'crop_size' (did you mean 'data.crop_size'?)"),
+        ("root=/data", "there is no option 'root' (did you mean one of data.eval.root, data.train.root?)"),
+        ("seeed=3", "there is no option 'seeed' (did you mean 'seed'?)"),
         ("seed={[]: 1}", "'seed' is '{[]: 1}', but"),
         (f"seed={'[' * 10**4}", "[[[, but input should be a valid integer"),
         ("workdir=", "'workdir' is '', but string should have at least 1 character"),

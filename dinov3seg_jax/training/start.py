@@ -72,7 +72,10 @@ def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax
 def _folders(init_from: str) -> list[str]:
     if not init_from or expanded(init_from).is_dir():
         return [init_from] if init_from else []
-    return [folder.strip() for folder in init_from.split(",") if folder.strip()]
+    folders = [folder.strip() for folder in init_from.split(",") if folder.strip()]
+    if not folders:
+        raise UserError(f"init_from '{init_from}' names no folder; name one, or leave it out for random weights.")
+    return folders
 
 
 def _without_towers(model: ModelConfig, missing: Iterable[str]) -> ModelConfig:

@@ -16,6 +16,7 @@ PROBE = ("model.linear.classes=3", "model.vision.depth=2")
         (("model.vision.heads=5",), "model.vision.dim 64 cannot be shared out over model.vision.heads 5; make it a"),
         (("model.text.heads=5",), "model.text.dim .* cannot be shared out over model.text.heads 5"),
         (("model.late.heads=5",), "model.late.dim .* cannot be shared out over model.late.heads 5"),
+        (("model.vision.dim=66", "model.vision.heads=2"), "leaves 33 for each head, and .* a multiple of 4"),
         (("data.crop_size=100",), "data.crop_size 100 is no multiple of the 16 pixels .*; set it to 96"),
         (("data.crop_size=8",), "data.crop_size 8 is no multiple of the 16 pixels .*; set it to 16"),
         (("train.accumulate=3",), "train.batch_size 16 cannot be run in train.accumulate=3 equal parts"),

@@ -122,3 +122,10 @@ def test_a_run_of_other_encoders_is_refused_before_its_arrays_are_read(tmp_path,
     message = f"is a run with model.{section}.{option}=2, not {ours}; set --config.model.{section}.{option}=2"
     with pytest.raises(UserError, match=message):
         start(dataclasses.replace(SMALL, **{section: changed}), tmp_path / "run")
+
+
+def test_a_list_of_no_folders():
+    with pytest.raises(
+        UserError, match="init_from ' ,  ' names no folder; name one, or leave it out for random weights"
+    ):
+        start(SMALL, " ", " ")
