@@ -168,6 +168,11 @@ def test_a_folder_and_a_name_of_two_lines(tmp_path):
     assert "config 'a b' does not exist" in sentence(load_config, "a\nb")
 
 
+def test_a_recipe_that_is_no_python_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {steps: 3}")
+    assert "a.yaml' is not a Python file; name one that ends in .py" in sentence(load_config, str(tmp_path / "a.yaml"))
+
+
 def test_a_word_for_a_recipe_that_takes_none():
     assert "takes other arguments; leave ':big' out." in sentence(load_config, "quickstart:big")
 
