@@ -16,8 +16,9 @@ from pydantic.dataclasses import dataclass
 Positive = Annotated[int, Field(strict=True, gt=0)]
 NonNegative = Annotated[int, Field(strict=True, ge=0)]
 Integer = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True)]
-Above0 = Annotated[float, Field(strict=True, gt=0)]
+From0 = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Above0 = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
 Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda value: _names(value))]  # "a,b" on a command line
@@ -34,12 +35,12 @@ class VisionConfig:
     heads: Positive = 16
     patch_size: Positive = 16
     ffn: Literal["mlp", "swiglu"] = "mlp"
-    ffn_ratio: Number = 4.0
+    ffn_ratio: Above0 = 4.0
     ffn_align: Positive = 8  # SwiGLU's hidden width is rounded up to a multiple of this
     qkv_bias: Flag = True
     storage_tokens: NonNegative = 4
-    layerscale_init: Number = 1e-5
-    rope_base: Number = 100.0
+    layerscale_init: From0 = 1e-5
+    rope_base: Above0 = 100.0
     rope_normalize: Literal["separate", "max", "min"] = "separate"
     untie_cls_and_patch_norms: Flag = False
     head_blocks: NonNegative = 2  # 0: the backbone alone
@@ -52,7 +53,7 @@ class TextConfig:
     dim: Positive = 1280
     depth: Positive = 24
     heads: Positive = 20
-    ffn_ratio: Number = 4.0
+    ffn_ratio: Above0 = 4.0
     vocab_size: Positive = 49408
     context_length: Positive = 77
 
@@ -65,7 +66,7 @@ class SamConfig:
     depth: Positive = 24
     heads: Positive = 16
     patch_size: Positive = 16
-    mlp_ratio: Number = 4.0
+    mlp_ratio: Above0 = 4.0
     window: Positive = 14
     global_blocks: tuple[Integer, ...] = (5, 11, 17, 23)
     neck_dim: Positive = 256
@@ -83,7 +84,7 @@ class EarlyRefinementConfig:
     output_stride: Literal[4, 8, 16] = 16  # of the output grid, in pixels of a patch-16 model
     image_stride: Positive = 1  # the guiding image is reduced by this factor before it is encoded
     unification: Literal["per_channel", "official"] = "per_channel"  # "official": AnyUp's, depends on channel order
-    locality: Number = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
+    locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
 
     @property
     def factor(self) -> int:
@@ -186,21 +187,21 @@ class TrainConfig:
     steps: Positive = 80_000
     batch_size: Positive = 4
     accumulate: Positive = 1  # a batch runs in so many parts; their gradients are averaged
-    learning_rate: Number = 2e-4
+    learning_rate: Above0 = 2e-4
     warmup_steps: NonNegative = 0
     schedule: Literal["cosine", "one_cycle"] = "cosine"  # "one_cycle": of DINOv3's linear evaluation
-    weight_decay: Number = 1e-4
+    weight_decay: From0 = 1e-4
     decay_all: Flag = False  # weight decay for vectors too, not only for matrices
-    beta2: Probability = 0.999  # decay of AdamW's second moment
-    clip_norm: Number = 0.01
+    beta2: Fraction = 0.999  # decay of AdamW's second moment
+    clip_norm: Above0 = 0.01
     finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
     finetune_blocks: NonNegative = 4  # for "last_blocks"
-    encoder_lr_scale: Number = 0.01
-    ema_decay: Probability = 0.0  # 0: off; else checkpoints hold a moving average of the weights
+    encoder_lr_scale: From0 = 0.01
+    ema_decay: Fraction = 0.0  # 0: off; else checkpoints hold a moving average of the weights
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
     objective: Literal["masks", "alignment"] = "masks"  # "alignment", ours: a contrastive loss for the towers alone
-    alignment_temperature: Number = 0.1  # of that loss: cosines are divided by it
+    alignment_temperature: Above0 = 0.1  # of that loss: cosines are divided by it
     alignment_steps: NonNegative = 0  # ours: steps on that loss that come first, for random towers; 0: none
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20
@@ -253,7 +254,7 @@ class Config:
     train: TrainConfig = TrainConfig()
     inference: InferenceConfig = InferenceConfig()
     zero_shot: ZeroShotConfig = ZeroShotConfig()
-    workdir: str = "runs/default"
+    workdir: Annotated[str, Field(min_length=1)] = "runs/default"
     seed: NonNegative = 0
     init_from: str = ""  # folders whose weights a new run starts from: runs or converted weights, separated by commas
     data_parallel: Integer = -1  # devices along the data axis; -1: all

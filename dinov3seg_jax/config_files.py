@@ -3,11 +3,15 @@
 import ast
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+import inspect
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pydantic
+from ml_collections import ConfigDict
 
 from dinov3seg_jax.config import Config, to_config_dict
 from dinov3seg_jax.errors import UserError, did_you_mean, one_line
@@ -30,7 +34,8 @@ def from_dict(values: dict[str, Any], origin: str = "config") -> Config:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "unexpected_keyword_argument":
             raise UserError(f"{origin}: unknown option '{key}'{_suggestion(first['loc'])}.") from None
-        raise UserError(f"{origin}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}.") from None
+        given = one_line(repr(first["input"]), 100)
+        raise UserError(f"{origin}: '{key}' is {given}, but {_lower(first['msg'])}.") from None
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -61,20 +66,47 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
         UserError: there is no such recipe, or it does not define a usable config; an override does not fit.
     """
     path, *word = name.split(":", 1)
-    spec = importlib.util.spec_from_file_location("run_config", find_recipe(path))
+    file = find_recipe(path)
+    spec = importlib.util.spec_from_file_location("run_config", file)
     if spec is None or spec.loader is None:
         raise UserError(f"config '{path}' is not a Python file; name one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        values = module.get_config(*word).to_dict()
+        values = _get_config(module, name, word)
     except UserError:
         raise
-    except Exception as error:  # whatever a user's own Python file raises
-        raise UserError(f"config '{name}' cannot be read: {type(error).__name__}: {one_line(error)}.") from error
+    except (Exception, SystemExit) as error:  # whatever a user's own Python file raises
+        why = f"{type(error).__name__}: {one_line(error, 200)}{_line_of(error, file)}"
+        raise UserError(f"config '{name}' cannot be read: {why}; correct that file.") from error
     for override in overrides:
         apply_override(values, override)
     return from_dict(values, origin=name)
+
+
+def _get_config(module: ModuleType, name: str, word: Sequence[str]) -> dict[str, Any]:
+    """What `get_config` of a recipe returns, as plain nested values."""
+    function = getattr(module, "get_config", None)
+    if not callable(function):
+        raise UserError(f"config '{name}' has no function get_config(); write one, as configs/quickstart.py does.")
+    try:
+        inspect.signature(function).bind(*word)
+    except TypeError:
+        mend = f"leave ':{word[0]}' out" if word else f"name one of its recipes, as in {name}:WORD"
+        raise UserError(f"config '{name}' cannot be read: its get_config() takes other arguments; {mend}.") from None
+    config = function(*word)
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"config '{name}' cannot be read: its get_config() returns a {type(config).__name__}; return what "
+            "dinov3seg_jax.config.default_config() gave, with your changes."
+        )
+    return config.to_dict()
+
+
+def _line_of(error: BaseException, file: Path) -> str:
+    """Where in a file something was raised."""
+    frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f" (line {frames[-1]})" if frames else ""
 
 
 def find_recipe(name: str) -> Path:
@@ -89,8 +121,9 @@ def find_recipe(name: str) -> Path:
         if found.is_file():
             return found
     known = sorted(recipe.stem for recipe in RECIPES.glob("*.py"))
+    what = "is a folder" if file.is_dir() else "does not exist"
     raise UserError(
-        f"config '{name}' does not exist{did_you_mean(stem, known)}; name a file, or one of {', '.join(known)}."
+        f"config '{one_line(name, 100)}' {what}{did_you_mean(stem, known)}; name a file, or one of {', '.join(known)}."
     )
 
 
@@ -118,16 +151,35 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not equals:
         raise UserError(f"override '{override}' is not of the form section.option=value.")
     *sections, option = key.split(".")
+    everything = values
     for section in sections:
         values = values.get(section, {})
         if not isinstance(values, dict):
             raise UserError(f"override '{override}': '{section}' is not a section.")
     if option not in values:
-        raise UserError(f"override '{override}': there is no option '{key}'{did_you_mean(option, values)}.")
+        hint = (did_you_mean(option, values) if sections else "") or _elsewhere(key, everything)
+        raise UserError(f"override '{one_line(override, 100)}': there is no option '{one_line(key, 100)}'{hint}.")
     try:
         values[option] = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that it raises for a text
         values[option] = text
+
+
+def _elsewhere(key: str, values: dict[str, Any]) -> str:
+    """A hint at an option whose section was left out or mistyped."""
+    options = list(_options(values))
+    named = [option for option in options if option.split(".")[-1] == key.split(".")[-1]]
+    if len(named) > 1 and "." not in key:
+        return f" (did you mean one of {', '.join(named)}?)"
+    return did_you_mean(key, named or options) or (f" (did you mean '{named[0]}'?)" if len(named) == 1 else "")
+
+
+def _options(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _options(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _tuples(value: Any) -> Any:

@@ -81,6 +81,20 @@ def test_there_are_configs():
         ("workdir=3", "'workdir' is 3, but"),
         ("train=3", "'train' is 3, but"),
         ("=3", "there is no option ''"),
+        ("steps=3", "there is no option 'steps' (did you mean 'train.steps'?)"),
+        ("trian.steps=3", "there is no option 'trian.steps' (did you mean 'train.steps'?)"),
+        ("crop_size=3", "there is no option 'crop_size' (did you mean 'data.crop_size'?)"),
+        ("root=/data", "there is no option 'root' (did you mean one of data.eval.root, data.train.root?)"),
+        ("seeed=3", "there is no option 'seeed' (did you mean 'seed'?)"),
+        ("seed={[]: 1}", "'seed' is '{[]: 1}', but"),
+        (f"seed={'[' * 10**4}", "[[[, but input should be a valid integer"),
+        ("workdir=", "'workdir' is '', but string should have at least 1 character"),
+        ("train.learning_rate=-1", "'train.learning_rate' is -1, but input should be greater than 0"),
+        ("train.learning_rate=1e400", "'train.learning_rate' is inf, but input should be a finite number"),
+        ("train.weight_decay=-0.1", "'train.weight_decay' is -0.1, but input should be greater than or equal to 0"),
+        ("train.clip_norm=0", "'train.clip_norm' is 0, but input should be greater than 0"),
+        ("train.ema_decay=1.0", "'train.ema_decay' is 1.0, but input should be less than 1"),
+        ("train.beta2=1.0", "'train.beta2' is 1.0, but input should be less than 1"),
     ],
 )
 def test_a_bad_override_is_one_sentence(plain, override, message):
@@ -149,6 +163,20 @@ def test_a_mistyped_recipe_has_a_hint():
     assert "(did you mean 'quickstart'?)" in sentence(load_config, "quikstart")
 
 
+def test_a_folder_and_a_name_of_two_lines(tmp_path):
+    assert f"config '{tmp_path}' is a folder; name a file" in sentence(load_config, str(tmp_path))
+    assert "config 'a b' does not exist" in sentence(load_config, "a\nb")
+
+
+def test_a_recipe_that_is_no_python_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {steps: 3}")
+    assert "a.yaml' is not a Python file; name one that ends in .py" in sentence(load_config, str(tmp_path / "a.yaml"))
+
+
+def test_a_word_for_a_recipe_that_takes_none():
+    assert "takes other arguments; leave ':big' out." in sentence(load_config, "quickstart:big")
+
+
 def test_a_missing_file_is_named_with_those_that_exist():
     message = sentence(load_config, "configs/absent.py")
     assert message.startswith("config 'configs/absent.py' does not exist; name a file, or one of ablation, ade, ")
@@ -158,8 +186,12 @@ def test_a_missing_file_is_named_with_those_that_exist():
     ("source", "message"),
     [
         ("def get_config(:\n", "SyntaxError"),
-        ("x = 1\n", "AttributeError"),
-        ("def get_config():\n    return None\n", "AttributeError"),
+        ("x = 1\n", "has no function get_config(); write one"),
+        ("def get_config():\n    return None\n", "returns a NoneType; return what "),
+        ("def get_config():\n    return {'seed': 3}\n", "returns a dict; return what "),
+        ("def get_config(which):\n    return None\n", "takes other arguments; name one of its recipes, as in "),
+        ("x = 1\n\ndef get_config():\n    return x['a']\n", "is not subscriptable (line 4); correct that file"),
+        ("import sys\nsys.exit('bye')\n", "SystemExit: bye (line 2); correct that file"),
         ("import absent_module_of_a_user\n", "absent_module_of_a_user"),
         (
             "from dinov3seg_jax.config import default_config\n"

@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="of pictures: 640, or 480x640 with the height first; default: inference.image_size",
     )
-    programs.add_argument(
-        "--classes", default=(), metavar="NAMES", help="as for predict; their embeddings are exported too"
-    )
+    programs.add_argument("--classes", metavar="NAMES", help="as for predict; their embeddings are exported too")
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:

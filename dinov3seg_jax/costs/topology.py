@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.costs.hlo import Program, Traffic
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, one_line, reason
 from dinov3seg_jax.training.chips import Chip, find_chip
 from dinov3seg_jax.training.flops import count_traced
 from dinov3seg_jax.training.program import describe_step, model_flops
@@ -75,13 +75,15 @@ def topology_mesh(config: Config, topology: str) -> Mesh:
     try:
         devices: Any = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # whatever the plugin raises; it is no part of JAX
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"--topology {topology} cannot be compiled for ({reason}); name a slice as in v5e:4x4, and install the "
-            "compiler with: pip install libtpu"
+            f"--topology {topology} cannot be compiled for ({reason(error)[:200]}); name a slice as in v5e:4x4, and "
+            "install the compiler with: pip install libtpu"
         ) from error
     if find_chip(devices[0].device_kind) is None:
-        raise UserError(f"--topology {topology} has {devices[0].device_kind} chips, whose peaks are not known")
+        raise UserError(
+            f"--topology {topology} has {devices[0].device_kind} chips, whose peaks are not known; name a slice of v4, "
+            "v5e, v5p or v6e, as in v5e:4x4."
+        )
     return make_mesh(config.data_parallel, config.model_parallel, devices)
 
 
@@ -116,9 +118,10 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        reason = next((line.strip() for line in str(error).splitlines() if "Used" in line), str(error).splitlines()[0])
+        used = next((line for line in str(error).splitlines() if "Used" in line), error)
         raise UserError(
-            f"the step does not fit the memory of {topology}: {reason}; set a smaller --config.train.batch_size"
+            f"the step does not fit the memory of {topology} ({one_line(used, 200)}); set a smaller "
+            "--config.train.batch_size, or name a larger slice."
         ) from error
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()

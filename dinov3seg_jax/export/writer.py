@@ -34,7 +34,7 @@ from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.store.folder import open_folder
-from dinov3seg_jax.text.class_lists import names_of
+from dinov3seg_jax.text.class_lists import Names, names_of
 from dinov3seg_jax.text.prompts import check_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -47,7 +47,7 @@ def export(
     checkpoint: str | Path,
     out: str | Path,
     sizes: Sequence[Size] = (),
-    names: Sequence[str] | str = (),
+    names: Names | None = None,
     overrides: Sequence[str] = (),
 ) -> None:
     """Write the scores of a run's model as programs.
@@ -57,7 +57,7 @@ def export(
         out: a new folder; it appears whole or not at all.
         sizes: heights and widths of the pictures, one program for each; default the square of inference.image_size.
             A program takes one size only, since windows, masks and resizing are planned from it before tracing.
-        names: classes whose embeddings are put beside the programs.
+        names: classes whose embeddings are put beside the programs; default none.
         overrides: as in `inference.load.load`.
 
     Raises:
@@ -68,7 +68,7 @@ def export(
         raise UserError(f"'{checkpoint}' holds converted weights, which have no head to export; name a run's folder.")
     if expanded(out).exists():
         raise UserError(f"'{out}' exists; choose another --out.")
-    config, parameters = override_inference(folder.config, overrides), folder.arrays()
+    config = override_inference(folder.config, overrides)
     if config.model.linear.classes:
         raise UserError(f"'{checkpoint}' holds a linear head, which takes no text; only a whole model can be exported.")
     check_inference(config.inference, config.model.vision.patch_size)
@@ -81,7 +81,7 @@ def export(
     everywhere = dataclasses.replace(  # kernels are of one kind of device, a program for several
         config.model, attention="auto", late=dataclasses.replace(config.model.late, kernel="xla")
     )
-    config, parameters = at_precision(dataclasses.replace(config, model=everywhere), parameters)
+    config, parameters = at_precision(dataclasses.replace(config, model=everywhere), folder.arrays())
     graph, described = build(config.model, ALL_FROZEN)
     listed, text = _embed(config, parameters, names)
     if not can_chunk(config.model) and not listed:
@@ -168,14 +168,13 @@ def _restored(value: Array) -> Array:
 
 
 def _embed(
-    config: Config, parameters: Parameters, names: Sequence[str] | str
+    config: Config, parameters: Parameters, names: Names | None
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "t d2"] | None]:
-    listed = names_of(names) if names else ()
-    if not listed:
+    if names is None:
         return (), None
     encode_text = text_encoder(config.model, functools.partial(bind_frozen, config.model))
     embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model.text.context_length)
-    listed = check_names(listed, embed.tokenizer, embed.templates, embed.context_length)
+    listed = check_names(names_of(names), embed.tokenizer, embed.templates, embed.context_length)
     return listed, embed(listed)
 
 

@@ -32,7 +32,7 @@ def open_folder(path: str | Path) -> ModelFolder:
             return ConvertedFolder(path)
         exported = (expanded(path) / EXPORT_FILE).is_file()
     except (OSError, ValueError) as error:  # a name that no file can have
-        raise UserError(f"{one_line(path, 100)} cannot be read ({reason(error)}); check the path") from error
+        raise UserError(f"'{one_line(path, 100)}' cannot be read ({reason(error)}); check the path.") from error
     if exported:
         raise UserError(
             f"'{path}' holds an exported model, which dinov3seg_jax.load_exported reads; name the run that it was "

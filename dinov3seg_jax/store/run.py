@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 STEPS_FOLDER = "checkpoints"
+FOREIGN = {"model_type", "architectures", "architecture"}  # in a config.json of Hugging Face's, or of timm's
 DAMAGED = ".damaged"  # ends the names of steps that were passed over
 
 
@@ -112,16 +113,21 @@ def read_config(workdir: Path) -> Config:
     """The config a run was started with; see `RunFolder.config`."""
     path = workdir / CONFIG_FILE
     if workdir.is_file():
-        raise UserError(f"checkpoint '{workdir}' is a file; name a folder that training wrote.")
+        raise UserError(f"checkpoint '{workdir}' is a file; name a folder that training wrote, or `dinov3seg convert`.")
     if not workdir.is_dir():
         raise UserError(f"checkpoint folder '{workdir}' does not exist; name one that training wrote.")
     if not is_run(workdir):
         raise UserError(f"'{workdir}' is not a run's folder (it has no {CONFIG_FILE}); name one that training wrote.")
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")), origin=str(path))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no options")
+        if values.keys() & FOREIGN:
+            raise UserError(f"'{workdir}' holds a model of another program; name what `dinov3seg convert` made of it.")
+        return from_dict(values, origin=str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
-    except ValueError as error:  # JSON's, or bytes that are no text
+    except (ValueError, RecursionError) as error:  # JSON's, or bytes that are no text
         raise UserError(f"{path} is damaged ({error}); restore it or train again.") from None
 
 

@@ -40,7 +40,12 @@ class StepProgram(NamedTuple):
 
 
 def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
-    """Trace nothing and allocate nothing: shapes, shardings and the jitted step."""
+    """Trace nothing and allocate nothing: shapes, shardings and the jitted step.
+
+    Raises:
+        UserError: options of the config contradict each other.
+    """
+    refuse_misfits(config)
     graph, described = build(config.model, frozen_blocks(config.model, config.train))
     trainable, frozen = jax.eval_shape(lambda p: partition(p, config.model, config.train), described)
     optimizer = make_optimizer(config.train)
@@ -59,6 +64,45 @@ def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
         donate_argnums=0,
     )
     return StepProgram(step, shardings, graph, state, frozen, mesh)
+
+
+def refuse_misfits(config: Config) -> None:
+    """Stop before a model is built that cannot compute, or that sees less of a crop than its labels cover.
+
+    Raises:
+        UserError: it names the two options that do not fit.
+    """
+    model, linear = config.model, config.model.linear
+    used = {"vision": True, "text": not linear.classes, "sam": not linear.classes and model.spe == "sam"}
+    used |= {part: not linear.classes and getattr(model, part).enabled for part in ("early", "late")}
+    for part in (name for name, wanted in used.items() if wanted):
+        options = getattr(model, part)
+        if options.dim % options.heads:
+            raise UserError(
+                f"model.{part}.dim {options.dim} cannot be shared out over model.{part}.heads {options.heads}; "
+                "make it a multiple."
+            )
+    if model.vision.dim // model.vision.heads % 4:
+        raise UserError(
+            f"model.vision.dim {model.vision.dim} leaves {model.vision.dim // model.vision.heads} for each head, "
+            "and rotary positions need a multiple of 4; change dim or heads."
+        )
+    patch = model.vision.patch_size
+    if config.data.crop_size % patch:
+        raise UserError(
+            f"data.crop_size {config.data.crop_size} is no multiple of the {patch} pixels of model.vision.patch_size; "
+            f"set it to {max(patch, config.data.crop_size // patch * patch)}."
+        )
+    if linear.classes and list(linear.layers) != sorted({*linear.layers} & {*range(model.vision.depth)}):
+        raise UserError(
+            f"model.linear.layers is {linear.layers}, but blocks are counted from 0 and model.vision.depth is "
+            f"{model.vision.depth}; give increasing numbers below that."
+        )
+    if config.train.batch_size % config.train.accumulate:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} cannot be run in train.accumulate={config.train.accumulate} "
+            "equal parts; make it a multiple."
+        )
 
 
 def model_flops(config: Config, program: StepProgram, traced: Any, arguments: tuple[Any, ...]) -> int:

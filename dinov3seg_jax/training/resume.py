@@ -10,12 +10,15 @@ import numpy as np
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import EXPORT_FILE
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.store.run import is_run, read_config
+from dinov3seg_jax.store.converted import is_converted
+from dinov3seg_jax.store.run import STEPS_FOLDER, is_run, read_config
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.finetune import partition
+from dinov3seg_jax.training.logs import LOG_FILE
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.program import StepProgram
 from dinov3seg_jax.training.sharding import parameter_shardings
@@ -91,14 +94,19 @@ def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seco
 
 
 def refuse_other_run(workdir: Path, config: Config) -> None:
-    """Stop before a run is continued with options that would make it another one.
+    """Stop before a run is continued with options that would make it another one, or mixed with another model.
 
     Raises:
-        UserError: it names the first option that differs.
+        UserError: it names the first option that differs, or the folder holds converted weights or an exported model.
     """
+    if is_converted(workdir) or (workdir / EXPORT_FILE).is_file():
+        what = "converted weights" if is_converted(workdir) else "an exported model"
+        raise UserError(f"'{workdir}' holds {what}; choose another --config.workdir for the run.")
     if not is_run(workdir):
         return
     old, new = (dataclasses.asdict(_without_resumable(c)) for c in (read_config(workdir), config))
+    if not (workdir / LOG_FILE).exists() and not any((workdir / STEPS_FOLDER).glob("*")):
+        return  # it failed before its first step: what is mended since then makes no other run
     for name, before, after in _differences(old, new):
         raise UserError(
             f"'{workdir}' holds a run with {name}={before!r}, not {after!r}; choose another --config.workdir, "

@@ -54,9 +54,12 @@ def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax
     """Everything of a run of this model; of a run that differs beyond its encoders, those alone."""
     theirs = folder.config.model
     equal = [encoder for encoder in ENCODERS if getattr(theirs, encoder) == getattr(model, encoder)]
-    if not {"vision", "text"} <= set(equal):
+    if other := next((encoder for encoder in ("vision", "text") if encoder not in equal), None):
+        held, ours = (dataclasses.asdict(getattr(of, other)) for of in (theirs, model))
+        option = next(name for name in held if held[name] != ours[name])
         raise UserError(
-            f"init_from '{folder.path}' holds other encoders; set config.model.vision and .text to its run's."
+            f"init_from '{folder.path}' is a run with model.{other}.{option}={held[option]!r}, not {ours[option]!r}; "
+            f"set --config.model.{other}.{option}={held[option]}, or name weights of this model."
         )
     somewhere = next(iter(shardings.values()))
     _, described = build(theirs)
@@ -69,7 +72,10 @@ def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax
 def _folders(init_from: str) -> list[str]:
     if not init_from or expanded(init_from).is_dir():
         return [init_from] if init_from else []
-    return [folder.strip() for folder in init_from.split(",") if folder.strip()]
+    folders = [folder.strip() for folder in init_from.split(",") if folder.strip()]
+    if not folders:
+        raise UserError(f"init_from '{init_from}' names no folder; name one, or leave it out for random weights.")
+    return folders
 
 
 def _without_towers(model: ModelConfig, missing: Iterable[str]) -> ModelConfig:

@@ -1,13 +1,17 @@
 """Estimates for slices of TPUs that are not there."""
 
 import importlib.util
+from types import SimpleNamespace
 
+import jax
 import pytest
 
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
+from dinov3seg_jax.costs import topology
 from dinov3seg_jax.costs.dry_run import dry_run
 from dinov3seg_jax.costs.hlo import Exchange, Traffic
-from dinov3seg_jax.costs.topology import Estimate, describe
+from dinov3seg_jax.costs.topology import Estimate, describe, estimate, topology_mesh
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.training.chips import find_chip
 
@@ -48,6 +52,62 @@ def test_the_paragraph_says_what_is_held_and_what_bounds():
 def test_without_a_compiler_one_sentence_says_what_to_install():
     with pytest.raises(UserError, match="pip install libtpu"):
         dry_run(load_config("configs/pod.py", []), "v5e:4x4")
+
+
+def pretend(monkeypatch, devices):
+    """A compiler that knows one slice."""
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", lambda **_: SimpleNamespace(devices=devices))
+
+
+@pytest.mark.parametrize("said", ["no such shape\nand a paragraph more", ""])
+def test_a_slice_that_the_compiler_does_not_know(monkeypatch, said):
+    def refuse(**_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", refuse)
+    with pytest.raises(
+        UserError, match=rf"^--topology v5e:3x4 cannot be .* \({said[:8] or 'Runtime'}.*\); name a slice"
+    ):
+        topology_mesh(Config(), "v5e:3x4")
+
+
+def test_chips_whose_peaks_are_not_known(monkeypatch):
+    pretend(monkeypatch, [SimpleNamespace(device_kind="TPU v99")])
+    with pytest.raises(
+        UserError, match="v99:2x2 has TPU v99 chips, whose peaks are not known; name a slice of v4, v5e"
+    ):
+        topology_mesh(Config(), "v99:2x2")
+
+
+def refuse_to_compile(monkeypatch, message):
+    step = SimpleNamespace(trace=lambda *_: SimpleNamespace(lower=lambda: None))
+    program = SimpleNamespace(step=step, state=None, frozen=None)
+    monkeypatch.setattr(topology, "topology_mesh", lambda *_: None)
+    monkeypatch.setattr(topology, "describe_step", lambda *_: program)
+
+    def refuse(lowered):
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(topology, "_compile", refuse)
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("RESOURCE_EXHAUSTED: compile error.\n  Used 22.5G of 15.7G hbm.\n\nTotal 22G", r"Used 22.5G of 15.7G hbm\."),
+        ("RESOURCE_EXHAUSTED: too large", "RESOURCE_EXHAUSTED: too large"),
+    ],
+)
+def test_a_step_that_does_not_fit(monkeypatch, message, why):
+    refuse_to_compile(monkeypatch, message)
+    with pytest.raises(UserError, match=rf"memory of v5e:4x4 \({why}\); set a smaller --config.train.batch_size, or"):
+        estimate(Config(), "v5e:4x4", [], None)
+
+
+def test_what_else_the_compiler_fails_at_is_no_mistake_of_the_user(monkeypatch):
+    refuse_to_compile(monkeypatch, "INTERNAL: a bug")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        estimate(Config(), "v5e:4x4", [], None)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.cli.export import main
-from dinov3seg_jax.config import Config, InferenceConfig
+from dinov3seg_jax.config import Config, InferenceConfig, LinearConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.export.scorer import load
 from dinov3seg_jax.export.writer import _write_folder
@@ -22,6 +22,7 @@ from dinov3seg_jax.models.parameters import parameter_bytes
 from dinov3seg_jax.models.quantized import SCALE
 from dinov3seg_jax.store.run import RunFolder
 from tests.closeness import SCORES
+from tests.converted import write_folder
 from tests.tiny import MODEL
 
 NAMES = ("red circle", "grass", "a dog")
@@ -143,6 +144,8 @@ def test_narrow_weights_stay_narrow(model, parameters, pictures, tmp_path, weigh
     main(["--checkpoint", "run", "--out", str(tmp_path / "narrow"), *arguments])
     scorer = load(tmp_path / "narrow")
     assert scorer.sizes == [sides]
+    with pytest.raises(UserError, match="no names were exported with this model; give the embeddings of yours"):
+        scorer(pictures[:, : sides[0]])
     stored = {name: value for name, value in parameters.items() if not name.startswith("text/")}
     taken = (tmp_path / "narrow/weights.npz").stat().st_size
     assert taken < {"int8": 0.4, "bfloat16": 0.6}[weights] * parameter_bytes(stored) + 256 * 2 * len(stored)
@@ -179,6 +182,33 @@ def test_what_cannot_be_exported(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         main(["--checkpoint", "run", "--out", str(tmp_path / "out"), *arguments])
     assert not list(tmp_path.iterdir())
+
+
+def test_converted_weights_have_no_head(tmp_path):
+    write_folder(tmp_path / "towers", {"text/one": np.zeros(1, np.float32)}, "dinotxt", MODEL)
+    with pytest.raises(UserError, match="towers' holds converted weights, which have no head to export; name a run's"):
+        main(["--checkpoint", str(tmp_path / "towers"), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"linear": LinearConfig(classes=3)}, "'run' holds a linear head, which takes no text; only a whole model can"),
+        ({"late": dataclasses.replace(MODEL.late, pad_classes=4)}, "list has a fixed length; say which .* --classes"),
+    ],
+)
+def test_models_that_cannot_be_exported(tmp_path, monkeypatch, part, message):
+    model = dataclasses.replace(MODEL, **part)
+    monkeypatch.setattr(RunFolder, "config", dataclasses.replace(CONFIG, model=model))
+    with pytest.raises(UserError, match=message):
+        main(["--checkpoint", "run", "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_where_none_can_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"out' cannot be written \(.*\); choose another --out"):
+        main(["--checkpoint", "run", "--out", str(tmp_path / "file" / "out")])
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -223,6 +253,15 @@ def test_a_size_that_is_none(tmp_path, capsys):
 def test_inputs_that_do_not_fit(folder, images, text, message):
     with pytest.raises(UserError, match=message):
         load(folder)(images, text)
+
+
+def test_a_program_cannot_be_read_without_flatbuffers(folder, monkeypatch):
+    def deserialize(program):
+        raise ModuleNotFoundError("No module named 'flatbuffers'")
+
+    monkeypatch.setattr(jax.export, "deserialize", deserialize)
+    with pytest.raises(UserError, match="needs flatbuffers; pip install flatbuffers"):
+        load(folder)
 
 
 def test_folders_that_are_none_or_damaged(folder, tmp_path):

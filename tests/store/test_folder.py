@@ -75,6 +75,35 @@ def test_other_weights_have_another_fingerprint(converted, tmp_path):
     assert open_folder(tmp_path / "absent").fingerprint not in (first, second)
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[]", "it holds no options"),
+        ("null", "no options"),
+        ("3", "no options"),
+        ('"seed"', "no options"),
+        ("[" * 10**5, ""),
+    ],
+    ids=["list", "null", "number", "text", "deep"],
+)
+def test_a_config_that_is_another_json_file(tmp_path, content, why):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=rf"config.json is damaged \(.*{why}.*\); restore it or train again"):
+        open_folder(tmp_path).config  # noqa: B018
+
+
+@pytest.mark.parametrize("option", ["model_type", "architectures", "architecture"])
+def test_a_model_of_another_program(tmp_path, option):
+    (tmp_path / "config.json").write_text(f'{{"{option}": "dinov3"}}')
+    with pytest.raises(UserError, match="holds a model of another program; name what `dinov3seg convert` made of it"):
+        open_folder(tmp_path).config  # noqa: B018
+
+
+def test_a_name_that_no_folder_can_have():
+    with pytest.raises(UserError, match=r"'x{100}' cannot be read \(File name too long\); check the path"):
+        open_folder("x" * 1000)
+
+
 def test_an_exported_model_is_known_and_says_what_reads_it(tmp_path):
     (tmp_path / EXPORT_FILE).write_text("{}")
     with pytest.raises(UserError, match="holds an exported model, which dinov3seg_jax.load_exported reads"):

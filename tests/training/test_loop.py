@@ -68,7 +68,7 @@ def compiled_once():
     describe = functools.cache(loop.describe_step)
 
     def describe_once(config, mesh):
-        return describe(dataclasses.replace(config, workdir="", init_from=""), mesh)
+        return describe(dataclasses.replace(config, workdir="any", init_from=""), mesh)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "describe_step", describe_once)
@@ -270,7 +270,7 @@ def test_a_new_run_starts_from_the_weights_of_another(straight, tmp_path, monkey
 def test_weights_of_other_encoders_are_refused(straight, tmp_path):
     vision = dataclasses.replace(SMALL.vision, heads=1)
     other = at(tmp_path / "run", init_from=str(straight), model=dataclasses.replace(SMALL, vision=vision))
-    with pytest.raises(UserError, match="holds other encoders"):
+    with pytest.raises(UserError, match="is a run with model.vision.heads=2, not 1; set --config.model.vision.heads=2"):
         train(other)
 
 

@@ -98,8 +98,6 @@ def test_a_run_and_its_parts_hold_the_same(weights, tmp_path):
     shared = {name: value for name, value in weights.items() if np.shape(value) == parameters[name].shape}
     assert "embed_correlation/kernel" not in shared
     assert_from(parameters, shared, ("vision/", "text/"))
-    with pytest.raises(UserError, match="holds other encoders"):
-        start(dataclasses.replace(SMALL, vision=dataclasses.replace(SMALL.vision, depth=1)), run)
 
 
 def test_parts_of_another_model_are_refused(weights, tmp_path):
@@ -121,3 +119,19 @@ def test_a_converted_folder_loads_as_its_part_of_a_model(weights, tmp_path):
     config, parameters = load_parameters(converted(tmp_path / "v", weights, "vision/"))
     assert config.model.vision == dataclasses.replace(SMALL.vision, layerscale_init=1e-5)
     assert_from(parameters, {name: value for name, value in weights.items() if name in parameters}, ("vision/",))
+
+
+@pytest.mark.parametrize(("section", "option", "ours"), [("vision", "depth", 1), ("text", "heads", 4)])
+def test_a_run_of_other_encoders_is_refused_before_its_arrays_are_read(tmp_path, section, option, ours):
+    write_config(tmp_path / "run", Config(model=SMALL))
+    changed = dataclasses.replace(getattr(SMALL, section), **{option: ours})
+    message = f"is a run with model.{section}.{option}=2, not {ours}; set --config.model.{section}.{option}=2"
+    with pytest.raises(UserError, match=message):
+        start(dataclasses.replace(SMALL, **{section: changed}), tmp_path / "run")
+
+
+def test_a_list_of_no_folders():
+    with pytest.raises(
+        UserError, match="init_from ' ,  ' names no folder; name one, or leave it out for random weights"
+    ):
+        start(SMALL, " ", " ")

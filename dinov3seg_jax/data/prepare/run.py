@@ -55,6 +55,7 @@ def prepare(
     if workers < 1:
         raise UserError(f"--workers={workers} is no number of processes; use 1 or more.")
     keys = _split_keys(name, splits)
+    new = not out.exists()
     try:
         manifest = _open_out(out, name, paths)
         if missing := [key for key in keys if key not in manifest["splits"]]:
@@ -65,6 +66,9 @@ def prepare(
         (out / UNFINISHED).unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(out, error) from None
+    finally:
+        if new and out.is_dir() and not any(out.iterdir()):  # nothing was begun
+            out.rmdir()
     return manifest
 
 

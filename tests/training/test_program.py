@@ -1,0 +1,40 @@
+"""Options that contradict each other are two names in one sentence, before anything is built."""
+
+import pytest
+
+from dinov3seg_jax.config_files import load_config
+from dinov3seg_jax.costs.dry_run import dry_run
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.training.program import refuse_misfits
+
+PROBE = ("model.linear.classes=3", "model.vision.depth=2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("model.vision.heads=5",), "model.vision.dim 64 cannot be shared out over model.vision.heads 5; make it a"),
+        (("model.text.heads=5",), "model.text.dim .* cannot be shared out over model.text.heads 5"),
+        (("model.late.heads=5",), "model.late.dim .* cannot be shared out over model.late.heads 5"),
+        (("model.vision.dim=66", "model.vision.heads=2"), "leaves 33 for each head, and .* a multiple of 4"),
+        (("data.crop_size=100",), "data.crop_size 100 is no multiple of the 16 pixels .*; set it to 96"),
+        (("data.crop_size=8",), "data.crop_size 8 is no multiple of the 16 pixels .*; set it to 16"),
+        (("train.accumulate=3",), "train.batch_size 16 cannot be run in train.accumulate=3 equal parts"),
+        ((*PROBE, "model.linear.layers=(0,2)"), r"layers is \(0, 2\), but .* model.vision.depth is 2; give increasing"),
+        ((*PROBE, "model.linear.layers=(1,0)"), r"layers is \(1, 0\), but"),
+        ((*PROBE, "model.linear.layers=(0,0)"), r"layers is \(0, 0\), but"),
+    ],
+)
+def test_options_that_do_not_fit_together(overrides, message):
+    with pytest.raises(UserError, match=message):
+        dry_run(load_config("quickstart", overrides))
+
+
+@pytest.mark.parametrize("overrides", [("model.spe=vision", "model.sam.heads=5"), (*PROBE, "model.late.heads=5")])
+def test_parts_that_are_not_there_need_not_fit(overrides):
+    refuse_misfits(load_config("quickstart", overrides))
+
+
+@pytest.mark.parametrize("recipe", ["ablation:full", "ade", "coco_stuff", "linear_ade", "pod:vit7b", "quickstart"])
+def test_the_recipes_fit(recipe):
+    refuse_misfits(load_config(recipe))
