@@ -196,7 +196,7 @@ def test_what_is_missing_is_done_again(folder, tmp_path, capsys, missing):
     assert contents(tmp_path / "out") == whole
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "4 of 5 pictures are done already"
-    assert len(printed) == 3
+    assert len(printed) == 4  # that, the names, the picture, the rate
 
 
 @pytest.mark.parametrize("seconds", [10, -10])
