@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dinov3seg_jax.data.paper import on_white
-from dinov3seg_jax.data.stretch import full_range, to_bytes
+from dinov3seg_jax.data.stretch import full_range, note_if_dark, to_bytes
 from dinov3seg_jax.errors import UserError, reason
 
 EXPECTED = "give RGB bytes, uint8 [height, width, 3]"
@@ -48,6 +48,8 @@ def from_array(given: Any) -> UInt8[np.ndarray, "h w 3"]:
         raise UserError(f"{what}, which holds no shades; {EXPECTED}")
     layers = image if image.ndim == 3 else image[..., None]
     full = full_range(image.dtype) or _range(layers, what)
+    if image.dtype != np.uint8:
+        note_if_dark("the image", float(layers[..., :3].max()), full[1], "scale it")
     shades = to_bytes(layers, full)
     if layers.shape[2] == 4:
         return on_white(shades[..., :3], shades[..., 3], premultiplied=False)

@@ -29,7 +29,8 @@ class Stretch(NamedTuple):
         """As it is written."""
         if self.kind == EXTREMES:
             return "minmax"
-        return f"{self.low!r}{',' if self.kind == PERCENTILES else ':'}{self.high!r}"
+        low, high = (repr(number).removesuffix(".0") for number in (self.low, self.high))
+        return f"{low}{',' if self.kind == PERCENTILES else ':'}{high}"
 
 
 class Values(NamedTuple):
@@ -90,17 +91,27 @@ def black_and_white(
     if stretch is not None:
         if stretch.kind == RANGE:
             return stretch.low, stretch.high
-        return _stretched_limits(stretch, _gather(parts(), step))
+        low, high = _stretched_limits(stretch, _gather(parts(), step))
+        if low == high:
+            note(f"--stretch {stretch} finds nothing to spread in {name}: both are {low:g}; give values, as in 0:3000")
+        return low, high
     if full is None:
-        return _natural_limits(kind, _gather(parts(), 0))
+        values = _gather(parts(), 0)
+        limits = _natural_limits(kind, values)
+        if limits != (values.low, values.high):
+            note_if_dark(name, values.high, limits[1])
+        return limits
     if full[1] > 255:
-        highest = _highest(parts(), full[1] * DARK)
-        if highest:
-            note(
-                f"no value of {name} exceeds {highest:,.0f} of {full[1]:,.0f}, so that it is nearly black; --stretch, "
-                "as in 2,98 or 0:3000, spreads the values that there are"
-            )
+        note_if_dark(name, _highest(parts(), full[1] * DARK), full[1])
     return full
+
+
+def note_if_dark(
+    name: str, highest: float, white: float, mend: str = "--stretch, as in 2,98 or 0:3000, spreads the values there are"
+) -> None:
+    """Say that a picture is nearly black if its largest number, not 0, is so small beside that of white."""
+    if 0 < highest <= white * DARK:
+        note(f"no value of {name} exceeds {highest:,.6g} of {white:,.0f}, so that it is nearly black; {mend}")
 
 
 def full_range(kind: np.dtype, bits: int = 0) -> Limits | None:

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from dinov3seg_jax.data import stretch
-from dinov3seg_jax.data.images import read_image, read_pixels
+from dinov3seg_jax.data.images import as_array, read_image, read_pixels
 from dinov3seg_jax.data.scenes import View, parse_bands
 from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
@@ -38,6 +38,7 @@ def test_stretches(tmp_path, text, kind, name):
     np.testing.assert_array_equal(whole, expected(values, low, high))
     raster = open_raster(path, View(stretch=asked))
     np.testing.assert_array_equal(raster.read(3, 37, 5, 50), whole[3:37, 5:])
+    assert parse_stretch(str(asked)) == asked
 
 
 def test_stretches_of_what_pillow_reads(tmp_path, monkeypatch):
@@ -97,7 +98,7 @@ def test_a_picture_that_is_nearly_black_is_told(tmp_path, capsys, container):
     read_image(path)
     assert capsys.readouterr().err == (
         f"note: no value of {path} exceeds 3,060 of 65,535, so that it is nearly black; --stretch, as in 2,98 or "
-        "0:3000, spreads the values that there are\n"
+        "0:3000, spreads the values there are\n"
     )
     for values in ([[0, 4000]], [[0, 0]]):  # bright enough, and black whatever is done
         write(np.array(values, np.uint16))
@@ -106,6 +107,24 @@ def test_a_picture_that_is_nearly_black_is_told(tmp_path, capsys, container):
     write(np.array([[0, 3060]], np.uint16))
     read_pixels(path, View(stretch=parse_stretch("minmax")))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("kind", "highest", "white"), [("float32", 0.03, 1), ("int32", 9, 255), ("float64", 12, 255)])
+def test_other_numbers_that_are_nearly_black(tmp_path, capsys, kind, highest, white):
+    values = np.array([[0, highest]], kind)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    read_image(tmp_path / "a.tif")
+    assert f"a.tif exceeds {highest} of {white}, so that it is nearly black; --stretch" in capsys.readouterr().err
+    as_array(values)
+    assert f"no value of the image exceeds {highest} of {white}, so that it is nearly black" in capsys.readouterr().err
+
+
+def test_percentiles_that_are_one_value(tmp_path, capsys):
+    values = np.zeros((40, 50), np.uint16)
+    values[0, 0] = 9
+    Image.fromarray(values).save(tmp_path / "a.png")
+    read_pixels(tmp_path / "a.png", View(stretch=parse_stretch("2,98")))
+    assert "--stretch 2,98 finds nothing to spread in" in capsys.readouterr().err
 
 
 def test_bands(tmp_path, capsys):
