@@ -231,7 +231,9 @@ class Scene:
         try:
             values = self.file.read(bands, window=((top, bottom), (left, right)))
         except self._rasterio.errors.RasterioError as error:
-            raise UserError(f"{self._name} is damaged ({reason(error)}); save or copy it again") from error
+            raise UserError(
+                f"{self._name} is damaged ({reason(error.__cause__ or error)}); save or copy it again"
+            ) from error
         return np.moveaxis(values, 0, -1)
 
     def _mask(self, window: tuple[int, int, int, int], numbers: Num[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w"]:
@@ -241,7 +243,9 @@ class Scene:
             try:
                 valid = self.file.dataset_mask(window=((top, bottom), (left, right))) > 0
             except self._rasterio.errors.RasterioError as error:
-                raise UserError(f"{self._name} is damaged ({reason(error)}); save or copy it again") from error
+                raise UserError(
+                    f"{self._name} is damaged ({reason(error.__cause__ or error)}); save or copy it again"
+                ) from error
         if numbers.dtype.kind == "f":
             valid &= np.isfinite(numbers).any(axis=-1)
         return valid
