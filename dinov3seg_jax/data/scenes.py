@@ -17,7 +17,8 @@ from dinov3seg_jax.data.tiff_tags import TiffTags
 from dinov3seg_jax.errors import UserError, note, reason
 
 CACHE_MEGABYTES = 64  # of GDAL, for parts of a file that several tiles share
-ROWS, COLUMNS = 512, 4096  # that are looked at together
+ROWS = 512  # that are shown together
+PART = 2**20  # pixels that are looked at together, roughly
 
 
 PLAIN_COLORS = (["gray"], ["red", "green", "blue"], ["red", "green", "blue", "alpha"])
@@ -261,9 +262,11 @@ class Scene:
 
     def _parts(self) -> Iterator[Part]:
         """All numbers as they are stored, and which of them count."""
-        for top in range(0, self.file.height, ROWS):
-            for left in range(0, self.file.width, COLUMNS):
-                window = top, min(top + ROWS, self.file.height), left, min(left + COLUMNS, self.file.width)
+        height, width = self.file.height, self.file.width
+        rows, columns = _part_size(self.file.block_shapes[0], width)
+        for top in range(0, height, rows):
+            for left in range(0, width, columns):
+                window = top, min(top + rows, height), left, min(left + columns, width)
                 numbers = self._numbers(window)
                 counting = np.isfinite(numbers)
                 if not self.whole:
@@ -272,6 +275,16 @@ class Scene:
                     if nodata is not None:
                         counting[..., place] &= numbers[..., place] != nodata
                 yield Part(numbers, counting, top, left)
+
+
+def _part_size(block: tuple[int, int], width: int) -> tuple[int, int]:
+    """Rows and columns of about `PART` pixels, in whole blocks of the file if it can be, so that none is read twice."""
+    rows, columns = block
+    blocks = PART // (rows * columns)
+    if not blocks:
+        return max(PART // columns, 1), columns
+    across = min(blocks, -(-width // columns))
+    return blocks // across * rows, across * columns
 
 
 def import_rasterio() -> Any:

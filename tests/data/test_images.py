@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -251,6 +253,13 @@ def test_a_picture_that_does_not_fit_into_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(images, "to_rgb", fail)
     refused(save(tmp_path, NOISE), "does not fit into memory at 50 x 40 pixels; make it smaller")
+
+
+def test_what_reads_rasters_is_loaded_when_there_are_some(tmp_path):
+    path = save(tmp_path, NOISE, "a.jpg")
+    code = f"from dinov3seg_jax.data.images import read_image; read_image({str(path)!r})"
+    heavy = "import sys; assert not {'rasterio', 'pillow_heif', 'tifffile', 'jax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], check=True)
 
 
 def test_list_of_a_file(tmp_path):
