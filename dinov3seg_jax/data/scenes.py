@@ -120,11 +120,11 @@ class Scene:
         self.height, self.width = self._turn.size(file.height, file.width)
         colors = [color.name for color in file.colorinterp]
         usual = colors in PLAIN_COLORS and set(file.dtypes) == {"uint8"}
-        # Of GDAL's own alpha bands some are none to the file; then GDAL takes them for masks all the same.
         self._alpha = colors.index("alpha") + 1 if "alpha" in colors else None
         if tags is not None and tags.alpha is not None:
             self._alpha = tags.alpha + 1
         self._premultiplied = tags is not None and tags.premultiplied
+        self._guess = ""  # what a note says of the bands
         self._bands = self._chosen(view.bands, colors)
         self._inverted = file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"  # then GDAL has a palette, too
         self._palette = _palette_of(file) if self._bands == [1] and not self._inverted else None
@@ -157,15 +157,11 @@ class Scene:
         chosen = shown[:3] if len(shown) >= 3 else shown[:1]
         if not chosen:
             raise UserError(f"{self._name} holds nothing but transparency; give a picture")
-        if len(shown) not in (1, 3) and self._tags_say_little():
+        colors_are_named = self._tags is not None and self._tags.photometric == tiff_tags.RGB
+        if len(shown) not in (1, 3) and not colors_are_named:
             taken = "three are shown as red, green and blue" if len(chosen) == 3 else "is shown in grey"
             self._guess = f"{self._name} has {len(shown)} bands, of which the first {taken}; --bands chooses others"
         return chosen
-
-    def _tags_say_little(self) -> bool:
-        return self._tags is None or self._tags.photometric != tiff_tags.RGB
-
-    _guess = ""
 
     @property
     def place(self) -> dict[str, Any]:
