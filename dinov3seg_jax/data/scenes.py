@@ -17,7 +17,8 @@ from dinov3seg_jax.data.tiff_tags import TiffTags
 from dinov3seg_jax.errors import UserError, note, reason
 
 CACHE_MEGABYTES = 64  # of GDAL, for parts of a file that several tiles share
-ROWS, COLUMNS = 512, 4096  # that are looked at together
+ROWS = 512  # that are shown together
+PART = 2**20  # pixels that are looked at together, roughly
 
 
 PLAIN_COLORS = (["gray"], ["red", "green", "blue"], ["red", "green", "blue", "alpha"])
@@ -120,11 +121,11 @@ class Scene:
         self.height, self.width = self._turn.size(file.height, file.width)
         colors = [color.name for color in file.colorinterp]
         usual = colors in PLAIN_COLORS and set(file.dtypes) == {"uint8"}
-        # Of GDAL's own alpha bands some are none to the file; then GDAL takes them for masks all the same.
         self._alpha = colors.index("alpha") + 1 if "alpha" in colors else None
         if tags is not None and tags.alpha is not None:
             self._alpha = tags.alpha + 1
         self._premultiplied = tags is not None and tags.premultiplied
+        self._guess = ""  # what a note says of the bands
         self._bands = self._chosen(view.bands, colors)
         self._inverted = file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"  # then GDAL has a palette, too
         self._palette = _palette_of(file) if self._bands == [1] and not self._inverted else None
@@ -157,15 +158,11 @@ class Scene:
         chosen = shown[:3] if len(shown) >= 3 else shown[:1]
         if not chosen:
             raise UserError(f"{self._name} holds nothing but transparency; give a picture")
-        if len(shown) not in (1, 3) and self._tags_say_little():
+        colors_are_named = self._tags is not None and self._tags.photometric == tiff_tags.RGB
+        if len(shown) not in (1, 3) and not colors_are_named:
             taken = "three are shown as red, green and blue" if len(chosen) == 3 else "is shown in grey"
             self._guess = f"{self._name} has {len(shown)} bands, of which the first {taken}; --bands chooses others"
         return chosen
-
-    def _tags_say_little(self) -> bool:
-        return self._tags is None or self._tags.photometric != tiff_tags.RGB
-
-    _guess = ""
 
     @property
     def place(self) -> dict[str, Any]:
@@ -232,7 +229,9 @@ class Scene:
         try:
             values = self.file.read(bands, window=((top, bottom), (left, right)))
         except self._rasterio.errors.RasterioError as error:
-            raise UserError(f"{self._name} is damaged ({reason(error)}); save or copy it again") from error
+            raise UserError(
+                f"{self._name} is damaged ({reason(error.__cause__ or error)}); save or copy it again"
+            ) from error
         return np.moveaxis(values, 0, -1)
 
     def _mask(self, window: tuple[int, int, int, int], numbers: Num[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w"]:
@@ -242,7 +241,9 @@ class Scene:
             try:
                 valid = self.file.dataset_mask(window=((top, bottom), (left, right))) > 0
             except self._rasterio.errors.RasterioError as error:
-                raise UserError(f"{self._name} is damaged ({reason(error)}); save or copy it again") from error
+                raise UserError(
+                    f"{self._name} is damaged ({reason(error.__cause__ or error)}); save or copy it again"
+                ) from error
         if numbers.dtype.kind == "f":
             valid &= np.isfinite(numbers).any(axis=-1)
         return valid
@@ -258,9 +259,11 @@ class Scene:
 
     def _parts(self) -> Iterator[Part]:
         """All numbers as they are stored, and which of them count."""
-        for top in range(0, self.file.height, ROWS):
-            for left in range(0, self.file.width, COLUMNS):
-                window = top, min(top + ROWS, self.file.height), left, min(left + COLUMNS, self.file.width)
+        height, width = self.file.height, self.file.width
+        rows, columns = _part_size(self.file.block_shapes[0], width)
+        for top in range(0, height, rows):
+            for left in range(0, width, columns):
+                window = top, min(top + rows, height), left, min(left + columns, width)
                 numbers = self._numbers(window)
                 counting = np.isfinite(numbers)
                 if not self.whole:
@@ -269,6 +272,16 @@ class Scene:
                     if nodata is not None:
                         counting[..., place] &= numbers[..., place] != nodata
                 yield Part(numbers, counting, top, left)
+
+
+def _part_size(block: tuple[int, int], width: int) -> tuple[int, int]:
+    """Rows and columns of about `PART` pixels, in whole blocks of the file if it can be, so that none is read twice."""
+    rows, columns = block
+    blocks = PART // (rows * columns)
+    if not blocks:
+        return max(PART // columns, 1), columns
+    across = min(blocks, -(-width // columns))
+    return blocks // across * rows, across * columns
 
 
 def import_rasterio() -> Any:

@@ -1,6 +1,7 @@
 """What a TIFF says of its pixels: which numbers are colours, which are none, and where on Earth they lie."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -130,6 +131,7 @@ def read_tags(file: BinaryIO, name: str) -> TiffTags | None:
     Raises:
         UserError: it is a camera's raw picture.
     """
+    warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read|Metadata Warning")  # errors say it
     try:
         first = next(_pages(file))
         pages = (parse(*page) for page in _pages(file))

@@ -55,12 +55,13 @@ def test_stretches_of_what_pillow_reads(tmp_path, monkeypatch):
     assert read_pixels(tmp_path / "c.png", View(stretch=parse_stretch("minmax"))).rgb[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_percentiles_of_a_large_raster_come_from_a_grid(tmp_path, monkeypatch):
+@pytest.mark.parametrize("part", [1, 60, 300, 10**6])
+@pytest.mark.parametrize("layout", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 16}, {"blockysize": 1}])
+def test_percentiles_of_a_large_raster_come_from_a_grid(tmp_path, monkeypatch, part, layout):
     """Of all of it, and the same ones whole and in parts, whatever rows are read together."""
     monkeypatch.setattr(stretch, "MOST_SAMPLES", 300)
-    monkeypatch.setattr("dinov3seg_jax.data.scenes.ROWS", 7)
-    monkeypatch.setattr("dinov3seg_jax.data.scenes.COLUMNS", 11)
-    path = save_raster(tmp_path / "a.tif", VALUES.astype(np.float32))
+    monkeypatch.setattr("dinov3seg_jax.data.scenes.PART", part)
+    path = save_raster(tmp_path / "a.tif", VALUES.astype(np.float32), **layout)
     step = stretch.grid_step(40, 50)
     assert step == 3
     low, high = np.percentile(VALUES[:, ::step, ::step].astype(np.float32), (2, 98))
