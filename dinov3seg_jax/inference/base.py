@@ -5,10 +5,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import UInt8
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from dinov3seg_jax.config import Config
@@ -19,7 +20,7 @@ from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.models.parameters import Parameters, parameter_bytes
 from dinov3seg_jax.text.class_lists import Names, names_of
 
-Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
+Picture = str | Path | bytes | BinaryIO | Image.Image | ArrayLike  # see `data.images.as_pixels`
 
 NO_CHECKSUMS: Mapping[str, str] = MappingProxyType({})  # of arrays: none is known
 FLOAT_BYTES = 4
