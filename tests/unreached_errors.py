@@ -25,8 +25,11 @@ else:
     def record(self, *arguments, _init=UserError.__init__):
         _init(self, *arguments)
         frame = sys._getframe(1)
-        with open(os.path.join(os.environ["ERRORS_SEEN"], str(os.getpid())), "a") as file:
-            file.write(f"{frame.f_code.co_filename}:{frame.f_lineno}\\n")
+        try:
+            with open(os.path.join(os.environ["ERRORS_SEEN"], str(os.getpid())), "a") as file:
+                file.write(f"{frame.f_code.co_filename}:{frame.f_lineno}\\n")
+        except OSError:  # some tests let no file grow
+            pass
 
     UserError.__init__ = record
 """

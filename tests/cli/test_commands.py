@@ -15,8 +15,9 @@ from PIL import Image
 import dinov3seg_jax
 import eval as eval_script
 import train as train_script
+from dinov3seg_jax.cache import programs
 from dinov3seg_jax.cli import main as command
-from dinov3seg_jax.cli import predict
+from dinov3seg_jax.cli import predict, prepare, warmup
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, PaintedScenes
@@ -202,6 +203,12 @@ def test_a_shell_can_complete_every_command(capsys):
         command.main(["--completion"])
 
 
+def test_completion_without_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(UserError, match="completion needs shtab; install it"):
+        command.main(["--completion", "bash"])
+
+
 @pytest.mark.parametrize("word", command.COMMANDS)
 def test_every_command_knows_its_name(capsys, word):
     with pytest.raises(SystemExit) as caught:
@@ -225,8 +232,22 @@ MISTAKES = {
     "no checkpoint yet": (EVAL, ["--config", CONFIG_FILE, "--checkpoint", "early"], "holds no complete checkpoint"),
     "missing image": (predict.main, ["--image", "absent.png", "--classes", "a"], "absent.png does not exist"),
     "no images": (predict.main, ["--image", "empty", "--classes", "a"], "holds no picture"),
+    "an override without a recipe": (
+        prepare.main,
+        ["ade20k_150", "--source", "a.zip", "--out", "out", "--config.seed=1"],
+        "--config.seed=1 changes nothing here",
+    ),
+    "a slice without a plan": (TRAIN, ["--config", CONFIG_FILE, "--topology", "v5e:2x2"], "--topology goes with"),
+    "no size": (warmup.main, ["--checkpoint", "empty", "--sizes", "640x480,big"], "--sizes holds 'big'"),
     "doubled class": (predict.main, ["--image", "empty", "--classes", "cat, dog, cat"], "'cat' appears twice"),
 }
+
+
+def test_a_warmup_that_nothing_is_kept_of(tmp_path, monkeypatch):
+    write_config(tmp_path / "run", Config(model=MODEL))
+    monkeypatch.setattr(programs, "keep_programs", lambda: None)
+    with pytest.raises(UserError, match="nothing can be kept, as the cache is off, .*set DINOV3SEG_CACHE"):
+        warmup.main(["--checkpoint", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

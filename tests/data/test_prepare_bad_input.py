@@ -10,6 +10,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from dinov3seg_jax.data.prepare import workers
+from dinov3seg_jax.data.prepare.archives import Member, read_member
+from dinov3seg_jax.data.prepare.matching import read_list
 from dinov3seg_jax.data.prepare.run import prepare
 from dinov3seg_jax.errors import UserError
 from tests.data.archives import (
@@ -411,13 +415,49 @@ def test_a_damaged_manifest(tmp_path, ade):
         prepare("ade20k_150", [ade], tmp_path / "out")
 
 
-@pytest.mark.parametrize("workers", [0, -1])
-def test_no_workers(tmp_path, ade, workers):
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_workers(tmp_path, ade, count):
     with pytest.raises(UserError, match="use 1 or more"):
-        prepare("ade20k_150", [ade], tmp_path / "out", workers=workers)
+        prepare("ade20k_150", [ade], tmp_path / "out", workers=count)
 
 
 def test_a_split_that_is_not_there(tmp_path):
     source = make_voc_20(tmp_path / "official").archives
     with pytest.raises(UserError, match=re.escape("voc_20 has no split 'train'; there is eval.")):
         prepare("voc_20", source, tmp_path / "out", splits=["train"])
+
+
+def test_a_member_that_is_cut_short(tmp_path):
+    (tmp_path / "a.txt").write_text("names")
+    with pytest.raises(UserError, match=r"'a.txt' in 'source' is cut short; get it again"):
+        read_member(Member("source", tmp_path, "a.txt", size=9))
+
+
+@pytest.mark.parametrize("content", ["", "a b a"])
+def test_a_list_that_is_none(tmp_path, content):
+    (tmp_path / "val.txt").write_text(content)
+    members = [Member("source", tmp_path, "val.txt", len(content))]
+    with pytest.raises(UserError, match="is no list of different names; get the official one"):
+        read_list(members, "(?P<name>val).txt")
+
+
+def test_a_worker_that_dies(monkeypatch):
+    class Dying:
+        def __init__(self, *_):
+            pass
+
+        def map(self, *_, chunksize):
+            raise BrokenProcessPool
+
+        def shutdown(self, cancel_futures):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Dying)
+    with pytest.raises(UserError, match="a worker process died, perhaps for want of memory; run again with fewer"):
+        list(workers.outcomes([], 2))

@@ -123,9 +123,19 @@ def test_pictures_in_memory(model):
     assert model.segment(Image.new("L", (5, 4)), NAMES).labels.shape == (4, 5)
 
 
-@pytest.mark.parametrize("array", [PICTURE / 255, PICTURE[..., 0], PICTURE[:0], np.zeros((4, 4, 4), np.uint8)])
+def test_arrays_of_other_kinds_follow_the_rules_for_files(model):
+    """Which `tests/data/test_arrays.py` has in full."""
+    expected = model.segment(PICTURE, NAMES).labels
+    np.testing.assert_array_equal(model.segment(PICTURE / 255, NAMES).labels, expected)
+    opaque = np.dstack([PICTURE, np.full(PICTURE.shape[:2], 255, np.uint8)])
+    np.testing.assert_array_equal(model.segment(opaque, NAMES).labels, expected)
+
+
+@pytest.mark.parametrize(
+    "array", [PICTURE / 100 - 1, PICTURE[:0], PICTURE.transpose(2, 0, 1), PICTURE[None], np.int32(3)]
+)
 def test_arrays_that_are_no_picture(model, array):
-    with pytest.raises(UserError, match=r"give RGB bytes, uint8 \[height, width, 3\]"):
+    with pytest.raises(UserError, match="the image"):
         model.segment(array, NAMES)
 
 
