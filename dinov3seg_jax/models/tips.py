@@ -16,8 +16,8 @@ from dinov3seg_jax.models.tips_vision import TipsVision, TipsVisionConfig
 class TipsConfig:
     """Sizes of both towers, which are of one width."""
 
-    vision: TipsVisionConfig = TipsVisionConfig()
-    text: TipsTextConfig = TipsTextConfig()
+    vision: TipsVisionConfig
+    text: TipsTextConfig
 
 
 class Tips(nnx.Module):

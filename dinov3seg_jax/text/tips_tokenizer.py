@@ -47,7 +47,7 @@ class TipsTokenizer:
         try:
             return self._model.encode(text.translate(ASCII_LOWER), out_type=int, add_bos=False, add_eos=False)
         except UnicodeEncodeError:
-            raise UserError(f"the text {ascii(text)} holds half a character; type it anew.") from None
+            raise UserError(f"the text {text!a} holds half a character; type it anew.") from None
 
     def length(self, text: str) -> int:
         """Number of tokens a text takes in a row."""

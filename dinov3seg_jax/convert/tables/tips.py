@@ -113,17 +113,19 @@ SCENIC_BLOCK: tuple[Row, ...] = (
 
 SCENIC_BLOCKS = prefixed(SCENIC_BLOCK, source=r"transformer/encoderblock_(?P<layer>\d+)/", target="blocks/")
 
-SCENIC_VISION: tuple[Row, ...] = prefixed(
-    (
-        Rule("ToTokenSequence_0/cls", ("cls_first", "cls_second"), two_tokens),
-        rule("ToTokenSequence_0/posembed_input", "positions", unbatched),
-        rule("ToTokenSequence_0/embedding/kernel", "patch_embed/projection/kernel", scenic_patches),
-        rule("ToTokenSequence_0/embedding/bias", "patch_embed/projection/bias"),
-        *SCENIC_BLOCKS,
-        rule("transformer/encoder_norm/(?P<part>scale|bias)", r"norm/\g<part>"),
-    ),
-    source="encoder/",
-) + (Fill("cls_position", np.zeros), Fill("blocks/ls[12]", np.ones))
+SCENIC_TOKENS: tuple[Row, ...] = (
+    Rule("ToTokenSequence_0/cls", ("cls_first", "cls_second"), two_tokens),
+    rule("ToTokenSequence_0/posembed_input", "positions", unbatched),
+    rule("ToTokenSequence_0/embedding/kernel", "patch_embed/projection/kernel", scenic_patches),
+    rule("ToTokenSequence_0/embedding/bias", "patch_embed/projection/bias"),
+)
+
+SCENIC_VISION: tuple[Row, ...] = (
+    *prefixed((*SCENIC_TOKENS, *SCENIC_BLOCKS), source="encoder/"),
+    rule("encoder/transformer/encoder_norm/(?P<part>scale|bias)", r"norm/\g<part>"),
+    Fill("cls_position", np.zeros),
+    Fill("blocks/ls[12]", np.ones),
+)
 
 SCENIC_TEXT: tuple[Row, ...] = (
     rule("token_emb/emb_var", "token_embedding"),
