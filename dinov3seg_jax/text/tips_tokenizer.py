@@ -45,9 +45,10 @@ class TipsTokenizer:
             UserError: the text is no valid Unicode.
         """
         try:
-            return self._model.encode(text.translate(ASCII_LOWER), out_type=int, add_bos=False, add_eos=False)
+            text.encode()
         except UnicodeEncodeError:
             raise UserError(f"the text {text!a} holds half a character; type it anew.") from None
+        return self._model.encode(text.translate(ASCII_LOWER), out_type=int, add_bos=False, add_eos=False)
 
     def length(self, text: str) -> int:
         """Number of tokens a text takes in a row."""
