@@ -16,7 +16,7 @@ from dinov3seg_jax.convert.tables.transforms import flat, linear_thirds, patches
 def class_and_grid(x: np.ndarray) -> tuple[np.ndarray, ...]:
     """[1, 1 + g * g, d] positions -> that of the class token, and a grid."""
     side = math.isqrt(x.shape[1] - 1)
-    return x[0, 0], x[0, 1:].reshape(side, side, -1)
+    return x[0, 0], x[0, 1:].reshape(side, side, x.shape[2])
 
 
 def linear_halves(x: np.ndarray) -> tuple[np.ndarray, ...]:
