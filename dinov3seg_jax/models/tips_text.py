@@ -1,0 +1,90 @@
+"""TIPSv2's text tower: sinusoid positions, attention to every token that is no padding, and their mean."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from dinov3seg_jax.models.attention import Attention, dot_product_attention, penalty
+from dinov3seg_jax.models.blocks import Mlp, run_stack, stack
+from dinov3seg_jax.models.layers import LayerNorm, normal
+
+POOLING_EPSILON = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class TipsTextConfig:
+    """Sizes of the tower; the defaults are those of L/14."""
+
+    dim: int = 1024
+    depth: int = 12
+    heads: int = 16
+    hidden: int = 4096
+    vocab_size: int = 32000
+
+
+class ReluMlp(Mlp):
+    """Two dense layers with ReLU between them."""
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        return self.down(jax.nn.relu(self.up(x)))
+
+
+class TextBlock(nnx.Module):
+    """Pre-norm block whose tokens see all tokens that are no padding."""
+
+    def __init__(self, config: TipsTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
+        self.attention = Attention(config.dim, config.heads, qkv_bias=True, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
+        self.ffn = ReluMlp(config.dim, config.hidden, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n length d"], bias: Float[Array, "n 1 1 length"]) -> Float[Array, "n length d"]:
+        attended = dot_product_attention(*self.attention.project(self.norm1(x)), bias)
+        x = x + self.attention.out(attended.reshape(x.shape))
+        return x + self.ffn(self.norm2(x))
+
+
+class TipsText(nnx.Module):
+    """Rows of token ids to embeddings in the space of the vision tower."""
+
+    def __init__(self, config: TipsTextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = dtype
+        self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (config.vocab_size, config.dim)))
+        self.blocks = stack(lambda rngs: TextBlock(config, dtype=dtype, rngs=rngs), config.depth, rngs)
+        self.norm = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
+
+    def embed(self, tokens: Int[Array, "n length"]) -> Float[Array, "n length d"]:
+        """The tokens before the first block."""
+        scaled = self.token_embedding[...][tokens] * math.sqrt(self.config.dim)
+        return (scaled + sinusoids(tokens.shape[1], self.config.dim)).astype(self.dtype)
+
+    def __call__(self, tokens: Int[Array, "n length"], padding: Bool[Array, "n length"]) -> Float[Array, "n d"]:
+        """Embed rows of any length, not normalised: how much padding a row has does not matter.
+
+        Args:
+            tokens: ids.
+            padding: True where a row has ended; a row that is all padding gives zeros.
+        """
+        bias = penalty(~padding)[:, None, None, :]
+        x = run_stack(self.blocks, self.embed(tokens), lambda block, x: block(x, bias), stop=self.config.depth)
+        return mean_of_tokens(self.norm(x), padding)
+
+
+def sinusoids(length: int, dim: int) -> Float[np.ndarray, "length dim"]:
+    """Positions from 0: sines of all frequencies, from 1 down to 1/10000, and then their cosines."""
+    frequencies = np.exp(-np.arange(dim // 2) * math.log(10000) / (dim // 2 - 1))
+    angles = np.arange(length)[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def mean_of_tokens(x: Float[Array, "n length d"], padding: Bool[Array, "n length"]) -> Float[Array, "n d"]:
+    """The mean over what is no padding, in float32."""
+    kept = (~padding).astype(jnp.float32)[..., None]
+    return (x.astype(jnp.float32) * kept).sum(axis=1) / (kept.sum(axis=1) + POOLING_EPSILON)
