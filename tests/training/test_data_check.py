@@ -48,7 +48,9 @@ def nothing_begins(monkeypatch):
 
 
 @pytest.mark.parametrize("alignment_steps", [0, 2])
-@pytest.mark.parametrize("names", [("Grass", "grass"), ("cat", LONG), ("cat", "x<|startoftext|>")])
+@pytest.mark.parametrize(
+    "names", [("Grass", "grass"), ("cat", LONG), ("cat", "x<|startoftext|>"), ("cat", "gra\u200bss"), ("a, b", "a, c")]
+)
 def test_names_that_scoring_refuses(tmp_path, nothing_begins, names, alignment_steps):
     with pytest.raises(UserError) as scoring:
         check_names(names, Tokenizer())
