@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image, ImageShow
+from PIL import Image
 
 
 def show(picture: Image.Image) -> None:
@@ -14,10 +14,16 @@ def show(picture: Image.Image) -> None:
         from IPython.display import display
 
         display(picture)
-    elif not (_has_display() and ImageShow.show(picture)):
+    elif not (_has_display() and _in_viewer(picture)):
         path = Path(tempfile.mkdtemp(prefix="dinov3seg-"), "overlay.png")
         picture.save(path)
         print(f"there is no display; the picture is in {path}", flush=True)
+
+
+def _in_viewer(picture: Image.Image) -> bool:
+    from PIL import ImageShow  # here, as it imports IPython where that is installed
+
+    return bool(ImageShow.show(picture))
 
 
 def _in_notebook() -> bool:
