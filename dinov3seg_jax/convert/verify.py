@@ -139,7 +139,7 @@ def read_cases(path: Path) -> list[Case]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             values = {key: archive[key] for key in archive.files if key.startswith(("in/", "out/"))}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:  # TypeError: .npy
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(f"'{path}' is no .npz file of plain arrays ({reason}); see docs/verify.md.") from None
     names = dict.fromkeys(key.split("/")[1] for key in values if key.count("/") == 2)

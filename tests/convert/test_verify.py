@@ -256,6 +256,9 @@ def test_other_bad_arguments(converted, tmp_path):
     source, folder = converted(VIT)
     with pytest.raises(UserError, match="no .npz file of plain arrays .*No such file"):
         verify(folder, "--against", tmp_path / "absent.npz")
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(UserError, match="is no .npz file of plain arrays"):
+        verify(folder, "--against", tmp_path / "a.npy")
     with pytest.raises(UserError, match="one by one"):
         verify(folder, folder, "--source", source)
     with pytest.raises(UserError, match="holds no converted weights"):
