@@ -115,7 +115,13 @@ def read_header(source: Path | bytes, name: str) -> tuple[tuple[int, int], int]:
     if scene is not None:
         with contextlib.closing(scene):
             return (scene.height, scene.width), scene.orientation
-    with open_picture(source, name) as image, _decoding(name, *image.size[::-1]):
+    with open_picture(source, name) as image:
+        return header_of(image, name)
+
+
+def header_of(image: ImageFile.ImageFile, name: str) -> tuple[tuple[int, int], int]:
+    """The same of a picture that Pillow has opened."""
+    with _decoding(name, *image.size[::-1]):
         return upright_size(image), orientation(image)
 
 

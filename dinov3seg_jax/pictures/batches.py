@@ -145,7 +145,7 @@ def _look(model: BaseSegmenter, picture: Picture, room: int, view: View) -> Look
         if seen.place_is_lost:
             mend = "install rasterio, as with the extra geo" if import_rasterio() is None else "convert it to RGB"
             note(f"{picture.path} says which place on Earth it shows, and its labels do not; {mend}, and they do")
-        if model.tiles is not None and huge.needs_streaming(picture.path, room, view):
+        if model.tiles is not None and huge.needs_streaming(seen, room):
             return Look(picture, HUGE, room)
     except UserError as error:
         return Look(picture, UNREADABLE, 0, error=error)

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dinov3seg_jax import visualize
-from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, check_bands
+from dinov3seg_jax.data.scenes import Scene, View, check_bands
 from dinov3seg_jax.data.stretch import Stretch, parse_stretch
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
@@ -29,9 +29,9 @@ from dinov3seg_jax.pictures.rasters import (
     BLOCK,
     GeoLabels,
     LabelFile,
+    Look,
     PngLabels,
     Raster,
-    look_at,
     open_raster,
 )
 
@@ -159,20 +159,13 @@ def room_for_pictures(model: BaseSegmenter, memory_bytes: int, batch_size: int) 
     return max(memory_bytes - taken, LEAST_ROOM)
 
 
-def needs_streaming(source: Path, room: int, view: View = AS_IT_IS) -> bool:
+def needs_streaming(look: Look, room: int) -> bool:
     """Whether a picture is to go through `segment_file`: too large as a whole, or a georeferenced raster.
 
-    Only the file's header is read. A georeferenced raster is recognised where rasterio is installed.
-
     Args:
-        source: the picture.
+        look: what `rasters.look_at` says of it; a georeferenced raster is recognised where rasterio is installed.
         room: bytes; see `room_for_pictures`.
-        view: how it is to be shown.
-
-    Raises:
-        UserError: the file is missing, damaged or no picture, or cannot be shown so.
     """
-    look = look_at(source, view)
     return look.height * look.width * BYTES_PER_PIXEL > room or look.georeferenced
 
 

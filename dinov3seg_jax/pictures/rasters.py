@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from dinov3seg_jax.data.deep import to_rgb
-from dinov3seg_jax.data.images import open_picture, read_header, read_upright
+from dinov3seg_jax.data.images import header_of, open_picture, read_upright
 from dinov3seg_jax.data.readers import first_bytes, open_scene, says_where_it_is
 from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, import_rasterio
 from dinov3seg_jax.data.stretch import Stretch
@@ -85,7 +85,8 @@ def look_at(path: Path, view: View = AS_IT_IS) -> Look:
     if scene is not None:
         with contextlib.closing(scene):
             return Look(scene.height, scene.width, scene.georeferenced, place_is_lost=False)
-    size, _ = read_header(path, str(path))
+    with open_picture(path, str(path)) as image:
+        size, _ = header_of(image, str(path))
     return Look(*size, georeferenced=False, place_is_lost=says_where_it_is(path))
 
 

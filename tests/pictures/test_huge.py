@@ -17,7 +17,7 @@ from dinov3seg_jax.inference.result import class_colors
 from dinov3seg_jax.inference.views.blend import Shapes
 from dinov3seg_jax.inference.views.tiles import plan_tiles
 from dinov3seg_jax.pictures import huge
-from dinov3seg_jax.pictures.rasters import PngLabels
+from dinov3seg_jax.pictures.rasters import PngLabels, look_at
 from tests.data.rasters import save_raster
 
 ENOUGH = huge.RUNTIME_BYTES + 2**28
@@ -161,7 +161,7 @@ def test_a_picture_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="a.png is truncated or damaged"):
         segment(tmp_path / "out", source)
     with pytest.raises(UserError, match="absent.png does not exist"):
-        huge.needs_streaming(tmp_path / "absent.png", 10**9)
+        huge.needs_streaming(look_at(tmp_path / "absent.png"), 10**9)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -172,8 +172,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_only_pictures_too_large_for_the_memory_are_streamed(tmp_path):
     source = save(tmp_path / "a.png", 100, 100)
-    assert not huge.needs_streaming(source, 10_000 * huge.BYTES_PER_PIXEL)
-    assert huge.needs_streaming(source, 10_000 * huge.BYTES_PER_PIXEL - 1)
+    assert not huge.needs_streaming(look_at(source), 10_000 * huge.BYTES_PER_PIXEL)
+    assert huge.needs_streaming(look_at(source), 10_000 * huge.BYTES_PER_PIXEL - 1)
 
 
 def test_pictures_get_what_the_model_leaves():
@@ -231,14 +231,14 @@ def test_a_tiff_without_rasterio(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(UserError, match=r"pip install rasterio"):
         segment(tmp_path / "out", source)
-    assert not huge.needs_streaming(source, 10**9)
+    assert not huge.needs_streaming(look_at(source), 10**9)
 
 
 @pytest.mark.parametrize("classes", [5, 300])
 def test_a_geotiff_keeps_its_place_on_earth(tmp_path, classes):
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 399960, 0, -0.5, 5800020)}
     source = save_raster(tmp_path / "a.tif", np.moveaxis(scene(200, 300), -1, 0), **place)
-    assert huge.needs_streaming(source, 10**12), "however small"
+    assert huge.needs_streaming(look_at(source), 10**12), "however small"
     summary = segment(tmp_path / "out", source, classes)
     assert summary["labels"] == "a_labels.tif"
     segment(tmp_path / "png", save(tmp_path / "a.png", 200, 300), classes)
@@ -257,7 +257,7 @@ def test_what_rasterio_reads(tmp_path):
     kinds = {"8": grey[None], "16": grey[None].astype(np.uint16) * 257, "5": np.stack([grey] * 5)}
     for name, values in (kinds | {"float": grey[None].astype(np.float32)}).items():
         source = save_raster(tmp_path / f"{name}.tif", values)
-        assert not huge.needs_streaming(source, 10**9), "no place on Earth"
+        assert not huge.needs_streaming(look_at(source), 10**9), "no place on Earth"
         np.testing.assert_array_equal(open_raster(source).read(2, 9, 3, 30), np.stack([grey[2:9, 3:]] * 3, axis=-1))
     (tmp_path / "bad.tif").write_bytes(b"II*\0nothing")
     with pytest.raises(UserError, match="bad.tif is (truncated or damaged|no picture)"):
