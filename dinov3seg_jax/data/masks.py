@@ -9,15 +9,16 @@ import numpy as np
 from jaxtyping import Int, Int32
 from PIL import Image
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dinov3seg_jax.data.images import open_picture
 from dinov3seg_jax.data.orientation import orientation, turn
+from dinov3seg_jax.data.tiff_tags import tags_of
 from dinov3seg_jax.data.transforms import IGNORED
 from dinov3seg_jax.errors import UserError, one_line
 
 ANY_BITS = (8, 16)
 LOSSY = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"})  # as files, and as compressions of a TIFF
-REDUCED = 1  # in a TIFF's NewSubfileType: the page shows the first one again, smaller
 
 _UNKNOWN = -2
 
@@ -138,16 +139,16 @@ def _refuse_what_changes_values(mask: ImageFile, name: str) -> None:
 
 
 def _pages(mask: ImageFile) -> int:
-    """Pages beside each other; those of a TIFF that repeat the first one in other sizes do not count."""
+    """Pages beside each other; those of a TIFF that repeat another one, made small, do not count."""
     count = getattr(mask, "n_frames", 1)
-    if count == 1 or mask.format != "TIFF":
+    if count == 1 or not isinstance(mask, TiffImageFile):
         return count
-    kinds = []
+    shown, full = mask.tell(), 0
     for page in range(count):
         mask.seek(page)
-        kinds.append(mask.tag_v2.get(254, 0))  # type: ignore[attr-defined]
-    mask.seek(0)
-    return sum(not kind & REDUCED for kind in kinds)
+        full += not tags_of(mask).reduced
+    mask.seek(shown)
+    return full
 
 
 def _refuse_channels(mask: Image.Image, name: str) -> None:

@@ -143,11 +143,12 @@ def test_pages_of_one_class_each_are_refused():
     refused(encoded(pages[0], "PNG", save_all=True, append_images=pages[1:]), "several pages")
 
 
-def test_a_smaller_copy_in_a_tiff_is_no_page_of_its_own():
-    """Files for maps hold some, to be shown from afar."""
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_smaller_copy_in_a_tiff_is_no_page_of_its_own(order):
+    """Files for maps hold some, to be shown from afar; cameras put one first."""
     file = io.BytesIO()
     with AppendingTiffWriter(file, True) as writer:
-        for pixels, kind in ((VALUES, 0), (VALUES[:1], 1)):
+        for pixels, kind in ((VALUES, 0), (VALUES[:1], 1))[::order]:
             Image.fromarray(pixels).save(writer, "TIFF", tiffinfo={254: kind})
             writer.newFrame()
     file = io.BytesIO(file.getvalue())
