@@ -24,7 +24,7 @@ from dinov3seg_jax.data.prepared import MANIFEST, SPLITS, known_split, read_mani
 from dinov3seg_jax.data.tfds_source import find_records, open_records
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.files import expanded
-from dinov3seg_jax.text.prompts import check_names, prompt_name
+from dinov3seg_jax.text.prompts import check_names, spoken_name
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 
@@ -172,13 +172,9 @@ DATASETS: dict[str, Callable[[DatasetConfig], Dataset]] = {
 
 def prompt_names(names: Sequence[str]) -> tuple[str, ...]:
     """Drop COCO's suffixes "-other", "-merged" and "-stuff", except where prompts would no longer differ."""
-
-    def prompted(name: str) -> str:
-        return " ".join(prompt_name(name).lower().split())
-
     short = [re.sub(r"(-(other|merged|stuff))+$", "", name) for name in names]
-    count = Counter(map(prompted, short))
-    return tuple(new if count[prompted(new)] == 1 else old for new, old in zip(short, names, strict=True))
+    count = Counter(map(spoken_name, short))
+    return tuple(new if count[spoken_name(new)] == 1 else old for new, old in zip(short, names, strict=True))
 
 
 def _is_described(root: Path) -> bool:

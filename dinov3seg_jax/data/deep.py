@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Num
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from dinov3seg_jax.data.paper import Pixels, load_upright, on_white
+from dinov3seg_jax.data.paper import Pixels, laid_on_white, load_upright, on_white
 from dinov3seg_jax.data.stretch import Part, Stretch, black_and_white, full_range, grid_step, to_bytes
 from dinov3seg_jax.data.tiff_tags import TiffTags, tags_of
 
@@ -21,9 +21,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Three channels of 8 bits, of a picture without a range of its own; see `images.read_image`."""
     if image.has_transparency_data:
         layered = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        flat = Image.new("RGB", image.size, "white")
-        flat.paste(layered, mask=layered.getchannel("A"))
-        return flat
+        return laid_on_white(layered, layered.getchannel("A"))
     return image.convert("RGB")
 
 

@@ -81,6 +81,12 @@ def on_white(
     """A picture without transparency; premultiplied colours are those on black."""
     if premultiplied:
         return np.minimum(colors + (255 - alpha.astype(np.uint16))[..., None], 255).astype(np.uint8)
-    flat = Image.new("RGB", alpha.shape[::-1], "white")
-    flat.paste(Image.fromarray(np.ascontiguousarray(colors)), mask=Image.fromarray(np.ascontiguousarray(alpha)))
-    return np.array(flat)
+    layers = (Image.fromarray(np.ascontiguousarray(layer)) for layer in (colors, alpha))
+    return np.array(laid_on_white(*layers))
+
+
+def laid_on_white(colors: Image.Image, alpha: Image.Image) -> Image.Image:
+    """RGB of a picture and its transparency, one channel of 8 bits."""
+    flat = Image.new("RGB", colors.size, "white")
+    flat.paste(colors, mask=alpha)
+    return flat

@@ -226,24 +226,25 @@ class Scene:
 
     def _get(self, bands: list[int], window: tuple[int, int, int, int]) -> Num[np.ndarray, "h w c"]:
         top, bottom, left, right = window
-        try:
+        with self._undamaged():
             values = self.file.read(bands, window=((top, bottom), (left, right)))
+        return np.moveaxis(values, 0, -1)
+
+    @contextlib.contextmanager
+    def _undamaged(self) -> Iterator[None]:
+        try:
+            yield
         except self._rasterio.errors.RasterioError as error:
             raise UserError(
                 f"{self._name} is damaged ({reason(error.__cause__ or error)}); save or copy it again"
             ) from error
-        return np.moveaxis(values, 0, -1)
 
     def _mask(self, window: tuple[int, int, int, int], numbers: Num[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w"]:
         top, bottom, left, right = window
         valid = np.ones(numbers.shape[:2], bool)
         if self.masked:
-            try:
+            with self._undamaged():
                 valid = self.file.dataset_mask(window=((top, bottom), (left, right))) > 0
-            except self._rasterio.errors.RasterioError as error:
-                raise UserError(
-                    f"{self._name} is damaged ({reason(error.__cause__ or error)}); save or copy it again"
-                ) from error
         if numbers.dtype.kind == "f":
             valid &= np.isfinite(numbers).any(axis=-1)
         return valid

@@ -48,6 +48,11 @@ def prompt_name(name: str) -> str:
     return name.strip().split(", ")[0].strip()
 
 
+def spoken_name(name: str) -> str:
+    """The same without what the tokenizer makes no difference of: case and spacing."""
+    return " ".join(prompt_name(name).lower().split())
+
+
 def fill(template: str, name: str) -> str:
     """The prompt for a class: `prompt_name(name)` in every slot of the template.
 

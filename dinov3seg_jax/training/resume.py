@@ -99,8 +99,9 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
     Raises:
         UserError: it names the first option that differs, or the folder holds converted weights or an exported model.
     """
-    if is_converted(workdir) or (workdir / EXPORT_FILE).is_file():
-        what = "converted weights" if is_converted(workdir) else "an exported model"
+    converted = is_converted(workdir)
+    if converted or (workdir / EXPORT_FILE).is_file():
+        what = "converted weights" if converted else "an exported model"
         raise UserError(f"'{workdir}' holds {what}; choose another --config.workdir for the run.")
     if not is_run(workdir):
         return

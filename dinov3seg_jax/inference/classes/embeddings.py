@@ -15,7 +15,7 @@ from dinov3seg_jax.inference.classes.embedding_cache import EmbeddingCache, open
 from dinov3seg_jax.inference.device.buckets import bucket
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.text.prompts import LENGTH_STEP, check_names, cut_padding, prompt_name, prompt_tokens
+from dinov3seg_jax.text.prompts import LENGTH_STEP, check_names, cut_padding, prompt_tokens, spoken_name
 from dinov3seg_jax.text.tokenizer import Tokenizer
 
 EncodeText = Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]]  # token ids to embeddings
@@ -54,11 +54,6 @@ def average_templates(embeddings: Float[np.ndarray, "t p d2"]) -> Float[np.ndarr
     means = embeddings.reshape(t, p, 2, d2 // 2).mean(axis=1)
     lengths = np.linalg.norm(means, axis=-1, keepdims=True)
     return (means / np.maximum(lengths, 1e-12)).reshape(t, d2)
-
-
-def _spoken(name: str) -> str:
-    """What the tokenizer makes a difference of: names that share it share an embedding, to the last bit."""
-    return " ".join(prompt_name(name).lower().split())
 
 
 class ClassEmbeddings:
@@ -136,7 +131,7 @@ class ClassEmbeddings:
 
     def __call__(self, names: Sequence[str]) -> Float[np.ndarray, "t d2"]:
         """Embed names that `text.prompts.check_names` has accepted: [global half | local half], each of length 1."""
-        spoken = [_spoken(name) for name in names]
+        spoken = [spoken_name(name) for name in names]
         new = [name for name in dict.fromkeys(spoken) if name not in self._known]
         if new:
             tokens = prompt_tokens(new, self.templates, self.context_length)

@@ -62,9 +62,12 @@ def _without_numbers(items: Sequence[str], source: str) -> list[str]:
 def _counting(items: Sequence[str], find: Callable[[str], re.Match[str] | None]) -> list[re.Match[str]]:
     """Where each item has a number, if these count up from 0 or 1, which no names do by chance."""
     found = [match for item in items if (match := find(item))]
-    numbers = [int(match[1]) for match in found]
-    counts = len(items) > 1 and numbers in ([*range(len(items))], [*range(1, len(items) + 1)])
-    return found if counts else []
+    return found if counts_up([int(match[1]) for match in found], len(items)) else []
+
+
+def counts_up(numbers: Sequence[int], items: int) -> bool:
+    """Whether so many items, more than one, are numbered from 0 or from 1."""
+    return items > 1 and list(numbers) in ([*range(items)], [*range(1, items + 1)])
 
 
 def _in_order(pairs: Sequence[tuple[int, str]], source: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.text.class_lists.marks import BULLET, QUOTES, is_numbered, unquoted
+from dinov3seg_jax.text.class_lists.marks import BULLET, QUOTES, counts_up, is_numbered, unquoted
 
 COMMAS, SEMICOLONS, BARS = ",，、،﹐", ";；؛", "|｜¦"
 COMMENT = re.compile(r"^\s*(?:#(?!\d)|//).*|\s#\s.*$")
@@ -119,8 +119,7 @@ def _numbered_run(line: str) -> list[str]:
     """The items of "1. grass 2. wood"; none if the line is no such list."""
     items = [item.strip() for item in re.split(r"(?:^|\s)(?=[(\[]?\d+[.):\]]+\s)", line) if item.strip()]
     numbers = [int(match[1]) for item in items if (match := re.match(r"[(\[]?(\d+)", item))]
-    counted = len(items) > 1 and numbers in ([*range(len(items))], [*range(1, len(items) + 1)])
-    return [item.rstrip(f"{COMMAS}{SEMICOLONS}. ") for item in items] if counted else []
+    return [item.rstrip(f"{COMMAS}{SEMICOLONS}. ") for item in items] if counts_up(numbers, len(items)) else []
 
 
 def _finished(names: list[str]) -> list[str]:

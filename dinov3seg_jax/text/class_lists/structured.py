@@ -13,7 +13,6 @@ from dinov3seg_jax.text.class_lists.plain import read_plain
 # Words under which files keep their list, and entries their name, the surest first.
 LISTS = ("names", "classes", "class_names", "categories", "labels", "id2label", "label2id", "CLASSES", "vocabulary")
 NAMES = ("name", "class_name", "label", "title", "class", "category", "Name", "readable")
-NUMBERS = ("id", "index", "trainId", "train_id", "value")
 ASSIGNED = re.compile(r"^\s*[A-Za-z_]\w*\s*=\s*(?=[\[({])")
 KEYED = re.compile(rf"^\s*(?:{'|'.join(LISTS)})\s*:(?:\s*$|\s*[\[{{\n])", re.MULTILINE)
 PRINTED = re.compile(r"dict_(?:keys|values)\((.*)\)", re.DOTALL)
