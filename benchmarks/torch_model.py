@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.inference.views.windows import coverage, plan_windows
 from dinov3seg_jax.models.late_refinement import shifted_window_mask
-from dinov3seg_jax.models.pixels import DEVIATION, MEAN
+from dinov3seg_jax.models.pixels import IMAGENET
 
 
 class TorchModel(nn.Module):
@@ -41,8 +41,8 @@ class TorchModel(nn.Module):
         for name, shift in (("windowed", 0), ("shifted", self.shift)):
             mask = shifted_window_mask(grid, grid, window, shift)
             self.register_buffer(f"mask_{name}", None if mask is None else torch.from_numpy(mask))
-        self.register_buffer("mean", torch.from_numpy(MEAN))
-        self.register_buffer("deviation", torch.from_numpy(DEVIATION))
+        self.register_buffer("mean", torch.from_numpy(IMAGENET.mean))
+        self.register_buffer("deviation", torch.from_numpy(IMAGENET.deviation))
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:
         """`images` uint8 [b, h, w, 3], `text` [t, 2d]; scores [b, t, h4, w4]."""

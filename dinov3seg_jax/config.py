@@ -28,7 +28,10 @@ closed = pydantic.ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=closed)
 class VisionConfig:
-    """§1: a DINOv3 ViT and dinov3.txt's vision head on top of it."""
+    """§1: a DINOv3 ViT and dinov3.txt's vision head on top of it; or the vision tower of CLIP or TIPSv2.
+
+    Those two have learned positions in place of rotary ones, and read only the options that say so.
+    """
 
     dim: Positive = 1024
     depth: Positive = 24
@@ -44,11 +47,13 @@ class VisionConfig:
     rope_normalize: Literal["separate", "max", "min"] = "separate"
     untie_cls_and_patch_norms: Flag = False
     head_blocks: NonNegative = 2  # 0: the backbone alone
+    grid: Positive = 32  # CLIP, TIPSv2: side of the square grid that positions were learned on
+    outputs: NonNegative = 0  # CLIP: width of the space shared with text; 0: dim
 
 
 @dataclass(frozen=True, config=closed)
 class TextConfig:
-    """§1: dinov3.txt's text tower. Its output is twice as wide as the vision tower: one half for each granularity."""
+    """§1: the text tower. dinov3.txt's output is twice as wide as its vision tower: one half for each granularity."""
 
     dim: Positive = 1280
     depth: Positive = 24
@@ -133,6 +138,8 @@ class LinearConfig:
 class ModelConfig:
     """The whole model; the defaults are the paper's: ViT-L/16, dinov3.txt, SAM ViT-L."""
 
+    towers: Literal["dinotxt", "clip", "tips"] = "dinotxt"  # which two towers see and read: see models/towers.py
+    tokenizer: str = ""  # file of the text tower's tokenizer, where that is no part of this program (TIPSv2)
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     sam: SamConfig = SamConfig()

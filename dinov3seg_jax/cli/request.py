@@ -16,7 +16,7 @@ from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
 from dinov3seg_jax.text.class_lists import parse_names
 from dinov3seg_jax.text.prompts import check_names, load_templates, understood
-from dinov3seg_jax.text.tokenizer import Tokenizer
+from dinov3seg_jax.text.tokenizers import open_tokenizer
 
 if TYPE_CHECKING:
     from dinov3seg_jax.inference.base import BaseSegmenter
@@ -76,9 +76,10 @@ def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Requ
     names = parse_names(_one_list(options.classes))
     folder = open_folder(options.checkpoint)
     way = "zero_shot" if folder.kind == "converted" else way_of(folder, options.zero_shot)
-    config = override_inference(Config(), overrides, section_of(way))
+    config = override_inference(Config() if folder.kind == "run" else folder.config, overrides, section_of(way))
+    model = config.model
     templates = load_templates(config.zero_shot.templates) if way == "zero_shot" else config.inference.templates
-    check_names(names, Tokenizer(), templates)
+    check_names(names, open_tokenizer(model), templates, model.text.context_length)
     return Request(folder, way, list(overrides), names, config)
 
 

@@ -51,8 +51,9 @@ class Recognised:
     name: str  # a released size, or "custom"
     rows: tuple[Row, ...]
     expected: dict[str, Shape]  # our name -> shape, of every parameter they fill
-    model: dict[str, dict[str, Any]]  # sections of `ModelConfig`, as far as the files decide them
+    model: dict[str, Any]  # sections and options of `ModelConfig`, as far as the files decide them
     notes: tuple[str, ...]
+    config: dict[str, dict[str, Any]]  # other sections of `Config`: how the release is used
 
 
 class _Found(NamedTuple):
@@ -60,11 +61,12 @@ class _Found(NamedTuple):
 
     name: str
     rows: tuple[Row, ...]
-    model: dict[str, dict[str, Any]]
+    model: dict[str, Any]
     parts: str  # regex for the start of our names
     notes: list[str]
     around: dict[str, Any] = {}  # noqa: RUF012 -- other options that those parts' shapes depend on
     assumed: tuple[str, ...] = ()  # options that no file says, of a size that was never released
+    config: dict[str, dict[str, Any]] = {}  # noqa: RUF012 -- other sections of `Config`: how the release is used
 
 
 class _Kind(NamedTuple):
@@ -108,9 +110,10 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
         ) from None
     for override in overrides:
         apply_override(found.model, override)
+    rotary = found.model.get("towers", "dinotxt") == "dinotxt"
     for section, options in found.model.items():
-        step = 4 if section == "vision" else 1  # rotary frequencies come in fours
-        dim, heads = options.get("dim"), options.get("heads")
+        step = 4 if section == "vision" and rotary else 1  # rotary frequencies come in fours
+        dim, heads = (options.get("dim"), options.get("heads")) if isinstance(options, dict) else (None, None)
         if not isinstance(dim, int) or not isinstance(heads, int) or heads < 1:
             continue  # the config's own check says so
         if dim % (step * heads):
@@ -126,10 +129,11 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
     ]
     if source.left_out:
         notes.append(f"left out of the training checkpoint: {', '.join(source.left_out)}")
-    return Recognised(kind, found.name, found.rows, expected, found.model, (*found.notes, *notes, *source.notes))
+    notes = [*found.notes, *notes, *source.notes]
+    return Recognised(kind, found.name, found.rows, expected, found.model, tuple(notes), found.config)
 
 
-def _value(model: Mapping[str, Mapping[str, Any]], option: str) -> Any:
+def _value(model: Mapping[str, Any], option: str) -> Any:
     section, name = option.split(".")
     return model[section][name]
 

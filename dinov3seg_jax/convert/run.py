@@ -113,6 +113,7 @@ def _describe(path: Path, entries: dict[str, safetensors.Entry], recognised: Rec
         arrays={
             name: {"shape": list(entry.shape), "sha256": array_sha256(path, entry)} for name, entry in entries.items()
         },
+        config=recognised.config,
     )
 
 

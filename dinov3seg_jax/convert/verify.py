@@ -79,7 +79,8 @@ def compare_with_source(
     path = folder / converted.WEIGHTS_FILE
     entries = safetensors.read_header(path)
     source = open_source(files, take)
-    said = [f"{section}.heads={options['heads']}" for section, options in manifest.model.items() if "heads" in options]
+    sections = {name: options for name, options in manifest.model.items() if isinstance(options, dict)}
+    said = [f"{name}.heads={options['heads']}" for name, options in sections.items() if "heads" in options]
     _, plan = prepare(source, manifest.kind, [*said, *overrides], rounded_periods=rounded_periods)
     shapes = {name: entry.shape for name, entry in entries.items()}
     if different := sorted(name for name in plan.shapes | shapes if plan.shapes.get(name) != shapes.get(name)):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
 from dinov3seg_jax.data.datasets import check_classes, class_names
-from dinov3seg_jax.text.prompts import prompt_tokens
+from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.flops import count_flops
 from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import make_mesh
@@ -45,12 +45,11 @@ def dry_run(config: Config, topology: str = "") -> None:
     """
     names = class_names(config.data.train)
     if not config.model.linear.classes:
-        where, length = f"data set '{config.data.train.name}'", config.model.text.context_length
-        check_classes(names, where, config.inference.templates, length)
+        check_classes(names, f"data set '{config.data.train.name}'", config.inference.templates, config.model)
     mesh = topology_mesh(config, topology) if topology else make_mesh(config.data_parallel, config.model_parallel)
     program = describe_step(config, mesh)
     state, frozen, at = program.state, program.frozen, program.shardings
-    tokens = prompt_tokens(names, config.inference.templates[:1], config.model.text.context_length)[:, 0]
+    tokens = training_prompts(names, config)
     batch = abstract_batch(config, len(names))
     print(parameter_table(state.trainable, frozen))
     devices = mesh.size

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dinov3seg_jax.config import DatasetConfig
+from dinov3seg_jax.config import DatasetConfig, ModelConfig
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS, Benchmark, Split
 from dinov3seg_jax.data.folder import ImageFolder
 from dinov3seg_jax.data.label_maps import original_ids
@@ -25,7 +25,7 @@ from dinov3seg_jax.data.tfds_source import find_records, open_records
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.text.prompts import check_names, spoken_name
-from dinov3seg_jax.text.tokenizer import Tokenizer
+from dinov3seg_jax.text.tokenizers import open_tokenizer
 
 
 class Source(Protocol):
@@ -76,19 +76,20 @@ def class_names(config: DatasetConfig) -> tuple[str, ...]:
     return open_dataset(config).classes
 
 
-def check_classes(names: Sequence[str], where: str, templates: Sequence[str], context_length: int) -> None:
+def check_classes(names: Sequence[str], where: str, templates: Sequence[str], model: ModelConfig) -> None:
     """Refuse names that no model could be asked for, before it is trained on them or its weights are read.
 
     Args:
         names: of classes.
         where: they were read.
-        templates, context_length: as for `text.prompts.check_names`.
+        templates: as for `text.prompts.check_names`.
+        model: that is asked.
 
     Raises:
         UserError: as for `text.prompts.check_names`.
     """
     try:
-        check_names(names, Tokenizer(), templates, context_length)
+        check_names(names, open_tokenizer(model), templates, model.text.context_length)
     except UserError as error:
         raise UserError(f"in {where}, {error}") from None
 

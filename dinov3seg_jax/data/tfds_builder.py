@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.data.datasets import check_classes
 from dinov3seg_jax.data.prepared import MANIFEST, Manifest, read_manifest
 from dinov3seg_jax.data.tfds_source import import_tfds
 from dinov3seg_jax.errors import UserError, run_command
 from dinov3seg_jax.text.prompts import PAPER
-from dinov3seg_jax.text.tokenizer import CONTEXT_LENGTH
 
 VERSION = "1.0.0"
 
@@ -47,7 +47,7 @@ def write_records(name: str, source: Path, out: Path) -> Path:
     manifest = read_manifest(source)
     if manifest.dataset != name:
         raise UserError(f"{source} is a prepared '{manifest.dataset}', not '{name}'; name the one it is.")
-    check_classes(manifest.classes, str(source / MANIFEST), PAPER, CONTEXT_LENGTH)
+    check_classes(manifest.classes, str(source / MANIFEST), PAPER, ModelConfig())
     builder = builder_of(source, manifest, out)
     folder = Path(builder.data_dir)
     if folder.exists():

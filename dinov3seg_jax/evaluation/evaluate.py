@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from dinov3seg_jax.config import Config, DatasetConfig
+from dinov3seg_jax.config import Config, DatasetConfig, ModelConfig
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.census import check_masks
 from dinov3seg_jax.data.datasets import Dataset, check_classes, class_names, open_dataset
@@ -124,16 +124,16 @@ def _check(config: Config, checkpoint: str | Path, zero_shot: bool, datasets: Se
         check_once(functools.partial(check_masks, dataset))
 
 
-def _prompts(config: Config, checkpoint: str | Path, zero_shot: bool) -> tuple[tuple[str, ...], int] | None:
-    """Templates and the longest prompt in tokens; None for a model without text, and where there is no model."""
+def _prompts(config: Config, checkpoint: str | Path, zero_shot: bool) -> tuple[tuple[str, ...], ModelConfig] | None:
+    """Templates, and the model that is asked; None for a model without text, and where there is no model."""
     try:
         folder = open_folder(checkpoint)
         way, model = way_of(folder, zero_shot), folder.config.model
     except UserError:  # is said when the model is read
         return None
     if way == "zero_shot":
-        return load_templates(config.zero_shot.templates), model.text.context_length
-    return None if way == "linear" or model.linear.classes else (config.inference.templates, model.text.context_length)
+        return load_templates(config.zero_shot.templates), model
+    return None if way == "linear" or model.linear.classes else (config.inference.templates, model)
 
 
 def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Model:

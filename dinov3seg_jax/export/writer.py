@@ -33,6 +33,7 @@ from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+from dinov3seg_jax.models.towers import text_width
 from dinov3seg_jax.store.folder import open_folder
 from dinov3seg_jax.text.class_lists import Names, names_of
 from dinov3seg_jax.text.prompts import check_names
@@ -95,7 +96,7 @@ def export(
 
     def write(folder: Path) -> None:
         for size in sizes:
-            lowered = lower(program, stored, size, 2 * config.model.vision.dim, length)
+            lowered = lower(program, stored, size, text_width(config.model), length)
             (folder / f"{size_name(size)}.bin").write_bytes(lowered.serialize())
         np.savez(folder / WEIGHTS_FILE, **stored)
         if text is not None:
@@ -105,7 +106,7 @@ def export(
             "jax": jax.__version__,
             "platforms": PLATFORMS,
             "sizes": sizes,
-            "text_width": 2 * config.model.vision.dim,
+            "text_width": text_width(config.model),
             "classes": length,
             "names": listed,
             "files": {file.name: checksum_of(file) for file in sorted(folder.iterdir())},
@@ -173,7 +174,7 @@ def _embed(
     if names is None:
         return (), None
     encode_text = text_encoder(config.model, functools.partial(bind_frozen, config.model))
-    embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model.text.context_length)
+    embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model)
     listed = check_names(names_of(names), embed.tokenizer, embed.templates, embed.context_length)
     return listed, embed(listed)
 

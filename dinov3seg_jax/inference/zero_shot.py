@@ -26,11 +26,11 @@ from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.views.labels import label_pixels
 from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, label_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
-from dinov3seg_jax.models.dinotxt import DinoTxt
 from dinov3seg_jax.models.functions import l2_normalize, resize_cubic
 from dinov3seg_jax.models.graph import any_values, bind, describe
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.models.pixels import normalize_pixels
+from dinov3seg_jax.models.towers import TOWERS, TwoTowers, shared_width
 from dinov3seg_jax.text.class_lists import Names
 from dinov3seg_jax.text.prompts import load_templates
 
@@ -60,7 +60,7 @@ class ZeroShotSegmenter(BaseSegmenter):
                 f"zero_shot.stride {recipe.stride} is larger than zero_shot.window {recipe.window} and leaves gaps; "
                 f"use {recipe.window} or less."
             )
-        graph, described = describe(lambda: DinoTxt(config.model, rngs=any_values()))
+        graph, described = describe(lambda: TwoTowers(config.model, rngs=any_values()))
         missing = sorted(described.keys() - parameters.keys())
         if missing:
             raise UserError(
@@ -116,7 +116,7 @@ class ZeroShotSegmenter(BaseSegmenter):
         """
         images, names = checked_arrays(images, batch_size), self.check_names(names)
         text, class_mask = self.embed.filled(names)
-        local = text[:, self.config.model.vision.dim :]
+        local = text[:, -shared_width(self.config.model) :]
         recipe, mask = self.config.zero_shot, jnp.asarray(class_mask)
         results = []
         for image in images:
@@ -136,14 +136,15 @@ class ZeroShotSegmenter(BaseSegmenter):
     def _compare(
         self, windows: UInt8[np.ndarray, "n height width 3"], local: Float[np.ndarray, "t d"]
     ) -> Float[Array, "n t h w"]:
-        pixels = normalize_pixels(jnp.asarray(windows.astype(np.float32)) / 255)
-        stretched = stretch(pixels, self.config.model.vision.patch_size)
+        model = self.config.model
+        pixels = normalize_pixels(jnp.asarray(windows.astype(np.float32)) / 255, TOWERS[model.towers].pixels)
+        stretched = stretch(pixels, model.vision.patch_size)
         parts = [_cosines(self._encode(self.parameters, part), local) for part in batches(stretched)]
         return jnp.concatenate(parts)[: len(windows)]
 
 
 def encode_patches(
-    towers: DinoTxt, pixels: Float[Array, "n height width 3"], patch_features: PatchFeatures
+    towers: TwoTowers, pixels: Float[Array, "n height width 3"], patch_features: PatchFeatures
 ) -> Float[Array, "n h w d"]:
     """Patch features of unit length.
 

@@ -16,19 +16,27 @@ CorrelationKind = Literal["local+global", "local", "global"]
 SIDE = 7  # of the kernel that embeds a correlation
 
 
+def channels_of(kind: CorrelationKind, halves: int) -> tuple[int, ...]:
+    """Which halves of a text embedding give a channel each, in the order of the channels; one half gives one."""
+    return {"local+global": (1, 0), "local": (1,), "global": (0,)}[kind] if halves == 2 else (0,)
+
+
 def correlate(
-    features: Float[Array, "b h w d"], text: Float[Array, "b t d2"], kind: CorrelationKind = "local+global"
+    features: Float[Array, "b h w d"],
+    text: Float[Array, "b t d2"],
+    kind: CorrelationKind = "local+global",
+    halves: int = 2,
 ) -> Float[Array, "b t h w c"]:
     """Cosine of every patch with every class, one channel per text half in use, float32 in [-1, 1].
 
     Args:
         features: in the text-aligned space.
-        text: [b, t, 2d]; the first half is aligned with CLS (global), the second with patches (local).
-        kind: which halves; "local+global" gives the channels (local, global).
+        text: [b, t, 2d]; the first half is aligned with CLS (global), the second with patches (local). Or [b, t, d].
+        kind: which of two halves; "local+global" gives the channels (local, global).
+        halves: of the text.
     """
-    global_half, local_half = jnp.split(text, 2, axis=-1)
-    halves = {"local+global": [local_half, global_half], "local": [local_half], "global": [global_half]}[kind]
-    stacked = l2_normalize(jnp.stack(halves, axis=-2))
+    parts = jnp.split(text, halves, axis=-1)
+    stacked = l2_normalize(jnp.stack([parts[half] for half in channels_of(kind, halves)], axis=-2))
     features = l2_normalize(features)
     return jnp.einsum("bhwd,btcd->bthwc", features, jnp.broadcast_to(stacked, (len(features), *stacked.shape[1:])))
 

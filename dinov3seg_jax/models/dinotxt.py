@@ -1,7 +1,7 @@
 """dinov3.txt: the vision head and the text tower that share one embedding space (§1; its specification, section 8)."""
 
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from dinov3seg_jax.config import ModelConfig, TextConfig, VisionConfig
+from dinov3seg_jax.config import TextConfig, VisionConfig
 from dinov3seg_jax.models.blocks import Block, run_stack, stack
-from dinov3seg_jax.models.functions import l2_normalize
 from dinov3seg_jax.models.kernels import Kernel
 from dinov3seg_jax.models.layers import LayerNorm, Linear, normal
 from dinov3seg_jax.models.vit import Tokens, VisionTransformer
@@ -165,17 +164,3 @@ class TextTower(nnx.Module):
         end = jnp.argmax(tokens, axis=-1)  # end-of-text is the largest id; argmax takes the first
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return self.projection(self.norm(pooled))
-
-
-class DinoTxt(nnx.Module):
-    """Both towers, under the names that they have in the whole model."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        options: Any = {"dtype": jnp.dtype(config.dtype), "kernel": config.attention, "rngs": rngs}
-        self.vision = VisionTower(config.vision, **options)
-        self.text = TextTower(config.text, 2 * config.vision.dim, **options)
-
-    def encode_text(self, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
-        """Text embeddings [global half | local half], each half of unit length (§1)."""
-        halves = l2_normalize(jnp.stack(jnp.split(self.text(tokens), 2, axis=-1), axis=1))
-        return halves.reshape(tokens.shape[0], -1)

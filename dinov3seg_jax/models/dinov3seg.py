@@ -9,17 +9,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.models.correlation import CorrelationEmbedding, CorrelationSkip, correlate
+from dinov3seg_jax.models.correlation import CorrelationEmbedding, CorrelationSkip, channels_of, correlate
 from dinov3seg_jax.models.decoder import Decoder
-from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
 from dinov3seg_jax.models.early_refinement import EarlyRefinement
-from dinov3seg_jax.models.functions import l2_normalize
 from dinov3seg_jax.models.late_refinement import LateRefinement
 from dinov3seg_jax.models.layers import Linear
 from dinov3seg_jax.models.pixels import normalize_pixels
 from dinov3seg_jax.models.sam import SamEncoder
 from dinov3seg_jax.models.scene import ImageFeatures, PriorMaps
 from dinov3seg_jax.models.semantic_prior import Guidance, GuidanceProjection
+from dinov3seg_jax.models.towers import TOWERS, Towers, text_width, unit_halves
 
 REJECTED_LOGIT = -100.0
 
@@ -40,28 +39,32 @@ class SegmentationModel(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         late = config.late.dim
         tower: Any = {"dtype": dtype, "remat": config.remat, "kernel": config.attention, "rngs": rngs}
-        self.vision = VisionTower(config.vision, **tower)
-        self.text = TextTower(config.text, 2 * config.vision.dim, **tower)
+        self.vision = self.towers.vision(config, **tower)
+        self.text = self.towers.text(config, **tower)
         if config.early.enabled:
             self.early = EarlyRefinement(config.early, dtype=dtype, rngs=rngs)
-        channels = 2 if config.correlation == "local+global" else 1
+        channels = len(channels_of(config.correlation, self.towers.halves))
         self.embed_correlation = CorrelationEmbedding(channels, late, dtype=dtype, rngs=rngs)
         if config.spe == "sam":
             self.sam = SamEncoder(config.sam, dtype=dtype, remat=config.remat, rngs=rngs)
         if config.spe != "none":
             self.guidance = GuidanceProjection(config, dtype=dtype, rngs=rngs)
         if config.late.enabled:
-            self.project_text = Linear(2 * config.vision.dim, late, dtype=dtype, rngs=rngs)
+            self.project_text = Linear(text_width(config), late, dtype=dtype, rngs=rngs)
             appearance = 0 if config.spe == "none" else late
             self.late = LateRefinement(config.late, appearance, late, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(late, config.decoder, guided=config.spe != "none", dtype=dtype, rngs=rngs)
         if config.decoder.correlation_skip:
             self.correlation_skip = CorrelationSkip()
 
+    @property
+    def towers(self) -> Towers:
+        """What is known of its two towers."""
+        return TOWERS[self.config.towers]
+
     def encode_text(self, tokens: Int[Array, "n length"]) -> Float[Array, "n d2"]:
-        """Text embeddings [global half | local half], each half of unit length (§1)."""
-        halves = jnp.stack(jnp.split(self.text(tokens, frozen_blocks=self.frozen_text_blocks), 2, axis=-1), axis=1)
-        return l2_normalize(halves).reshape(tokens.shape[0], -1)
+        """Text embeddings, each half of unit length: [global half | local half] where there are two (§1)."""
+        return unit_halves(self.text(tokens, frozen_blocks=self.frozen_text_blocks), self.towers.halves)
 
     def encode_image(self, images: Float[Array, "b height width 3"]) -> ImageFeatures:
         """Text-aligned patches and the maps of the Semantic Prior Encoder."""
@@ -69,14 +72,14 @@ class SegmentationModel(nnx.Module):
 
     def encode_patches(self, images: Float[Array, "b height width 3"], *, with_prior: bool = False) -> ImageFeatures:
         """Text-aligned patches; the prior only if asked for (windows do not need theirs)."""
-        pixels = normalize_pixels(images)
+        pixels = normalize_pixels(images, self.towers.pixels)
         features = self.vision(pixels, frozen_blocks=self.frozen_vision_blocks)
         patches = features.patches if self.config.patch_features == "head" else features.backbone_patches
         prior = None
         if with_prior and self.config.spe == "vision":
             prior = PriorMaps(patches, *features.intermediate)
         elif with_prior and self.config.spe == "sam":
-            prior = PriorMaps(*self.sam(pixels, frozen_blocks=self.frozen_sam_blocks))
+            prior = PriorMaps(*self.sam(normalize_pixels(images), frozen_blocks=self.frozen_sam_blocks))
         return ImageFeatures(patches, prior)
 
     def segment(
@@ -127,7 +130,7 @@ class SegmentationModel(nnx.Module):
 
     def correlate(self, refined: Float[Array, "b h w d"], text: Float[Array, "b t d2"]) -> Float[Array, "b t h w c"]:
         """§3: the cosines of refined patches with a class list."""
-        return correlate(refined, text, self.config.correlation)
+        return correlate(refined, text, self.config.correlation, self.towers.halves)
 
     def project_guidance(self, prior: PriorMaps | None, height: int, width: int) -> Guidance | None:
         """The Semantic Prior Encoder's maps on the grids of the class maps."""

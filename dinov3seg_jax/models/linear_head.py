@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -12,15 +11,12 @@ from jaxtyping import Array, Float
 from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.dinotxt import VisionTower
 from dinov3seg_jax.models.layers import NORM_EPSILON, constant, normal
-from dinov3seg_jax.models.pixels import DEVIATION, MEAN, normalize_pixels
+from dinov3seg_jax.models.pixels import IMAGENET, SAT493M, normalize_pixels
 
 CHANNEL_DROPOUT = 0.1
 MOMENTUM = 0.9  # of the running statistics
 INITIAL_DEVIATION = 0.01
-PIXELS = {  # mean and deviation of each channel in the backbone's pre-training
-    "lvd1689m": (MEAN, DEVIATION),
-    "sat493m": (np.array((0.430, 0.411, 0.296), np.float32), np.array((0.213, 0.156, 0.143), np.float32)),
-}
+PIXELS = {"lvd1689m": IMAGENET, "sat493m": SAT493M}  # of the backbone's pre-training
 
 
 class LinearHead(nnx.Module):
@@ -68,7 +64,7 @@ class LinearProbe(nnx.Module):
 
     def encode(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b h w c"]:
         """The chosen layers' normalised patches, side by side."""
-        pixels = normalize_pixels(images, *PIXELS[self.config.linear.pixels])
+        pixels = normalize_pixels(images, PIXELS[self.config.linear.pixels])
         layers = self.vision.backbone(pixels, layers=self.config.linear.layers, frozen_blocks=self.frozen_vision_blocks)
         return jnp.concatenate([layer.patches for layer in layers], axis=-1)
 

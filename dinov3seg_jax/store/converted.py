@@ -7,12 +7,14 @@ parts that one release has; several folders together begin a model.
 import dataclasses
 import functools
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pydantic
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from dinov3seg_jax.config import Config, ModelConfig, closed
@@ -32,7 +34,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 # Options that arrays do not depend on, or that their shapes say as well.
 INITIAL_OR_SHAPE = {"layerscale_init", "locality", "ffn_ratio", "ffn_align", "mlp_ratio"}
-NO_HEAD = ("vision", "head_blocks", 0)  # what a backbone by itself says; another folder may hold a head for it
+NO_HEAD = ("vision.head_blocks", 0)  # what a backbone by itself says; another folder may hold a head for it
 
 
 @dataclass(frozen=True, config=closed)
@@ -44,8 +46,10 @@ class Manifest:
     rules_version: int
     sources: list[dict[str, str]]  # "name" and "sha256" of each file
     notes: list[str]  # what is worth knowing of this conversion, such as a checksum that differs from the official one
-    model: dict[str, dict[str, Any]]  # sections of `ModelConfig` that the arrays belong to, as far as they decide
+    model: dict[str, Any]  # sections and options of `ModelConfig` that the arrays belong to, as far as they decide
     arrays: dict[str, dict[str, Any]]  # "shape" and "sha256" of each
+    config: dict[str, dict[str, Any]] = Field(default_factory=dict)  # other sections of `Config`: how it is used
+    files: dict[str, str] = Field(default_factory=dict)  # sha256 of what lies beside the arrays, such as a tokenizer
 
 
 class ConvertedFolder:
@@ -73,7 +77,7 @@ class ConvertedFolder:
         Raises:
             UserError: as for `manifest`.
         """
-        return Config(model=model_config(self.manifest))
+        return from_dict({"model": self.manifest.model, **self.manifest.config}, origin=str(self.path / MANIFEST_FILE))
 
     @property
     def checksums(self) -> Mapping[str, str]:
@@ -172,18 +176,21 @@ def model_config(*manifests: Manifest) -> ModelConfig:
     Raises:
         UserError: two of them contradict each other, or an option is unknown.
     """
-    sections: dict[str, dict[str, Any]] = {}
-    for section, option, value in (said for manifest in manifests for said in _said(manifest)):
-        known = sections.setdefault(section, {})
-        if (section, option, value) == NO_HEAD and option in known:
+    known: dict[str, Any] = {}
+    for option, value in (said for manifest in manifests for said in _said(manifest)):
+        if (option, value) == NO_HEAD and option in known:
             continue
-        if known.get(option, value) != value and (section, option, known[option]) != NO_HEAD:
+        if known.get(option, value) != value and (option, known[option]) != NO_HEAD:
             raise UserError(
-                f"the converted folders do not fit together: {section}.{option} is {known[option]} in one "
+                f"the converted folders do not fit together: {option} is {known[option]} in one "
                 f"and {value} in another; name parts of one model."
             )
         known[option] = value
-    return from_dict({"model": sections}, origin=MANIFEST_FILE).model
+    nested: dict[str, Any] = {}
+    for option, value in known.items():
+        section, _, name = option.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = value
+    return from_dict({"model": nested}, origin=MANIFEST_FILE).model
 
 
 def refuse_other_model(
@@ -194,12 +201,12 @@ def refuse_other_model(
     Raises:
         UserError: it names the first option or array that differs.
     """
-    for section, option, value in _said(manifest):
-        ours = getattr(getattr(model, section), option)
-        if (section, option, value) != NO_HEAD and option not in INITIAL_OR_SHAPE and ours != value:
+    for option, value in _said(manifest):
+        ours = operator.attrgetter(option)(model)
+        if (option, value) != NO_HEAD and option.split(".")[-1] not in INITIAL_OR_SHAPE and ours != value:
             raise UserError(
-                f"'{folder}' was converted with model.{section}.{option}={value!r}, not {ours!r}; "
-                f"set --config.model.{section}.{option}={value}."
+                f"'{folder}' was converted with model.{option}={value!r}, not {ours!r}; "
+                f"set --config.model.{option}={value}."
             )
     for name, array in manifest.arrays.items():
         if name not in expected:
@@ -216,10 +223,12 @@ def parts(names: Iterable[str]) -> list[str]:
     return sorted({"/".join(name.split("/")[: 2 if name.startswith("vision/") else 1]) for name in names})
 
 
-def _said(manifest: Manifest) -> Iterable[tuple[str, str, Any]]:
-    for section, options in manifest.model.items():
-        for option, value in options.items():
-            yield section, option, tuple(value) if isinstance(value, list) else value
+def _said(manifest: Manifest) -> Iterable[tuple[str, Any]]:
+    """Options of the model, such as "vision.dim", and their values."""
+    for section, said in manifest.model.items():
+        options = {f"{section}.{option}": value for option, value in said.items()} if isinstance(said, dict) else {}
+        for option, value in (options or {section: said}).items():
+            yield option, tuple(value) if isinstance(value, list) else value
 
 
 def _place(path: Path, entry: safetensors.Entry, sharding: "jax.sharding.Sharding") -> "jax.Array":

@@ -9,9 +9,11 @@ from importlib import resources
 import numpy as np
 from jaxtyping import Int
 
+from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.text.class_lists import parse_names as parse_names  # part of this page: names as they are typed
-from dinov3seg_jax.text.tokenizer import CONTEXT_LENGTH, END_ID, START_ID, Tokenizer
+from dinov3seg_jax.text.tokenizer import CONTEXT_LENGTH, Tokenizer
+from dinov3seg_jax.text.tokenizers import TowerTokenizer, open_tokenizer
 from dinov3seg_jax.text.vocabularies import is_published
 
 SLOT = "{}"
@@ -19,6 +21,7 @@ PAPER = ("A photo of a {} in the scene",)
 TEMPLATE_SETS = ("paper", "imagenet_80")
 LENGTH_STEP = 8
 SHOWN = 60  # names of a list; of a longer one the first and the last
+CLIP = Tokenizer()
 DIVIDERS = ";；|｜，、"
 JOINERS = "\u200c\u200d"  # of letters in Persian and Indian scripts, and of emoji
 
@@ -66,7 +69,7 @@ def fill(template: str, name: str) -> str:
 
 def check_names(
     names: Sequence[str],
-    tokenizer: Tokenizer,
+    tokenizer: TowerTokenizer,
     templates: Sequence[str] = PAPER,
     context_length: int = CONTEXT_LENGTH,
 ) -> tuple[str, ...]:
@@ -95,7 +98,7 @@ def check_names(
         ids = tuple(tokenizer.encode(prompt_name(name)))
         if not ids:
             raise UserError(f"class name {place} of {len(stripped)}, {name!r}, is empty; remove it or give it a text")
-        if START_ID in ids or END_ID in ids:
+        if tokenizer.reserved.intersection(ids):
             raise UserError(f"the class name {name!r} holds a token reserved for the ends of a prompt; remove it")
         _check_signs(name, f"class name {place} of {len(stripped)}, {_shortened(name)},")
         earlier = first_place.setdefault(ids, place)
@@ -146,7 +149,7 @@ def _shortened(name: str) -> str:
     return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
-def _check_length(name: str, tokenizer: Tokenizer, templates: Sequence[str], context_length: int) -> None:
+def _check_length(name: str, tokenizer: TowerTokenizer, templates: Sequence[str], context_length: int) -> None:
     longest = max(tokenizer.length(fill(template, name)) for template in templates)
     if longest > context_length:
         raise UserError(
@@ -156,18 +159,33 @@ def _check_length(name: str, tokenizer: Tokenizer, templates: Sequence[str], con
 
 
 def prompt_tokens(
-    names: Sequence[str], templates: Sequence[str] = PAPER, context_length: int = CONTEXT_LENGTH
+    names: Sequence[str],
+    templates: Sequence[str] = PAPER,
+    context_length: int = CONTEXT_LENGTH,
+    tokenizer: TowerTokenizer = CLIP,
 ) -> Int[np.ndarray, "names templates length"]:
     """Rows of token ids for every class in every template, cut to the longest row's length in steps of 8.
 
-    The text tower is causal and is read at the end token, so the padding that is cut off changes nothing; the step
-    keeps the number of shapes, and so of compiled programs, small.
+    What fills a row up changes nothing of its embedding; the step keeps the number of shapes, and so of compiled
+    programs, small.
     """
-    rows = Tokenizer().tokenize([fill(template, name) for name in names for template in templates], context_length)
-    return cut_padding(rows, context_length).reshape(len(names), len(templates), -1)
+    rows = tokenizer.tokenize([fill(template, name) for name in names for template in templates], context_length)
+    return cut_padding(rows, context_length, tokenizer).reshape(len(names), len(templates), -1)
 
 
-def cut_padding(rows: Int[np.ndarray, "n length"], context_length: int = CONTEXT_LENGTH) -> Int[np.ndarray, "n short"]:
-    """The rows up to the last end token among them, in steps of 8."""
-    longest = int(rows.argmax(axis=1).max()) + 1  # the end token has the largest id
+def training_prompts(names: Sequence[str], config: Config) -> Int[np.ndarray, "n length"]:
+    """What a run is trained to find: each class in the first template.
+
+    Raises:
+        UserError: the tokenizer cannot be read.
+    """
+    model, templates = config.model, config.inference.templates[:1]
+    return prompt_tokens(names, templates, model.text.context_length, open_tokenizer(model))[:, 0]
+
+
+def cut_padding(
+    rows: Int[np.ndarray, "n length"], context_length: int = CONTEXT_LENGTH, tokenizer: TowerTokenizer = CLIP
+) -> Int[np.ndarray, "n short"]:
+    """The rows up to the end of the longest, in steps of 8."""
+    longest = int(tokenizer.ends(rows).max())
     return rows[:, : min(-(-longest // LENGTH_STEP) * LENGTH_STEP, context_length)]

@@ -13,6 +13,7 @@ from importlib import resources
 
 import numpy as np
 import regex
+from jaxtyping import Int
 
 from dinov3seg_jax.errors import UserError
 
@@ -42,6 +43,9 @@ _SPACES = regex.compile(r"\s+")
 
 class Tokenizer:
     """CLIP's tokenizer. Cheap to make: every instance shares one lazily read table."""
+
+    fingerprint = TABLE_SHA256
+    reserved = frozenset((START_ID, END_ID))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` in [0, 49408), untruncated, without start and end.
@@ -90,6 +94,10 @@ class Tokenizer:
             ids[-1] = END_ID
             row[: len(ids)] = ids
         return rows
+
+    def ends(self, rows: Int[np.ndarray, "n length"]) -> Int[np.ndarray, " n"]:
+        """Number of tokens in each row: the end token has the largest id."""
+        return rows.argmax(axis=1) + 1
 
 
 def _fix(text: str) -> str:

@@ -29,8 +29,7 @@ class DataCheck:
         self._census: Census | None = None
         self._digest = ""
         if not config.model.linear.classes:  # which is not asked for names
-            where, text = dataset.names_from, config.model.text
-            check_classes(dataset.classes, where, config.inference.templates, text.context_length)
+            check_classes(dataset.classes, dataset.names_from, config.inference.templates, config.model)
 
         def look() -> None:
             self._digest = _digest(config, dataset)

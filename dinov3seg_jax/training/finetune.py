@@ -10,13 +10,13 @@ from dinov3seg_jax.models.parameters import Parameters
 
 TOWERS = r"(vision|text)/"
 NEVER = r".*/(periods|mask_token)"
-BLOCKS = r"(vision/backbone|text)/blocks/"
+BLOCKS = r"(vision(/backbone)?|text)/blocks/"
 
 # What trains of the two towers, by full match on the parameter's name.
 TOWER_RULES = {
     "none": r"(?!)",
-    "attention": r"(vision/backbone|vision/head|text)/blocks/attention/(query|value)/kernel",
-    "last_blocks": rf"{BLOCKS}.*|vision/backbone/norm/.*|vision/head/.*|text/(norm|projection)/.*|text/logit_scale",
+    "attention": r"(vision(/backbone|/head)?|text)/blocks/attention/(query|value)/kernel",
+    "last_blocks": rf"{BLOCKS}.*|(vision/backbone|vision|text)/(norm|projection)/.*|vision/head/.*|text/logit_scale",
     # Not the table of tokens: most of its rows are met in no training name, and weight decay would wear them away.
     "full": rf"{TOWERS}(?!token_embedding).*",
 }
@@ -51,7 +51,7 @@ def partition(parameters: Parameters, model: ModelConfig, train: TrainConfig) ->
     """
     trainable, frozen = {}, {}
     first = frozen_blocks(model, train)
-    cuts = {"vision/backbone/blocks/": first.vision, "text/blocks/": first.text}
+    cuts = {"vision/backbone/blocks/": first.vision, "vision/blocks/": first.vision, "text/blocks/": first.text}
     for name, value in parameters.items():
         cut = next((cut for prefix, cut in cuts.items() if name.startswith(prefix)), 0)
         if not is_trainable(name, train):

@@ -21,7 +21,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.processes import is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
-from dinov3seg_jax.text.prompts import prompt_tokens
+from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
@@ -91,7 +91,7 @@ def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: f
         check_linear(config, len(dataset.classes))
     mesh = make_mesh(config.data_parallel, config.model_parallel)
     _refuse_uneven_batches(config, mesh)
-    names = prompt_tokens(dataset.classes, config.inference.templates[:1], config.model.text.context_length)[:, 0]
+    names = training_prompts(dataset.classes, config)
     program = describe_step(config, mesh)
     if is_first():
         write_config(workdir, config)

@@ -82,7 +82,7 @@ def refuse_misfits(config: Config) -> None:
                 f"model.{part}.dim {options.dim} cannot be shared out over model.{part}.heads {options.heads}; "
                 "make it a multiple."
             )
-    if model.vision.dim // model.vision.heads % 4:
+    if model.towers == "dinotxt" and model.vision.dim // model.vision.heads % 4:
         raise UserError(
             f"model.vision.dim {model.vision.dim} leaves {model.vision.dim // model.vision.heads} for each head, "
             "and rotary positions need a multiple of 4; change dim or heads."

@@ -10,7 +10,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.models.correlation import correlate
 from dinov3seg_jax.models.graph import bind
 from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.parameters import Parameters
@@ -60,14 +59,14 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         text = model.encode_text(names)
         images = batch.image.astype(jnp.float32) / 255
         if options.objective == "alignment":
-            correlation = correlate(model.encode_patches(images).patches, text[None], config.model.correlation)
+            correlation = model.correlate(model.encode_patches(images).patches, text[None])
             label = named_labels(batch.label, batch.class_ids)
             labelled = (sample_patches(label, *correlation.shape[2:4]) >= 0).any(axis=(2, 4))
             return alignment_loss(correlation, label, options.alignment_temperature), labelled.sum()
         features = model.encode_image(images)
         refined = model.refine_early(images, features.patches)
         # With every name, not only the image's own list: a correlation costs next to nothing.
-        correlation = correlate(refined, text[None], config.model.correlation)
+        correlation = model.correlate(refined, text[None])
         class_ids, label = batch.class_ids, batch.label
         if options.hardest_classes:
             key = jax.random.fold_in(jax.random.key(config.seed), step)

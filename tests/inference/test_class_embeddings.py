@@ -39,7 +39,7 @@ def test_mean_of_templates():
 
 def test_names_are_embedded_once_and_independently(model_config, parameters, monkeypatch):
     graph, _ = build(model_config)
-    embed = ClassEmbeddings(lambda of, tokens: bind(graph, of).encode_text(tokens), parameters, PROMPTS, 77)
+    embed = ClassEmbeddings(lambda of, tokens: bind(graph, of).encode_text(tokens), parameters, PROMPTS, model_config)
     counts = []
     embed_new = embed._embed
     embed._embed = lambda names: counts.append(len(names)) or embed_new(names)
@@ -74,7 +74,7 @@ def text(model_config, parameters):
     encode = jax.jit(lambda of, tokens: bind(graph, of).encode_text(tokens))
 
     def start(templates=PROMPTS, cache=None):
-        made = ClassEmbeddings(encode, parameters, templates, 77, lambda: cache)
+        made = ClassEmbeddings(encode, parameters, templates, model_config, lambda _: cache)
         made._encode = encode
         return made
 

@@ -42,8 +42,11 @@ def embed(folder, model_config, parameters):
     """
 
     def run(names=NAMES, templates=PROMPTS, parameters=parameters, context_length=77):
+        model = dataclasses.replace(
+            model_config, text=dataclasses.replace(model_config.text, context_length=context_length)
+        )
         embeddings = ClassEmbeddings(
-            encode_quickly, parameters, templates, context_length, lambda: open_cache(model_config, parameters)
+            encode_quickly, parameters, templates, model, lambda _: open_cache(model_config, parameters)
         )
         computed = []
         encode = embeddings._embed

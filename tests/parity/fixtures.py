@@ -8,10 +8,14 @@ from pathlib import Path
 
 KNOWN_PREFIXES = (
     "anyup",
+    "cafedino_model",
     "catseg_aggregator",
     "catseg_class_block",
+    "catseg_clip",
     "catseg_decoder",
+    "catseg_inference",
     "catseg_loss",
+    "catseg_model",
     "catseg_sliding_window",
     "catseg_spatial_block",
     "dinotxt",

@@ -18,7 +18,7 @@ from dinov3seg_jax.inference.views.sliding import Views, average_rows, cut, labe
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.linear_head import LinearProbe
-from dinov3seg_jax.models.pixels import DEVIATION, MEAN
+from dinov3seg_jax.models.pixels import IMAGENET
 from tests.parity.fixtures import fixtures
 from tests.parity.official import (
     arrays,
@@ -67,7 +67,7 @@ def probe(path) -> LinearProbe:
 
 def logits(path, normalised: np.ndarray) -> jax.Array:
     """Of windows [n, h, w, 3] that are normalised already, which the model would do again."""
-    return run(probe(path), lambda model, images: model(images), normalised * DEVIATION + MEAN)
+    return run(probe(path), lambda model, images: model(images), normalised * IMAGENET.deviation + IMAGENET.mean)
 
 
 def slide(path, image: np.ndarray) -> Views:

@@ -15,7 +15,7 @@ from dinov3seg_jax.inference.views.labels import label_pixels
 from dinov3seg_jax.inference.views.sliding import Views, average_rows, cut, label_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.inference.zero_shot import encode_patches, stretch
-from dinov3seg_jax.models.dinotxt import DinoTxt
+from dinov3seg_jax.models.towers import TwoTowers
 from dinov3seg_jax.text.prompts import fill
 from dinov3seg_jax.text.tokenizer import Tokenizer
 from tests.parity.fixtures import HELD_OUT, SHIPPED, fixtures
@@ -41,14 +41,14 @@ def weights_of(path):
 
 
 @functools.cache
-def towers(path) -> DinoTxt:
+def towers(path) -> TwoTowers:
     values = load(path)
     config = described(values, "meta/config_json")
     model = ModelConfig(
         vision=vision_config(config["backbone_config"], config["dinotxt_config"]["vision_model_num_head_blocks"]),
         text=text_config(config["text_config"]),
     )
-    return filled(lambda: DinoTxt(model, rngs=nnx.Rngs(0)), state_dict(values), dinotxt.RULES)
+    return filled(lambda: TwoTowers(model, rngs=nnx.Rngs(0)), state_dict(values), dinotxt.RULES)
 
 
 FILES = pytest.mark.parametrize("path", fixtures("zeroshot_seg"), ids=lambda path: path.stem)
@@ -78,13 +78,13 @@ def test_prompts_and_their_mean(path, compare):
 @functools.cache
 def local_text(path) -> np.ndarray:
     tokens = load(path)["in/tokens"]
-    rows = run(towers(weights_of(path)), DinoTxt.encode_text, tokens.reshape(-1, tokens.shape[-1]))
+    rows = run(towers(weights_of(path)), TwoTowers.encode_text, tokens.reshape(-1, tokens.shape[-1]))
     averaged = average_templates(np.asarray(rows).reshape(*tokens.shape[:2], -1))
     return averaged[:, averaged.shape[1] // 2 :]
 
 
 def cosines(path, pixels, variant, resize=stretch):
-    def compare(both: DinoTxt, windows: jax.Array, text: jax.Array) -> jax.Array:
+    def compare(both: TwoTowers, windows: jax.Array, text: jax.Array) -> jax.Array:
         patches = encode_patches(both, windows, variant)
         return jnp.einsum("nhwd,td->nthw", patches, text, precision=jax.lax.Precision.HIGHEST)
 

@@ -31,7 +31,10 @@ def checksums(parameters: Parameters) -> dict[str, str]:
 
 
 def open_cache(
-    model: ModelConfig, parameters: Parameters, known: Mapping[str, str] = MappingProxyType({})
+    model: ModelConfig,
+    parameters: Parameters,
+    known: Mapping[str, str] = MappingProxyType({}),
+    tokenizer: str = TABLE_SHA256,
 ) -> "EmbeddingCache | None":
     """The cache for a text tower; None where it is off, or where other processes hold parts of the parameters.
 
@@ -39,10 +42,13 @@ def open_cache(
         model: whose text tower it is.
         parameters: of the model.
         known: their checksums, where a manifest says them, else none; computing them takes seconds for a large tower.
+        tokenizer: its fingerprint.
     """
     folder = cache_folder()
     whole = all(getattr(value, "is_fully_addressable", True) for value in parameters.values())
-    return None if folder is None or not whole else EmbeddingCache(folder, model, known or checksums(parameters))
+    if folder is None or not whole:
+        return None
+    return EmbeddingCache(folder, model, known or checksums(parameters), tokenizer)
 
 
 class EmbeddingCache:
@@ -53,17 +59,19 @@ class EmbeddingCache:
     share a folder; what cannot be read counts as absent, and a folder that cannot be written is done without.
     """
 
-    def __init__(self, folder: Path, model: ModelConfig, arrays: Mapping[str, str]):
+    def __init__(self, folder: Path, model: ModelConfig, arrays: Mapping[str, str], tokenizer: str = TABLE_SHA256):
         """Take what all names share.
 
         Args:
             folder: need not exist.
             model: the text tower's structure and arithmetic are part of the key.
             arrays: name -> sha256 of the parameters; those of the text tower count.
+            tokenizer: its fingerprint.
         """
         shared = {
             "version": VERSION,
-            "tokenizer": TABLE_SHA256,
+            "towers": model.towers,
+            "tokenizer": tokenizer,
             "heads": model.text.heads,
             "dtype": model.dtype,
             "device": jax.devices()[0].device_kind,

@@ -15,8 +15,9 @@ from dinov3seg_jax.inference.classes.embedding_cache import EmbeddingCache, open
 from dinov3seg_jax.inference.device.buckets import bucket
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.models.towers import TOWERS
 from dinov3seg_jax.text.prompts import LENGTH_STEP, check_names, cut_padding, prompt_tokens, spoken_name
-from dinov3seg_jax.text.tokenizer import Tokenizer
+from dinov3seg_jax.text.tokenizers import TowerTokenizer, open_tokenizer
 
 EncodeText = Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]]  # token ids to embeddings
 
@@ -48,10 +49,10 @@ def prompts_at_once(templates: int) -> int:
     return min(32, bucket(templates)) if jax.default_backend() == "cpu" else 64
 
 
-def average_templates(embeddings: Float[np.ndarray, "t p d2"]) -> Float[np.ndarray, "t d2"]:
+def average_templates(embeddings: Float[np.ndarray, "t p d2"], halves: int = 2) -> Float[np.ndarray, "t d2"]:
     """The mean over p prompts of each class, each half of it normalised again."""
     t, p, d2 = embeddings.shape
-    means = embeddings.reshape(t, p, 2, d2 // 2).mean(axis=1)
+    means = embeddings.reshape(t, p, halves, d2 // halves).mean(axis=1)
     lengths = np.linalg.norm(means, axis=-1, keepdims=True)
     return (means / np.maximum(lengths, 1e-12)).reshape(t, d2)
 
@@ -67,8 +68,8 @@ class ClassEmbeddings:
         encode: EncodeText,
         parameters: Parameters,
         templates: Sequence[str],
-        context_length: int,
-        find_cache: Callable[[], EmbeddingCache | None] = lambda: None,
+        model: ModelConfig,
+        find_cache: Callable[[TowerTokenizer], EmbeddingCache | None] = lambda tokenizer: None,
     ):
         """Take a text tower.
 
@@ -76,15 +77,19 @@ class ClassEmbeddings:
             encode: token ids, filled up, to embeddings; it is compiled here.
             parameters: of `encode`.
             templates: with a slot for the name.
-            context_length: longest sequence of tokens.
+            model: whose text tower it is.
             find_cache: called when the first name is embedded: a checksum of all parameters takes its time.
+
+        Raises:
+            UserError: the tower's tokenizer cannot be read.
         """
         self.templates = tuple(templates)
-        self.context_length = context_length
-        self.tokenizer = Tokenizer()
+        self.context_length = model.text.context_length
+        self.tokenizer = open_tokenizer(model)
+        self._halves = TOWERS[model.towers].halves
         self._parameters = parameters
         self._known: dict[str, np.ndarray] = {}
-        self._cache = functools.cache(find_cache)
+        self._cache = functools.cache(functools.partial(find_cache, self.tokenizer))
         self._encode = jit(encode)
         self._accepted = functools.lru_cache(LISTS_KNOWN)(self._check)
 
@@ -100,16 +105,15 @@ class ClassEmbeddings:
         """One that keeps embeddings on disk.
 
         Args:
-            encode, parameters, templates: as above.
-            model: whose text tower it is.
+            encode, parameters, templates, model: as above.
             checksums: of the parameters, where they are known (see `embedding_cache`).
         """
         return cls(
             encode,
             parameters,
             templates,
-            model.text.context_length,
-            lambda: open_cache(model, parameters, checksums),
+            model,
+            lambda tokenizer: open_cache(model, parameters, checksums, tokenizer.fingerprint),
         )
 
     def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,7 +138,7 @@ class ClassEmbeddings:
         spoken = [spoken_name(name) for name in names]
         new = [name for name in dict.fromkeys(spoken) if name not in self._known]
         if new:
-            tokens = prompt_tokens(new, self.templates, self.context_length)
+            tokens = prompt_tokens(new, self.templates, self.context_length, self.tokenizer)
             cache = self._cache()
             if cache is not None:
                 rows = ((name, cache.read(prompts)) for name, prompts in zip(new, tokens, strict=True))
@@ -159,7 +163,7 @@ class ClassEmbeddings:
         """
         t, p, _ = tokens.shape
         prompts = tokens.reshape(t * p, -1)
-        steps = prompts.argmax(axis=1) // LENGTH_STEP  # of where they end
+        steps = (self.tokenizer.ends(prompts) - 1) // LENGTH_STEP
         size = prompts_at_once(p)
         places: list[np.ndarray] = []
         rows: list[Array] = []
@@ -167,9 +171,10 @@ class ClassEmbeddings:
             alike = np.flatnonzero(steps == step)
             for start in range(0, len(alike), size):
                 part = alike[start : start + size]
-                filled = np.pad(cut_padding(prompts[part]), ((0, size - len(part)), (0, 0)), mode="edge")
+                short = cut_padding(prompts[part], self.context_length, self.tokenizer)
+                filled = np.pad(short, ((0, size - len(part)), (0, 0)), mode="edge")
                 places.append(part)
                 rows.append(self._encode(self._parameters, filled))
         found = np.concatenate([np.asarray(x)[: len(part)] for part, x in zip(places, rows, strict=True)])
         embeddings = found[np.argsort(np.concatenate(places))].reshape(t, p, -1)
-        return np.concatenate([average_templates(of_name[None]) for of_name in embeddings])
+        return np.concatenate([average_templates(of_name[None], self._halves) for of_name in embeddings])

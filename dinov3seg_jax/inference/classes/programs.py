@@ -55,8 +55,10 @@ def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
     @on_own_pictures(mesh, common=("text",))
     def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
         from dinov3seg_jax.models.correlation import correlate  # here, because importing Flax takes a while
+        from dinov3seg_jax.models.towers import TOWERS
 
-        return correlate(scene.refined, text, config.model.correlation).max(axis=(2, 3, 4))
+        halves = TOWERS[config.model.towers].halves
+        return correlate(scene.refined, text, config.model.correlation, halves).max(axis=(2, 3, 4))
 
     @partial(jit, static_argnames="keep")
     @on_own_pictures(mesh, common=common)
