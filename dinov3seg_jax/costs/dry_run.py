@@ -20,7 +20,8 @@ from dinov3seg_jax.training.step import Batch
 PARTS = {
     "vision/backbone": "vision backbone (DINOv3)",
     "vision/head": "vision head (dinov3.txt)",
-    "text": "text tower (dinov3.txt)",
+    "vision": "vision tower",  # of CLIP or TIPSv2
+    "text": "text tower",
     "sam": "Semantic Prior Encoder (SAM)",
     "guidance": "guidance projections",
     "early": "early refinement",

@@ -220,7 +220,8 @@ def refuse_other_model(
 
 def parts(names: Iterable[str]) -> list[str]:
     """The parts of the model that parameters belong to, such as "vision/backbone" and "text"."""
-    return sorted({"/".join(name.split("/")[: 2 if name.startswith("vision/") else 1]) for name in names})
+    of_dinotxt = ("vision/backbone/", "vision/head/")
+    return sorted({"/".join(name.split("/")[: 2 if name.startswith(of_dinotxt) else 1]) for name in names})
 
 
 def _said(manifest: Manifest) -> Iterable[tuple[str, Any]]:
