@@ -47,6 +47,7 @@ class VisionConfig:
     rope_normalize: Literal["separate", "max", "min"] = "separate"
     untie_cls_and_patch_norms: Flag = False
     head_blocks: NonNegative = 2  # 0: the backbone alone
+    taps: tuple[NonNegative, ...] = ()  # two blocks whose outputs guide, from 0; (): after 1/3 and 2/3 of the depth
     grid: Positive = 32  # CLIP, TIPSv2: side of the square grid that positions were learned on
     outputs: NonNegative = 0  # CLIP: width of the space shared with text; 0: dim
 
