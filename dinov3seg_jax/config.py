@@ -238,6 +238,7 @@ class InferenceConfig:
     stride: Positive = 128
     view_size: NonNegative = 0  # of "catseg": side at which the model sees windows; 0: see inference/views/catseg.py
     global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
+    all_classes: Flag = False  # ours: every class passes the head, whatever model.late.max_classes rejects in training
     best_classes: NonNegative = 0  # only so many classes, the likeliest of each picture, pass the head; 0: all
     class_chunk: NonNegative = 0  # classes that pass the head together; 0: chosen for the device
     kept_megabytes: NonNegative = 256  # the classes' maps are kept between passes if they fit, else computed anew

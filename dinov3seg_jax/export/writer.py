@@ -87,13 +87,14 @@ def export(
     config, parameters = at_precision(dataclasses.replace(config, model=everywhere), folder.arrays())
     graph, described = build(config.model, ALL_FROZEN)
     listed, text = _embed(config, parameters, names)
-    if not can_chunk(config.model) and not listed:
+    fixed = not can_chunk(config.model) or config.model.late.pad_classes > 0  # the length of the class list
+    if fixed and not listed:
         raise UserError("this model's class list has a fixed length; say which classes with --classes.")
     stored: dict[str, Any] = {
         name: _storable(value) for name, value in parameters.items() if not name.startswith(TEXT_TOWER)
     }
     texts = {name: leaf for name, leaf in described.items() if name.startswith(TEXT_TOWER)}
-    length = None if can_chunk(config.model) else len(listed)
+    length = len(listed) if fixed else None
     program = scoring(config, graph, texts)
 
     def write(folder: Path) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter, checked_arrays
 from dinov3seg_jax.inference.classes.chunks import ScoredChunk
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
@@ -43,6 +44,8 @@ class CatSegSegmenter(BaseSegmenter):
         """
         options, patch = config.inference, config.model.vision.patch_size
         check_inference(options, patch)
+        if options.all_classes:
+            raise UserError("inference.all_classes is not CAT-Seg's form; set inference.resize to 'short_side'.")
         config, parameters = at_precision(config, parameters)
         self.config = config
         self.parameters = {name: jnp.asarray(value) for name, value in parameters.items()}

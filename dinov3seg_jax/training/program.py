@@ -93,6 +93,15 @@ def refuse_misfits(config: Config) -> None:
             f"model.vision.dim {model.vision.dim} leaves {model.vision.dim // model.vision.heads} for each head, "
             "and rotary positions need a multiple of 4; change dim or heads."
         )
+    if model.towers == "tips" and not linear.classes and model.text.dim != model.vision.dim:
+        raise UserError(
+            f"model.text.dim {model.text.dim} and model.vision.dim {model.vision.dim} differ, and TIPSv2's towers "
+            "share one space without a projection; set both alike."
+        )
+    if len(taps := model.vision.taps) not in (0, 2) or any(tap >= model.vision.depth for tap in taps):
+        raise UserError(
+            f"model.vision.taps is {taps}; name two blocks below model.vision.depth {model.vision.depth}, or none."
+        )
     patch = model.vision.patch_size
     if config.data.crop_size % patch:
         raise UserError(

@@ -9,6 +9,7 @@ import dinov3seg_jax
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.convert.run import convert
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.export.writer import export
 from dinov3seg_jax.inference.catseg import CatSegSegmenter
 from dinov3seg_jax.inference.load import load, way_of
 from dinov3seg_jax.inference.views.catseg import loaded_size, seen_side
@@ -55,10 +56,7 @@ def test_a_whole_folder_is_used_as_its_manifest_says(folder):
 def test_more_names_than_a_view_keeps(folder):
     """The kept classes' scores do not depend on how a list is filled up."""
     model = load(folder, RECIPE)
-    config = dataclasses.replace(
-        model.config, model=dataclasses.replace(model.config.model, late=dataclasses.replace(model.config.model.late))
-    )
-    assert config.model.late.max_classes == 256
+    assert model.config.model.late.max_classes == 256
     names = [f"thing {number}" for number in range(300)]
     image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     text, mask = model.embed.filled(model.check_names(names))
@@ -66,6 +64,32 @@ def test_more_names_than_a_view_keeps(folder):
     logits = model.view_logits(views, text, mask)
     assert ((logits[0, :300] == -100).all(axis=(1, 2))).sum() == 300 - 256
     assert model.segment(image, names).labels.max() < 300
+
+
+OURS = ["inference.resize=short_side", "inference.all_classes=True", "inference.stride=48"]
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_our_mode_without_rejected_classes(folder, count):
+    """On one square view that rejects nothing it is the published one; in chunks or at once, the same."""
+    names = [f"thing {number}" for number in range(count)]
+    image = np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)
+    small = ["inference.image_size=48", "inference.window=48", "inference.mode=whole", *OURS]
+    ours = load(folder, [*small, "inference.class_chunk=7"])
+    found = [np.asarray(chunk.scores)[0] for chunk in ours.score_list(image[None], ours.check_names(names))]
+    scores = np.concatenate(found)[:count]
+    published = load(folder, ["inference.image_size=48", "inference.window=48", "inference.stride=48"])
+    kept = published.config.model
+    late = dataclasses.replace(kept.late, max_classes=0)
+    whole = CatSegSegmenter(
+        dataclasses.replace(published.config, model=dataclasses.replace(kept, late=late)), published.parameters
+    )
+    text, mask = whole.embed.filled(names)
+    logits = whole.view_logits(image[None].astype(np.float32), text, mask)[0, :count]
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=2e-5)
+    if count > kept.late.max_classes:
+        assert (published.view_logits(image[None].astype(np.float32), text, mask) == -100).any()
+    assert load(folder, [*RECIPE, *OURS]).segment(image[:40], names[:4]).labels.shape == (40, 48)
 
 
 def test_eval_takes_the_release_s_recipe(folder, tmp_path):
@@ -87,6 +111,10 @@ def test_eval_takes_the_release_s_recipe(folder, tmp_path):
 def test_what_cannot_be(folder):
     with pytest.raises(UserError, match="no zero-shot recipe"):
         load(folder, zero_shot=True)
+    with pytest.raises(UserError, match="not CAT-Seg's form"):
+        load(folder, ["inference.all_classes=True"])
+    with pytest.raises(UserError, match="only runs are exported"):
+        export(folder, folder.parent / "out", [(64, 64)])
     for options, message in [
         ({"resize": "catseg"}, "goes with mode"),
         ({"view_size": 32}, "is for resize 'catseg'"),
