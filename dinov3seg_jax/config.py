@@ -249,14 +249,17 @@ class InferenceConfig:
 
 @dataclass(frozen=True, config=closed)
 class ZeroShotConfig:
-    """§8: dinov3.txt alone. The defaults are those of DINOv3's published notebook; see docs/zero_shot.md."""
+    """§8: two towers alone. The defaults are those of DINOv3's published notebook; see docs/zero_shot.md.
 
-    patch_features: Literal["backbone", "head"] = "backbone"
+    Converted TIPSv2 weights say their own.
+    """
+
+    patch_features: Literal["backbone", "head"] = "backbone"  # "head": TIPSv2's value path too
     mode: Literal["slide", "whole"] = "slide"
     short_side: Positive = 512
     window: Positive = 384
     stride: Positive = 192
-    templates: Literal["imagenet_80", "paper"] = "imagenet_80"
+    templates: Literal["imagenet_80", "tcl_9", "paper"] = "imagenet_80"
 
 
 @dataclass(frozen=True, config=closed)

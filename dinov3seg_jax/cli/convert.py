@@ -32,7 +32,8 @@ def add_kind_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help=".safetensors, an index of shards or the folder that holds it, or .pth; several files of one model",
+        help=".safetensors, an index of shards or the folder that holds it, .pth or .npz; several files of one model; "
+        "TIPSv2's tokenizer.model too",
     )
     files.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="to write")
     options = parser.add_argument_group("options")

@@ -9,6 +9,7 @@ from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.cli.plan import add_config
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
+from dinov3seg_jax.inference.load import with_own_recipe
 from dinov3seg_jax.processes import add_process_arguments, joined
 
 DESCRIPTION = "score a model on a data set, or on the benchmarks"
@@ -25,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=given_path,
         metavar="FOLDER",
-        help="a run, converted dinov3.txt weights, or a converted linear head (set init_from to its backbone)",
+        help="a run, converted dinov3.txt, TIPSv2 or linear head (for that, set init_from to its backbone)",
     )
     model.add_argument(
         "--zero_shot",
         action="store_true",
-        help="use dinov3.txt alone, without a trained head; always so for converted weights",
+        help="use the towers alone, without a trained head; always so for converted weights",
     )
     add_process_arguments(parser)
 
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         UserError: the recipe, the model or the data cannot be used.
     """
     config = load_config(options.config, overrides)
+    config = with_own_recipe(config, options.checkpoint, options.zero_shot, overrides)
     with joined(options):
         score(config, options.checkpoint, options.zero_shot)
     return 0

@@ -55,12 +55,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_path,
         required=True,
         metavar="FOLDER",
-        help="a run, or converted dinov3.txt weights",
+        help="a run, or converted dinov3.txt or TIPSv2 weights",
     )
     group.add_argument(
         "--zero_shot",
         action="store_true",
-        help="use dinov3.txt alone, without a trained head; always so for converted weights",
+        help="use the towers alone, without a trained head; always so for converted weights",
     )
     group.add_argument(
         "--batch", type=count, default=1, metavar="N", help="pictures that run together; default: %(default)s"

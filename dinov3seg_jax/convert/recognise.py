@@ -19,13 +19,13 @@ from dinov3seg_jax.config import (
 from dinov3seg_jax.config_files import apply_override, from_dict
 from dinov3seg_jax.convert.foreign import looks_like
 from dinov3seg_jax.convert.sources import WRAPPER, Source
-from dinov3seg_jax.convert.tables import anyup, catseg, clip, dinotxt, dinov3, huggingface, linear, sam
+from dinov3seg_jax.convert.tables import anyup, catseg, clip, dinotxt, dinov3, huggingface, linear, sam, tips
 from dinov3seg_jax.convert.tables import timm as timm_layout
 from dinov3seg_jax.convert.tables.rules import Row, Shape, drop, prefixed
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.layers import NORM_EPSILON
-from dinov3seg_jax.models.presets import CLIP_VISION, NANO, SAM, VISION
+from dinov3seg_jax.models.presets import CLIP_VISION, NANO, SAM, TIPS_TEXT, TIPS_VISION, VISION
 
 TRAINING_HEADS = drop(rf"{WRAPPER}(?:dino_head|ibot_head|dino_loss|ibot_patch_loss)\..*")
 REST_OF_CATSEG = drop(r"(?:sem_seg_head\.predictor\.clip_model|upsample[12])\..*")
@@ -39,6 +39,16 @@ SAT_IMAGES = (
 )
 SAT_ADVICE = "for a linear head on them set --config.model.linear.pixels=sat493m"
 SAT_NOTE = f"these are SAT-493M weights, {SAT_IMAGES}; {SAT_ADVICE}"
+
+TIPS_CONTEXT = 64  # tokens, of every release; positions are computed
+TIPS_RECIPE = {  # its zero-shot notebook's
+    "patch_features": "head",
+    "mode": "slide",
+    "short_side": 448,
+    "window": 448,
+    "stride": 336,
+    "templates": "tcl_9",
+}
 
 SMALL = dataclasses.replace(
     NANO, early=EarlyRefinementConfig(enabled=False), late=LateRefinementConfig(enabled=False), spe="none"
@@ -94,7 +104,7 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
         UserError: they are of another kind, or of none.
     """
     shapes = {re.sub(f"^{WRAPPER}", "", key): tensor.shape for key, tensor in source.tensors.items()}
-    kind_found = next((name for name, row in KINDS.items() if any(re.fullmatch(row.mark, key) for key in shapes)), None)
+    kind_found = _kind_of(shapes)
     if kind_found in (None, "dinov3", "sam") and (foreign := looks_like(shapes)):
         raise UserError(f"'{source.files[0]}' looks like {foreign.what}; {foreign.mend}.")
     if kind_found is None:
@@ -135,6 +145,12 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
         notes.append(f"left out of the training checkpoint: {', '.join(source.left_out)}")
     notes = [*found.notes, *notes, *source.notes]
     return Recognised(kind, found.name, found.rows, expected, found.model, tuple(notes), found.config)
+
+
+def _kind_of(shapes: Shapes) -> str | None:
+    if "pos_embed" in shapes and shapes.get("register_tokens", ())[1:2] == (1,):  # DINOv2's are four, or none
+        return "tips"
+    return next((name for name, row in KINDS.items() if any(re.fullmatch(row.mark, key) for key in shapes)), None)
 
 
 def _value(model: Mapping[str, Any], option: str) -> Any:
@@ -514,8 +530,100 @@ def _clip_towers(shapes: Shapes, source: Source) -> tuple[dict[str, Any], tuple[
     return model, () if released else ("vision.heads", "text.heads")
 
 
-def _same(preset: VisionConfig, options: Mapping[str, Any]) -> bool:
+def _same(preset: VisionConfig | TextConfig, options: Mapping[str, Any]) -> bool:
     return all(getattr(preset, option) == value for option, value in options.items())
+
+
+def _tips(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    """TIPSv2's towers, or one of them: the hub's file, PyTorch's .npz or Scenic's."""
+    scenic = any("/" in key for key in shapes)
+    whole = any(key.startswith(("vision_encoder.", "text_encoder.")) for key in shapes)
+    rows = tips.SCENIC if scenic else tips.HUB if whole else tips.PYTORCH
+    keys = {re.sub(r"^(?:vision|text)_encoder\.", "", key): shape for key, shape in shapes.items()}
+    vision, text = (
+        (_tips_vision_of_scenic(keys), _tips_text_of_scenic(keys)) if scenic else (_tips_vision(keys), _tips_text(keys))
+    )
+    if vision and text and vision["dim"] != text["dim"]:
+        raise UserError(
+            f"'{source.files[0]}' and what is beside it are of two sizes: the vision tower is {vision['dim']} wide and "
+            f"the text tower {text['dim']}; give both towers of one model."
+        )
+    known = (
+        name
+        for name in TIPS_VISION
+        if (not vision or _same(TIPS_VISION[name], vision)) and (not text or _same(TIPS_TEXT[name], text))
+    )
+    name = next(known, "custom")
+    towers = {section: options for section, options in (("vision", vision), ("text", text)) if options}
+    for options in towers.values():
+        options["heads"] = TIPS_TEXT[name].heads if name != "custom" else max(options["dim"] // HEAD_DIM, 1)
+    return _Found(
+        name,
+        rows,
+        {"towers": "tips", **towers},
+        "|".join(f"{section}/" for section in towers),
+        [],
+        {} if vision else {"vision": {"dim": text["dim"], "heads": text["heads"]}},
+        () if name != "custom" else tuple(f"{section}.heads" for section in towers),
+        {"zero_shot": TIPS_RECIPE},
+    )
+
+
+def _tips_vision(shapes: Shapes) -> dict[str, Any]:
+    if "pos_embed" not in shapes:
+        return {}
+    dim = shapes["cls_token"][-1]
+    gated = "blocks.0.mlp.w12.weight" in shapes
+    hidden = shapes["blocks.0.mlp.w12.weight" if gated else "blocks.0.mlp.fc1.weight"][0] // (2 if gated else 1)
+    return _tips_tower(dim, _count(shapes, r"blocks\.(\d+)\."), hidden, gated) | {
+        "patch_size": shapes["patch_embed.proj.weight"][-1],
+        "grid": math.isqrt(shapes["pos_embed"][1] - 1),
+    }
+
+
+def _tips_vision_of_scenic(shapes: Shapes) -> dict[str, Any]:
+    inner = _without("encoder/", shapes)
+    if "ToTokenSequence_0/posembed_input" not in inner:
+        return {}
+    _, grid, _, dim = inner["ToTokenSequence_0/posembed_input"]
+    block = _without("transformer/encoderblock_0/", inner)
+    gated = "FFNSwiGluFused_0/Dense_0/kernel" in block
+    hidden = block["FFNSwiGluFused_0/Dense_0/kernel" if gated else "MlpBlock_0/Dense_0/kernel"][1]
+    return _tips_tower(dim, _count(inner, r"transformer/encoderblock_(\d+)/"), hidden, gated) | {
+        "patch_size": inner["ToTokenSequence_0/embedding/kernel"][0],
+        "grid": grid,
+    }
+
+
+def _tips_tower(dim: int, depth: int, hidden: int, gated: bool) -> dict[str, Any]:
+    unused = {"head_blocks": 0, "storage_tokens": 0}
+    return {"dim": dim, "depth": depth, **_ffn(dim, hidden, gated=gated), **unused}
+
+
+def _tips_text(shapes: Shapes) -> dict[str, Any]:
+    if "token_embedding.weight" not in shapes:
+        return {}
+    vocabulary, dim = shapes["token_embedding.weight"]
+    hidden = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
+    return _tips_text_tower(vocabulary, dim, _count(shapes, r"transformer\.resblocks\.(\d+)\."), hidden)
+
+
+def _tips_text_of_scenic(shapes: Shapes) -> dict[str, Any]:
+    if "token_emb/emb_var" not in shapes:
+        return {}
+    vocabulary, dim = shapes["token_emb/emb_var"]
+    hidden = shapes["transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel"][1]
+    return _tips_text_tower(vocabulary, dim, _count(shapes, r"transformer/encoderblock_(\d+)/"), hidden)
+
+
+def _tips_text_tower(vocabulary: int, dim: int, depth: int, hidden: int) -> dict[str, Any]:
+    return {
+        "dim": dim,
+        "depth": depth,
+        "ffn_ratio": hidden / dim,
+        "vocab_size": vocabulary,
+        "context_length": TIPS_CONTEXT,
+    }
 
 
 def _linear(shapes: Shapes, source: Source, rounded: bool) -> _Found:
@@ -530,6 +638,12 @@ KINDS = {
     "dinotxt": _Kind("dinov3.txt", r"text_model\.backbone\.token_embedding\.weight", _dinotxt),
     "catseg": _Kind("CAT-Seg", rf"(?:{catseg.CHECKPOINT_PREFIX})?text_guidance_projection\.0\.weight", _catseg),
     "clip": _Kind("OpenAI's CLIP", r"visual\.(?:conv1\.weight|layer1\.0\.conv1\.weight)", _clip),
+    "tips": _Kind(
+        "TIPSv2",
+        r"vision_encoder\.register_tokens|(?:text_encoder\.)?token_embedding\.weight"
+        r"|encoder/ToTokenSequence_0/posembed_input|token_emb/emb_var",
+        _tips,
+    ),
     "anyup": _Kind("AnyUp", r"key_features_encoder\.0\.basis", _anyup),
     "sam": _Kind("SAM's image encoder", rf"(?:{sam.CHECKPOINT_PREFIX})?blocks\.0\.attn\.rel_pos_h", _sam),
     "linear": _Kind("a linear head", rf"(?:{linear.CHECKPOINT_PREFIX})?batchnorm_layer\.running_mean", _linear),

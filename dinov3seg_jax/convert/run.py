@@ -11,9 +11,23 @@ from dinov3seg_jax.convert.recognise import Recognised, recognise
 from dinov3seg_jax.convert.sources import Source, hash_note, open_source, sha256
 from dinov3seg_jax.convert.tables.rules import RULES_VERSION, Plan, carry_out, plan_rules
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import expanded
+from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.store import safetensors
-from dinov3seg_jax.store.converted import MANIFEST_FILE, WEIGHTS_FILE, Manifest, is_converted, write_manifest
+from dinov3seg_jax.store.converted import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    is_converted,
+    write_manifest,
+)
+from dinov3seg_jax.text.tips_tokenizer import TipsTokenizer
+
+NO_TOKENIZER = (
+    "no tokenizer came with the weights; convert again with TIPS's tokenizer.model among --source, or name it in "
+    "--config.model.tokenizer"
+)
+OURS = {WEIGHTS_FILE, MANIFEST_FILE, TOKENIZER_FILE}
 
 
 def convert(
@@ -45,12 +59,15 @@ def convert(
     refuse_occupied(out)
     source = open_source(files, take)
     recognised, plan = prepare(source, kind, overrides, rounded_periods=rounded_periods)
+    tokenizer = _tokenizer(source, recognised)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
             entries = _write_arrays(temporary / WEIGHTS_FILE, plan, source)
-            manifest = _describe(temporary / WEIGHTS_FILE, entries, recognised, source)
+            manifest = _describe(temporary / WEIGHTS_FILE, entries, recognised, source, tokenizer)
+            if tokenizer is not None:
+                write_whole(temporary / TOKENIZER_FILE, tokenizer)
             write_manifest(temporary, manifest)
             temporary.chmod(0o755)  # mkdtemp's is for its owner alone
             _put_in_place(temporary, out)
@@ -83,7 +100,7 @@ def refuse_occupied(out: Path) -> None:
     Raises:
         UserError: `out` is a file, or a folder that holds something else, if only the scores of those weights.
     """
-    if is_converted(out) and (others := {path.name for path in out.iterdir()} - {WEIGHTS_FILE, MANIFEST_FILE}):
+    if is_converted(out) and (others := {path.name for path in out.iterdir()} - OURS):
         raise UserError(
             f"'{out}' holds '{min(others)}' beside an earlier conversion; move that away, or choose another --out."
         )
@@ -100,9 +117,33 @@ def _write_arrays(path: Path, plan: Plan, source: Source) -> dict[str, safetenso
     return entries
 
 
-def _describe(path: Path, entries: dict[str, safetensors.Entry], recognised: Recognised, source: Source) -> Manifest:
+def _tokenizer(source: Source, recognised: Recognised) -> bytes | None:
+    """The content of the tokenizer's file that belongs to a text tower: one that is named, or lies beside the weights.
+
+    Raises:
+        UserError: it cannot be read, or is not this tower's.
+    """
+    text = recognised.model.get("text") if recognised.model.get("towers") == "tips" else None
+    beside = source.files[0].with_name(TOKENIZER_FILE)
+    path = source.tokenizer or (beside if beside.is_file() else None)
+    if text is None and source.tokenizer is not None:
+        raise UserError(f"'{source.tokenizer}' is a tokenizer, and these weights read no text with it; leave it out.")
+    if text is None or path is None:
+        return None
+    return TipsTokenizer(path, text["vocab_size"]).content
+
+
+def _describe(
+    path: Path,
+    entries: dict[str, safetensors.Entry],
+    recognised: Recognised,
+    source: Source,
+    tokenizer: bytes | None,
+) -> Manifest:
     digests = {file: sha256(file) for file in source.files}
     notes = [note for file, digest in digests.items() if (note := hash_note(file, digest))]
+    if tokenizer is None and recognised.model.get("towers") == "tips" and "text" in recognised.model:
+        notes.append(NO_TOKENIZER)
     return Manifest(
         kind=recognised.kind,
         name=recognised.name,
@@ -114,6 +155,7 @@ def _describe(path: Path, entries: dict[str, safetensors.Entry], recognised: Rec
             name: {"shape": list(entry.shape), "sha256": array_sha256(path, entry)} for name, entry in entries.items()
         },
         config=recognised.config,
+        files={} if tokenizer is None else {TOKENIZER_FILE: hashlib.sha256(tokenizer).hexdigest()},
     )
 
 

@@ -1,7 +1,7 @@
 """Files with official weights, opened without running anything in them; tensors are read one at a time, when asked for.
 
 `.safetensors`, alone or sharded with an index, are read here. `.pth` goes through torch's weights-only loader, which
-refuses whatever is not plain data; it is the only thing that torch is needed for.
+refuses whatever is not plain data; it is the only thing that torch is needed for. `.npz` are read without pickle.
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ import hashlib
 import json
 import re
 import warnings
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store import safetensors
 
 INDEX_SUFFIX = ".safetensors.index.json"
+TOKENIZER_SUFFIX = ".model"  # of SentencePiece
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 OFFICIAL_WRAPPERS = ("teacher", "model", "state_dict", "module", "backbone")  # under which releases keep weights
 WRAPPERS = (  # under which training of any kind does
@@ -48,6 +51,7 @@ class Source:
     config: dict[str, Any]  # of a Hugging Face config.json beside the files; empty: there is none
     left_out: tuple[str, ...]  # entries of a training checkpoint that are not used
     notes: tuple[str, ...] = ()  # what was decided
+    tokenizer: Path | None = None  # a SentencePiece model among the files
 
 
 def open_source(paths: Sequence[str | Path], take: str = "") -> Source:
@@ -68,7 +72,12 @@ def open_source(paths: Sequence[str | Path], take: str = "") -> Source:
     left_out: list[str] = []
     notes: list[str] = []
     taken = False
-    for given in paths:
+    tokenizers = [expanded(path) for path in paths if str(path).endswith(TOKENIZER_SUFFIX)]
+    weights = [path for path in paths if not str(path).endswith(TOKENIZER_SUFFIX)]
+    if not weights or len(tokenizers) > 1:
+        what = "two tokenizers" if weights else "no weights"
+        raise UserError(f"'{tokenizers[-1]}' comes with {what}; give the weights and one tokenizer of one model.")
+    for given in weights:
         whole = _expand(expanded(given))
         if again := [path for path in whole if path in files]:
             raise UserError(f"'{again[0]}' is given twice; name each file once.")
@@ -91,7 +100,7 @@ def open_source(paths: Sequence[str | Path], take: str = "") -> Source:
     if take and not taken:
         starts = ", ".join(sorted({key.split(".")[0] for key in tensors})[:5]) or "no name at all"
         raise UserError(f"nothing in '{files[0]}' is under '{take}'; its keys begin with {starts}, name one in --take.")
-    return Source(tuple(files), tensors, config, tuple(left_out), tuple(notes))
+    return Source(tuple(files), tensors, config, tuple(left_out), tuple(notes), *tokenizers)
 
 
 def _open(files: Sequence[Path]) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
@@ -100,6 +109,8 @@ def _open(files: Sequence[Path]) -> tuple[dict[str, Tensor], list[str], dict[str
     for path in files:
         if path.name.endswith(INDEX_SUFFIX):
             continue
+        if path.suffix == ".npz":
+            return _open_npz(path), [], {}
         if path.suffix != ".safetensors":
             return *_open_torch(path), {}
         tensors |= _open_safetensors(path)
@@ -197,8 +208,10 @@ def _expand(path: Path) -> list[Path]:
         raise UserError(f"'{path}' does not exist; check the path.")
     if path.name.endswith(INDEX_SUFFIX):
         return [path, *_shards(path)]
-    if path.suffix != ".safetensors" and path.suffix not in TORCH_SUFFIXES:
-        raise UserError(f"'{path}' is no {', '.join(('.safetensors', *TORCH_SUFFIXES))}; name a file of weights.")
+    if path.suffix not in (".safetensors", ".npz", *TORCH_SUFFIXES):
+        raise UserError(
+            f"'{path}' is no {', '.join(('.safetensors', '.npz', *TORCH_SUFFIXES))}; name a file of weights."
+        )
     return [path]
 
 
@@ -242,6 +255,42 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged ({type(error).__name__}); get it again, or remove it.") from None
     return config if isinstance(config, dict) else {}
+
+
+def _open_npz(path: Path) -> dict[str, Tensor]:
+    """Arrays of NumPy's archive, read one at a time; what is pickled in it is refused."""
+
+    def reader(key: str, dtype: np.dtype) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            if not np.issubdtype(dtype, np.floating):
+                raise UserError(f"tensor '{key}' of '{path}' holds {dtype}, not floats; use plain weights.")
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    return archive[key]
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise UserError(f"'{path}' is damaged ({type(error).__name__} in '{key}'); get it again.") from None
+
+        return read
+
+    tensors: dict[str, Tensor] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    version = np.lib.format.read_magic(file)
+                    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                    shape, _, dtype = header[version](file)
+                key = name.removesuffix(".npy")
+                if dtype.hasobject:
+                    raise UserError(
+                        f"'{path}' holds '{key}', which is pickled, and nothing in it was run; use another."
+                    )
+                tensors[key] = Tensor(shape, reader(key, dtype))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"'{path}' is damaged, or no archive of NumPy ({type(error).__name__}); get it again."
+        ) from None
+    return tensors
 
 
 def _open_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:

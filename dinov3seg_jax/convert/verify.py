@@ -14,7 +14,7 @@ import numpy as np
 
 from dinov3seg_jax.convert.outputs import compute
 from dinov3seg_jax.convert.run import array_sha256, prepare
-from dinov3seg_jax.convert.sources import open_source
+from dinov3seg_jax.convert.sources import open_source, sha256
 from dinov3seg_jax.convert.tables.rules import carry_out
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.store import converted, safetensors
@@ -55,9 +55,15 @@ def check_manifest(folder: Path) -> bool:
         raise UserError(f"'{path}' and its {converted.MANIFEST_FILE} disagree on '{different[0]}'; convert again.")
     changed = [name for name, entry in entries.items() if array_sha256(path, entry) != manifest.arrays[name]["sha256"]]
     print(f"{folder}: {manifest.name}, {len(entries) - len(changed)} of {len(entries)} arrays as the manifest says")
+    changed += [name for name, digest in manifest.files.items() if _digest(folder / name) != digest]
     for name in changed:
         print(f"  changed since the conversion: {name}")
     return not changed
+
+
+def _digest(path: Path) -> str:
+    """Checksum of a file; empty where there is none."""
+    return sha256(path) if path.is_file() else ""
 
 
 def compare_with_source(

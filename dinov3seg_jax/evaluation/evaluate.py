@@ -149,7 +149,7 @@ def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Mo
         merged: Any = {section: _over(getattr(opened.config, section), getattr(config, section))}
         asked = dataclasses.replace(asked, **merged)
     if opened.way == "zero_shot":
-        say(describe_zero_shot(asked.zero_shot))
+        say(describe_zero_shot(asked.zero_shot, asked.model.towers))
     return Model(opened.segmenter(asked, jax.local_devices()), asked, opened)
 
 
@@ -203,7 +203,7 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
     if model.linear:
         extra["detectron2_miou"] = present["miou"]
     if opened.way == "zero_shot":
-        # The notebook's own score: a class that is predicted but absent from the whole truth counts 0.
+        # As both models' notebooks count: a class that is predicted but absent from the whole truth counts 0.
         extra["notebook_miou"] = areas["miou"]
         extra |= {"inference": model.segmenter.describe()} | model.segmenter.recipe
     else:

@@ -28,7 +28,7 @@ HEADLINES = {
     "fwiou": "frequency-weighted IoU",
     "torchmetrics_miou": "mIoU as torchmetrics counts it",
     "detectron2_miou": "mIoU as detectron2 counts it",
-    "notebook_miou": "mIoU as DINOv3's notebook counts it",
+    "notebook_miou": "mIoU as the model's published notebook counts it",
     "dice": "mean Dice",
     "fscore": "mean F-score",
     "precision": "mean precision",

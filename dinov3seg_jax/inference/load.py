@@ -3,12 +3,13 @@
 What can be told without JAX is told without it, since loading that takes seconds.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dinov3seg_jax.config import Config, ModelConfig
+from dinov3seg_jax.config import Config, ModelConfig, ZeroShotConfig
 from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.store.converted import ConvertedFolder, refuse_other_model
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 Way = Literal["run", "whole", "zero_shot", "linear"]
 TOWERS = ("vision/", "text/")
 HEAD = "decoder/"
+WITH_BOTH = {
+    "dinotxt": "what `dinov3seg convert dinotxt` writes from dinov3.txt's two files",
+    "tips": "what `dinov3seg convert tips` writes from the files of both towers",
+}
 
 
 def way_of(folder: ModelFolder, zero_shot: bool = False) -> Way:
@@ -99,6 +104,28 @@ def open_model(path: str | Path, zero_shot: bool = False, around: Config | None 
     return OpenModel(folder, way, folder.config, folder.arrays())
 
 
+def with_own_recipe(config: Config, path: str | Path, zero_shot: bool, overrides: Sequence[str]) -> Config:
+    """The config of an evaluation, with the zero-shot recipe that converted weights say is theirs, if they say one.
+
+    Args:
+        config: of a recipe's file and the command line.
+        path, zero_shot: as for `open_model`.
+        overrides: the command line's part of `config`, which counts most; what else differs from the defaults counts
+            more than what the weights say.
+
+    Raises:
+        UserError: the folder holds no model.
+    """
+    folder = open_folder(path)
+    if folder.kind == "run" or way_of(folder, zero_shot) != "zero_shot" or "zero_shot" not in folder.manifest.config:
+        return config
+    asked, usual = dataclasses.asdict(config.zero_shot), dataclasses.asdict(ZeroShotConfig())
+    typed = {text.removeprefix("zero_shot.").partition("=")[0] for text in overrides if text.startswith("zero_shot.")}
+    changed = {option: value for option, value in asked.items() if value != usual[option] or option in typed}
+    own = dataclasses.replace(folder.config.zero_shot, **changed)
+    return dataclasses.replace(config, zero_shot=own)
+
+
 def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = False) -> "BaseSegmenter":
     """Read a model, ready to segment pictures.
 
@@ -129,7 +156,7 @@ def _refuse_without_towers(folder: ModelFolder) -> None:
     if missing:
         raise UserError(
             f"'{folder.path}' holds {folder.manifest.kind} weights without {' and '.join(missing)}; zero-shot "
-            "segmentation needs what `dinov3seg convert dinotxt` writes from dinov3.txt's two files."
+            f"segmentation needs {WITH_BOTH.get(folder.manifest.kind, WITH_BOTH['dinotxt'])}."
         )
     if folder.config.model.towers == "clip":
         raise UserError(

@@ -46,11 +46,14 @@ def describe_inference(recipe: InferenceConfig | Mapping[str, Any] | str) -> str
     return f"{resized}{view} Prompts: {prompts}."
 
 
-def describe_zero_shot(recipe: ZeroShotConfig) -> str:
+def describe_zero_shot(recipe: ZeroShotConfig, towers: str = "dinotxt") -> str:
     """The recipe in words, which goes with every result."""
-    features = {"backbone": "the backbone's patches", "head": "the vision head's patches"}[recipe.patch_features]
+    name, head = {"tips": ("TIPSv2", "the value path's patches")}.get(
+        towers, ("dinov3.txt", "the vision head's patches")
+    )
+    features = {"backbone": "the backbone's patches", "head": head}[recipe.patch_features]
     seen = {"slide": f"windows of {recipe.window} pixels every {recipe.stride}", "whole": "the picture as a whole"}
     return (
-        f"Zero-shot dinov3.txt: {features}, {seen[recipe.mode]}, short side {recipe.short_side}, "
+        f"Zero-shot {name}: {features}, {seen[recipe.mode]}, short side {recipe.short_side}, "
         f"{len(load_templates(recipe.templates))} prompts a name ({recipe.templates})."
     )

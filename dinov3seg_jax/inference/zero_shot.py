@@ -1,6 +1,6 @@
-"""dinov3.txt alone as a segmenter (§8; DINOv3's specification, section 11.2): no head, no training.
+"""dinov3.txt or TIPSv2 alone as a segmenter (§8; DINOv3's specification, 11.2; TIPSv2's, 8): no head, no training.
 
-Each patch gets the cosine of its features with the local half of each class's text embedding.
+Each patch gets the cosine of its features with each class's text embedding, with its local half where it has two.
 """
 
 import dataclasses
@@ -36,11 +36,16 @@ from dinov3seg_jax.text.prompts import load_templates
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 
+CONVERTED_TOGETHER = {
+    "dinotxt": "convert dinov3.txt's file and its backbone's together",
+    "tips": "convert the files of both TIPSv2's towers together",
+}
+
 PatchFeatures = Literal["backbone", "head"]
 
 
 class ZeroShotSegmenter(BaseSegmenter):
-    """dinov3.txt, ready for pictures and class names by the recipe of `config.zero_shot`.
+    """Two towers, ready for pictures and class names by the recipe of `config.zero_shot`.
 
     The encoder is compiled on first use for each size of window (mode "whole": of picture) and number of windows; what
     comes after it, for each bucket of class counts and of sizes.
@@ -52,7 +57,7 @@ class ZeroShotSegmenter(BaseSegmenter):
         """Take a config and the towers' parameters, and their checksums where they are known.
 
         Raises:
-            UserError: the stride leaves gaps between the windows, or a parameter is missing.
+            UserError: the stride leaves gaps between the windows, a parameter is missing, or the towers are CLIP's.
         """
         config, recipe = dataclasses.replace(config, model=runnable(config.model)), config.zero_shot
         if recipe.mode == "slide" and recipe.stride > recipe.window:
@@ -60,12 +65,17 @@ class ZeroShotSegmenter(BaseSegmenter):
                 f"zero_shot.stride {recipe.stride} is larger than zero_shot.window {recipe.window} and leaves gaps; "
                 f"use {recipe.window} or less."
             )
+        if config.model.towers not in CONVERTED_TOGETHER:
+            raise UserError(
+                "CLIP's towers alone do not segment: their patches are not aligned with text; name them in "
+                "--config.init_from to train the method on them, or use CAT-Seg's weights."
+            )
         graph, described = describe(lambda: TwoTowers(config.model, rngs=any_values()))
         missing = sorted(described.keys() - parameters.keys())
         if missing:
             raise UserError(
                 f"the weights lack {len(missing)} arrays of the two towers, such as '{missing[0]}'; "
-                "convert dinov3.txt's file and its backbone's together."
+                f"{CONVERTED_TOGETHER[config.model.towers]}."
             )
         towers = {name: parameters[name] for name in described}
 
@@ -85,7 +95,7 @@ class ZeroShotSegmenter(BaseSegmenter):
 
     def describe(self) -> str:
         """See `BaseSegmenter`."""
-        return describe_zero_shot(self.config.zero_shot)
+        return describe_zero_shot(self.config.zero_shot, self.config.model.towers)
 
     def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """See `BaseSegmenter`: a name must not be empty, doubled or too long for a prompt."""
@@ -123,21 +133,22 @@ class ZeroShotSegmenter(BaseSegmenter):
             resized = resize_as_torchvision(image, recipe.short_side, LONGEST_FOR_SIDE)
             size = resized.shape[0], resized.shape[1]
             if recipe.mode == "whole":
-                (cosines,) = self._compare(resized[None], local)
+                (cosines,) = self._compare(_floats(resized[None]), local)
                 labels, confidence = label_pixels((1 + cosines) / 2, mask, *image.shape[:2])
             else:
                 corners = plan_windows(*size, recipe.window, recipe.stride)
                 window = window_size(*size, recipe.window)
-                views = Views(self._compare(cut(resized, corners, window), local), corners, window, size)
+                views = Views(self._compare(_floats(cut(resized, corners, window)), local), corners, window, size)
                 labels, confidence = label_views(views, mask, *image.shape[:2], softmax="windows")
             results.append(Segmentation(labels, confidence, names, image, self.recipe))
         return results
 
     def _compare(
-        self, windows: UInt8[np.ndarray, "n height width 3"], local: Float[np.ndarray, "t d"]
+        self, windows: Float[np.ndarray, "n height width 3"], local: Float[np.ndarray, "t d"]
     ) -> Float[Array, "n t h w"]:
+        """Cosines of all patches of windows, whose pixels are in [0, 1]."""
         model = self.config.model
-        pixels = normalize_pixels(jnp.asarray(windows.astype(np.float32)) / 255, TOWERS[model.towers].pixels)
+        pixels = normalize_pixels(jnp.asarray(windows), TOWERS[model.towers].pixels)
         stretched = stretch(pixels, model.vision.patch_size)
         parts = [_cosines(self._encode(self.parameters, part), local) for part in batches(stretched)]
         return jnp.concatenate(parts)[: len(windows)]
@@ -151,8 +162,8 @@ def encode_patches(
     Args:
         towers: with their parameters.
         pixels: normalised; the sides are multiples of the patch size.
-        patch_features: "head": after dinov3.txt's vision head; "backbone": the normalised features before it, which
-            the published notebook uses.
+        patch_features: "head": after dinov3.txt's vision head, or of TIPSv2's value path; "backbone": the normalised
+            features before it, which dinov3.txt's published notebook uses.
     """
     features = towers.vision(pixels)
     return l2_normalize(features.patches if patch_features == "head" else features.backbone_patches)
@@ -161,6 +172,10 @@ def encode_patches(
 @jax.jit
 def _cosines(patches: Float[Array, "n h w d"], local: Float[Array, "t d"]) -> Float[Array, "n t h w"]:
     return jnp.einsum("nhwd,td->nthw", patches, local, precision=jax.lax.Precision.HIGHEST)
+
+
+def _floats(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
+    return images.astype(np.float32) / 255
 
 
 def resize_as_torchvision(image: UInt8[np.ndarray, "h w 3"], size: int, longest: float) -> UInt8[np.ndarray, "h2 w2 3"]:

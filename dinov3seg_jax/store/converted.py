@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
+TOKENIZER_FILE = "tokenizer.model"  # where the text tower's is no part of this program
 
 # Options that arrays do not depend on, or that their shapes say as well.
 INITIAL_OR_SHAPE = {"layerscale_init", "locality", "ffn_ratio", "ffn_align", "mlp_ratio"}
@@ -77,7 +78,10 @@ class ConvertedFolder:
         Raises:
             UserError: as for `manifest`.
         """
-        return from_dict({"model": self.manifest.model, **self.manifest.config}, origin=str(self.path / MANIFEST_FILE))
+        model = dict(self.manifest.model)
+        if TOKENIZER_FILE in self.manifest.files:
+            model["tokenizer"] = str(self.path / TOKENIZER_FILE)
+        return from_dict({"model": model, **self.manifest.config}, origin=str(self.path / MANIFEST_FILE))
 
     @property
     def checksums(self) -> Mapping[str, str]:
@@ -91,7 +95,7 @@ class ConvertedFolder:
 
     def files(self) -> list[Path]:
         """All files that the weights depend on."""
-        return [self.path / MANIFEST_FILE, self.path / WEIGHTS_FILE]
+        return [self.path / name for name in (MANIFEST_FILE, WEIGHTS_FILE, *self.manifest.files)]
 
     def arrays(
         self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None

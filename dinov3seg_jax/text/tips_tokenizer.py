@@ -29,9 +29,9 @@ class TipsTokenizer:
         Raises:
             UserError: the package or the file is missing, or the file is no such model or one of other ids.
         """
-        content = _content(expanded(path))
-        self.fingerprint = hashlib.sha256(content).hexdigest()
-        self._model = _model(path, content)
+        self.content = _content(expanded(path))
+        self.fingerprint = hashlib.sha256(self.content).hexdigest()
+        self._model = _model(path, self.content)
         specials = tuple(getattr(self._model, f"{name}_id")() for name in ("pad", "eos", "unk", "bos"))
         if specials != (PAD_ID, END_ID, UNKNOWN_ID, START_ID):
             raise UserError(

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from dinov3seg_jax.convert.tables import tips as table
-from dinov3seg_jax.inference import tips_zero_shot
+from dinov3seg_jax.inference import zero_shot
 from dinov3seg_jax.inference.views import sliding
 from dinov3seg_jax.models import blocks, tips_text, tips_vision
 from dinov3seg_jax.models.attention import penalty
@@ -133,20 +133,18 @@ def test_other_positions(monkeypatch, positions):
     assert text_error("base") > 100
 
 
-class Causal:
-    """A bias that is sliced as the one of keys alone, and is causal as well."""
-
-    def __init__(self, allowed):
-        before = np.tri(allowed.shape[1], dtype=bool)
-        self.bias = penalty(allowed[:, None, :] & before)[:, None]
-
-    def __getitem__(self, _):
-        return self.bias
+def causal(padding):
+    before = np.tri(padding.shape[1], dtype=bool)
+    return penalty(~padding[:, None, :] & before)[:, None]
 
 
-@pytest.mark.parametrize("mask", [Causal, lambda allowed: jnp.zeros(allowed.shape)], ids=["causal", "none"])
+def none(padding):
+    return jnp.zeros((len(padding), 1, 1, padding.shape[1]))
+
+
+@pytest.mark.parametrize("mask", [causal, none])
 def test_other_masks(monkeypatch, mask):
-    monkeypatch.setattr(tips_text, "penalty", mask)
+    monkeypatch.setattr(tips_text, "key_bias", mask)
     assert text_error("base") > 100
 
 
@@ -154,11 +152,11 @@ ZERO_SHOT = SHIPPED / "tips_zeroshot.npz"
 
 
 def test_prompts_not_normalised_one_by_one():
-    values = test_tips_zero_shot.load(ZERO_SHOT)
-    pooled, right = test_tips_zero_shot.class_texts(ZERO_SHOT)
-    wrong = l2_normalize(jnp.asarray(pooled).mean(axis=1))
+    official = test_tips_zero_shot.load(ZERO_SHOT)["out/text_feats"]
+    pooled = jnp.asarray(test_tips_zero_shot.pooled_texts(ZERO_SHOT))
+    right, wrong = l2_normalize(l2_normalize(pooled).mean(axis=1)), l2_normalize(pooled.mean(axis=1))
     tolerance = test_tips_zero_shot.TEXT_TOLERANCE
-    assert error(right, values["out/text_feats"], tolerance) < 1 < error(wrong, values["out/text_feats"], tolerance)
+    assert error(right, official, tolerance) < 1 < error(wrong, official, tolerance)
 
 
 def passes(case) -> bool:
@@ -180,18 +178,11 @@ def other_bicubic(windows, patch_size):
     return jax.image.resize(windows, (len(windows), *size, 3), "cubic", antialias=False)
 
 
-right_pixels = tips_zero_shot.picture_pixels
-
-
-def imagenet(*arguments):
-    return np.asarray(normalize_pixels(jnp.asarray(right_pixels(*arguments))))
-
-
 ZERO_SHOT_MUTATIONS = {
-    "another bicubic kernel": ("slide_small", tips_zero_shot, "stretch", other_bicubic),
+    "another bicubic kernel": ("slide_small", zero_shot, "stretch", other_bicubic),
     "no softmax": ("slide_uint8", test_tips_zero_shot, "average_rows", None),
     "a temperature": ("slide_uint8", jax.nn, "softmax", None),
-    "ImageNet statistics": ("slide_uint8", tips_zero_shot, "picture_pixels", imagenet),
+    "ImageNet statistics": ("slide_uint8", zero_shot, "normalize_pixels", lambda pixels, _: normalize_pixels(pixels)),
 }
 
 
@@ -215,15 +206,14 @@ def test_zero_shot(monkeypatch, mutation):
 
 def average(starts) -> np.ndarray:
     """The windows' mean of `slide_uint8`, whose windows lie beside each other, each as wide as the picture lets it."""
-    values, options = test_tips_zero_shot.load(ZERO_SHOT), described(test_tips_zero_shot.load(ZERO_SHOT), "config")
-    options = options["cases"]["slide_uint8"]
-    pixels = right_pixels(values["in/slide_uint8/image"], options["short_side"])
+    values = test_tips_zero_shot.load(ZERO_SHOT)
+    options = described(values, "config")["cases"]["slide_uint8"]
+    pixels = test_tips_zero_shot.model_input(ZERO_SHOT, "slide_uint8", options)
+    model = test_tips_zero_shot.segmenter(ZERO_SHOT)
     total, count = 0, 0
     for start in starts:
         window = pixels[None, :, start : start + options["side"]]
-        maps = run(
-            test_tips_zero_shot.towers(ZERO_SHOT), tips_zero_shot.cosines, window, jnp.asarray(values["out/text_feats"])
-        )
+        maps = model._compare(window, values["out/text_feats"])
         scores = jax.nn.softmax(jax.image.resize(maps, (*maps.shape[:2], *window.shape[1:3]), "linear"), axis=1)[0]
         beside = ((0, 0), (0, 0), (start, pixels.shape[1] - start - window.shape[2]))
         total, count = total + np.pad(scores, beside), count + np.pad(np.ones_like(scores), beside)

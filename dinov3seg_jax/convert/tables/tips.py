@@ -1,4 +1,4 @@
-"""TIPSv2 -> `Tips`: the hub's names, PyTorch's .npz files (one for each tower), and Scenic's.
+"""TIPSv2's towers: the hub's names, PyTorch's .npz files (one for each tower), and Scenic's.
 
 Scenic's files have LayerScale and the position of the class token folded into other weights.
 """
@@ -133,3 +133,7 @@ SCENIC_TEXT: tuple[Row, ...] = (
     rule("(?:transformer/)?text_encoder_norm/(?P<part>scale|bias)", r"norm/\g<part>"),
     drop("temperature_contrastive"),
 )
+
+PYTORCH: tuple[Row, ...] = (*prefixed(VISION, target="vision/"), *prefixed(TEXT, target="text/"))
+
+SCENIC: tuple[Row, ...] = (*prefixed(SCENIC_VISION, target="vision/"), *prefixed(SCENIC_TEXT, target="text/"))
