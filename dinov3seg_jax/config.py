@@ -47,6 +47,7 @@ class VisionConfig:
     rope_normalize: Literal["separate", "max", "min"] = "separate"
     untie_cls_and_patch_norms: Flag = False
     head_blocks: NonNegative = 2  # 0: the backbone alone
+    taps: tuple[NonNegative, ...] = ()  # two blocks whose outputs guide, from 0; (): after 1/3 and 2/3 of the depth
     grid: Positive = 32  # CLIP, TIPSv2: side of the square grid that positions were learned on
     outputs: NonNegative = 0  # CLIP: width of the space shared with text; 0: dim
 
@@ -109,6 +110,8 @@ class LateRefinementConfig:
     class_attention: Literal["linear", "full"] = "linear"
     remat: Flag = False  # recompute each block in the backward pass instead of keeping its activations
     kernel: Literal["xla", "fused"] = "xla"  # of the spatial blocks: "fused" is one TPU kernel (models/fused_swin.py)
+    appearance_dim: NonNegative = 0  # width of the projected appearance that guides spatial blocks; 0: dim
+    text_dim: NonNegative = 0  # width of the projected text that guides class blocks; 0: dim
     pooling: Positive = 1  # the class block works on a grid reduced by this factor
     doubled_residual: Flag = False
     pad_classes: NonNegative = 0  # the class list is padded to this length with learned, unmasked entries
@@ -226,11 +229,12 @@ class InferenceConfig:
 
     mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": of a linear head only
     fusion: Literal["features", "logits"] = "features"
-    resize: Literal["square", "short_side", "native", "tiled"] = "square"  # "tiled": cut into squares of image_size
+    resize: Literal["square", "short_side", "native", "tiled", "catseg"] = "square"  # see docs/inference.md
     tile_scale: Annotated[Above0, Field(le=16)] = 1.0  # of a picture's height and width, before it is cut into tiles
     image_size: Positive = 640
     window: Positive = 384
     stride: Positive = 128
+    view_size: NonNegative = 0  # side that windows and global view are resized to for the model; 0: as they are
     global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
     best_classes: NonNegative = 0  # only so many classes, the likeliest of each picture, pass the head; 0: all
     class_chunk: NonNegative = 0  # classes that pass the head together; 0: chosen for the device

@@ -31,9 +31,7 @@ FOREIGN = (
     ),
     Foreign((r"blocks\.0\.attn\.rel_pos_h", r"blocks\.0\.mlp\.fc1\.weight"), "SAM in timm's layout, or ViTDet", SAM),
     Foreign((r"vision_encoder\.layers\.0\.attn\.rel_pos_h",), "SAM in Hugging Face's layout", SAM),
-    Foreign(
-        (r"(?:visual|clip_model\.visual)\.(?:conv1\.weight|class_embedding|trunk\..*)",), "CLIP or OpenCLIP", DINOTXT
-    ),
+    Foreign((r"(?:visual|clip_model\.visual)\.trunk\..*",), "OpenCLIP", "take OpenAI's CLIP, or dinov3.txt's files"),
     Foreign((r"vision_model\.embeddings\..*",), "CLIP or SigLIP in Hugging Face's layout", DINOTXT),
     Foreign(
         (r"cls_token", r"pos_embed", r"decoder_pos_embed|decoder_embed\.weight"),

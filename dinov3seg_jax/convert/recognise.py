@@ -19,17 +19,21 @@ from dinov3seg_jax.config import (
 from dinov3seg_jax.config_files import apply_override, from_dict
 from dinov3seg_jax.convert.foreign import looks_like
 from dinov3seg_jax.convert.sources import WRAPPER, Source
-from dinov3seg_jax.convert.tables import anyup, catseg, dinotxt, dinov3, huggingface, linear, sam
+from dinov3seg_jax.convert.tables import anyup, catseg, clip, dinotxt, dinov3, huggingface, linear, sam
 from dinov3seg_jax.convert.tables import timm as timm_layout
 from dinov3seg_jax.convert.tables.rules import Row, Shape, drop, prefixed
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.layers import NORM_EPSILON
-from dinov3seg_jax.models.presets import NANO, SAM, VISION
+from dinov3seg_jax.models.presets import CLIP_VISION, NANO, SAM, VISION
 
 TRAINING_HEADS = drop(rf"{WRAPPER}(?:dino_head|ibot_head|dino_loss|ibot_patch_loss)\..*")
 REST_OF_CATSEG = drop(r"(?:sem_seg_head\.predictor\.clip_model|upsample[12])\..*")
 HEAD_DIM = 64  # of every release but vit7b16, where the file does not say
+CATSEG_GRID = 24
+CLIP_NOTE = (
+    "these two towers begin a model (--config.model.towers=clip, init_from); by themselves they do not segment here"
+)
 SAT_IMAGES = (
     "made for images normalised with mean (0.430, 0.411, 0.296) and deviation (0.213, 0.156, 0.143), not ImageNet's"
 )
@@ -393,14 +397,23 @@ def _anyup(shapes: Shapes, source: Source, rounded: bool) -> _Found:
 
 
 def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
-    prefix = re.compile(catseg.CHECKPOINT_PREFIX)
-    shapes = {prefix.sub("", key, count=1): shape for key, shape in shapes.items()}
-    mask = shapes.get("layers.0.swin_block.block_2.attn_mask")
-    padding = 256 if "layers.0.attention.padding_tokens" in shapes else 0  # as released; the file does not say
+    """A whole released file, or the aggregator alone."""
+    clip_model = _without(catseg.CLIP_PREFIX, shapes)
+    if any(re.match(r"(?:model\.)?backbone\.", key) for key in source.tensors):
+        raise UserError(
+            f"'{source.files[0]}' is a CAT-Seg of 2023, which has a backbone beside CLIP: another model; take "
+            "model_base.pth or model_large.pth of 2024."
+        )
+    aggregator = _without(catseg.CHECKPOINT_PREFIX, shapes) or shapes
+    mask = aggregator.get("layers.0.swin_block.block_2.attn_mask")
+    padding = 256 if "layers.0.attention.padding_tokens" in aggregator else 0  # as released; the file does not say
+    late_dim = aggregator["conv1.weight"][0]
     late = {
         "enabled": True,
-        "layers": _count(shapes, r"layers\.(\d+)\."),
-        "dim": shapes["conv1.weight"][0],
+        "layers": _count(aggregator, r"layers\.(\d+)\."),
+        "dim": late_dim,
+        "appearance_dim": _unless(late_dim, aggregator["guidance_projection.0.weight"][0]),
+        "text_dim": _unless(late_dim, aggregator["text_guidance_projection.0.weight"][0]),
         "heads": 4,
         "window": math.isqrt(mask[-1]) if mask else 12,
         "class_attention": "linear",
@@ -410,21 +423,99 @@ def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     }
     stages = ("decoder1", "decoder2")
     decoder = {
-        "dims": tuple(shapes[f"{stage}.conv.double_conv.0.weight"][0] for stage in stages),
-        "guidance_dims": tuple(shapes[f"decoder_guidance_projection.{number}.0.weight"][0] for number in (0, 1)),
+        "dims": tuple(aggregator[f"{stage}.conv.double_conv.0.weight"][0] for stage in stages),
+        "guidance_dims": tuple(aggregator[f"decoder_guidance_projection.{number}.0.weight"][0] for number in (0, 1)),
     }
+    lifted = tuple(aggregator[f"decoder_guidance_projection.{number}.0.weight"][1] for number in (0, 1))
+    assumed = () if late["dim"] == LateRefinementConfig.dim else ("late.heads",)
+    if {"visual.conv1.weight", "token_embedding.weight"} <= clip_model.keys():
+        of_clip, assumed_of_clip = _clip_towers(clip_model, source)
+        model = of_clip | {
+            "early": {"enabled": False},
+            "spe": "vision",
+            "spe_dims": lifted,
+            "late": late,
+            "decoder": decoder | {"correlation_skip": False},
+        }
+        name = next((name for name, vision in CLIP_VISION.items() if _same(vision, of_clip["vision"])), "")
+        rows = prefixed(catseg.WHOLE, WRAPPER)
+        recipe = {"inference": catseg_recipe(of_clip["vision"])}
+        named = {"clip_vitb16": "catseg_vitb", "clip_vitl14_336": "catseg_vitl"}.get(name, "catseg")
+        return _Found(named, rows, model, "", [], {}, (*assumed, *assumed_of_clip), recipe)
     # What the aggregator's inputs are as wide as: CAT-Seg's text, its image features and their lifted maps.
     around = {
         "correlation": "local",  # one channel
         "spe": "sam",
-        "vision": {"dim": shapes["text_guidance_projection.0.weight"][1] // 2},
-        "sam": {"neck_dim": shapes["guidance_projection.0.weight"][1]},
-        "spe_dims": tuple(shapes[f"decoder_guidance_projection.{number}.0.weight"][1] for number in (0, 1)),
+        "vision": {"dim": aggregator["text_guidance_projection.0.weight"][1] // 2},
+        "sam": {"neck_dim": aggregator["guidance_projection.0.weight"][1]},
+        "spe_dims": lifted,
     }
     rows = (*prefixed(catseg.RULES, f"{WRAPPER}(?:{catseg.CHECKPOINT_PREFIX})?"), REST_OF_CATSEG)
     parts = "embed_correlation/|guidance/project_|project_text/|late/|decoder/"
-    assumed = () if late["dim"] == LateRefinementConfig.dim else ("late.heads",)
     return _Found("catseg", rows, {"late": late, "decoder": decoder}, parts, [], around, assumed)
+
+
+def _unless(default: int, value: int) -> int:
+    """A width, or 0 where it is the default."""
+    return 0 if value == default else value
+
+
+def catseg_recipe(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """CAT-Seg's published inference: five views of 384 pixels, which its larger model sees at 336."""
+    side = vision["patch_size"] * CATSEG_GRID
+    return {
+        "fusion": "logits",
+        "resize": "catseg",
+        "image_size": 640,
+        "window": 384,
+        "stride": 256,
+        "view_size": 0 if side == 384 else side,
+    }
+
+
+def _without(prefix: str, shapes: Shapes) -> Shapes:
+    """The keys that begin so, without that beginning."""
+    return {key[match.end() :]: shape for key, shape in shapes.items() if (match := re.match(prefix, key))}
+
+
+def _clip(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    """OpenAI's CLIP: both towers."""
+    model, assumed = _clip_towers(shapes, source)
+    name = next((name for name, vision in CLIP_VISION.items() if _same(vision, model["vision"])), "custom")
+    return _Found(name, prefixed(clip.RULES, WRAPPER), model, "vision/|text/", [CLIP_NOTE], assumed=assumed)
+
+
+def _clip_towers(shapes: Shapes, source: Source) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The model's options that CLIP's two towers decide, and which of them are assumed."""
+    if any(key.startswith("visual.layer1.") for key in shapes):
+        raise UserError(f"'{source.files[0]}' is a CLIP with a ResNet; give one with a vision transformer.")
+    width, _, patch_size, _ = shapes["visual.conv1.weight"]
+    vocabulary, text_width = shapes["token_embedding.weight"]
+    vision = {
+        "dim": width,
+        "depth": _count(shapes, r"visual\.transformer\.resblocks\.(\d+)\."),
+        "heads": max(width // HEAD_DIM, 1),
+        "patch_size": patch_size,
+        "grid": math.isqrt(shapes["visual.positional_embedding"][0] - 1),
+        "outputs": shapes["visual.proj"][1],
+        "head_blocks": 0,
+        "storage_tokens": 0,
+    }
+    text = {
+        "dim": text_width,
+        "depth": _count(shapes, r"transformer\.resblocks\.(\d+)\."),
+        "heads": max(text_width // HEAD_DIM, 1),
+        "ffn_ratio": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0] / text_width,
+        "vocab_size": vocabulary,
+        "context_length": shapes["positional_embedding"][0],
+    }
+    released = any(_same(known, vision) for known in CLIP_VISION.values())
+    model = {"towers": "clip", "vision": vision, "text": text}
+    return model, () if released else ("vision.heads", "text.heads")
+
+
+def _same(preset: VisionConfig, options: Mapping[str, Any]) -> bool:
+    return all(getattr(preset, option) == value for option, value in options.items())
 
 
 def _linear(shapes: Shapes, source: Source, rounded: bool) -> _Found:
@@ -437,9 +528,8 @@ def _linear(shapes: Shapes, source: Source, rounded: bool) -> _Found:
 # In this order: what a dinov3.txt file holds includes a backbone.
 KINDS = {
     "dinotxt": _Kind("dinov3.txt", r"text_model\.backbone\.token_embedding\.weight", _dinotxt),
-    "catseg": _Kind(
-        "CAT-Seg's aggregator", rf"(?:{catseg.CHECKPOINT_PREFIX})?text_guidance_projection\.0\.weight", _catseg
-    ),
+    "catseg": _Kind("CAT-Seg", rf"(?:{catseg.CHECKPOINT_PREFIX})?text_guidance_projection\.0\.weight", _catseg),
+    "clip": _Kind("OpenAI's CLIP", r"visual\.(?:conv1\.weight|layer1\.0\.conv1\.weight)", _clip),
     "anyup": _Kind("AnyUp", r"key_features_encoder\.0\.basis", _anyup),
     "sam": _Kind("SAM's image encoder", rf"(?:{sam.CHECKPOINT_PREFIX})?blocks\.0\.attn\.rel_pos_h", _sam),
     "linear": _Kind("a linear head", rf"(?:{linear.CHECKPOINT_PREFIX})?batchnorm_layer\.running_mean", _linear),

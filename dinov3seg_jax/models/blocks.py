@@ -1,6 +1,7 @@
 """Transformer blocks, stacks of equal ones, and how a stack runs."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -29,6 +30,14 @@ class Mlp(nnx.Module):
         return self.down(gelu(self.up(x)))
 
 
+class QuickMlp(Mlp):
+    """Two dense layers with CLIP's QuickGELU between them: x * sigmoid(1.702 x)."""
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        hidden = self.up(x)
+        return self.down(hidden * jax.nn.sigmoid(1.702 * hidden))
+
+
 class SwiGlu(nnx.Module):
     """down(silu(gate(x)) * up(x)). The hidden width is two thirds of `hidden`, rounded up to `align`."""
 
@@ -50,7 +59,7 @@ class Block(nnx.Module):
         dim: int,
         heads: int,
         *,
-        ffn: Literal["mlp", "swiglu"] = "mlp",
+        ffn: Literal["mlp", "quick_gelu", "swiglu"] = "mlp",
         ffn_ratio: float = 4.0,
         ffn_align: int = 8,
         qkv_bias: bool = True,
@@ -65,9 +74,9 @@ class Block(nnx.Module):
         self.attention = Attention(dim, heads, qkv_bias=qkv_bias, kernel=kernel, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.ffn = (
-            Mlp(dim, hidden, dtype=dtype, rngs=rngs)
-            if ffn == "mlp"
-            else SwiGlu(dim, hidden, ffn_align, dtype=dtype, rngs=rngs)
+            SwiGlu(dim, hidden, ffn_align, dtype=dtype, rngs=rngs)
+            if ffn == "swiglu"
+            else (Mlp if ffn == "mlp" else QuickMlp)(dim, hidden, dtype=dtype, rngs=rngs)
         )
         self.has_layerscale = layerscale_init is not None
         if layerscale_init is not None:
@@ -133,6 +142,32 @@ def run_stack(
     )
     last, all_of_them = jax.lax.scan(jax.checkpoint(body) if remat and not frozen else body, over_batch(x), layers)
     return all_of_them if every else last
+
+
+def states_after(
+    blocks: nnx.Module,
+    x: Array,
+    apply: Callable[..., Array],
+    stops: Sequence[int],
+    *,
+    frozen_blocks: int = 0,
+    remat: bool = False,
+) -> dict[int, Array]:
+    """x after the first `stop` blocks of a stack, for each of `stops`: increasing, from 1 on.
+
+    Args:
+        blocks, x, apply, remat: as for `run_stack`.
+        stops: how many blocks.
+        frozen_blocks: the first blocks, which get no gradient.
+    """
+    states = {}
+    cut = min(frozen_blocks, stops[-1])
+    for start, stop in itertools.pairwise(sorted({0, cut, *(stop for stop in stops if stop < cut)})):
+        x = states[stop] = run_stack(blocks, x, apply, start=start, stop=stop, frozen=True)
+    if cut < stops[-1]:  # in one go: a part of a stack that trains is a copy of it
+        after = run_stack(blocks, x, apply, start=cut, stop=stops[-1], every=True, remat=remat)
+        states |= {stop: after[stop - cut - 1] for stop in stops if stop > cut}
+    return states
 
 
 def recomputed(call: Callable[..., Array], remat: bool) -> Callable[..., Array]:

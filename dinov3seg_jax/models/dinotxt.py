@@ -66,7 +66,15 @@ class VisionFeatures(NamedTuple):
     cls: Float[Array, "b d"]
     patches: Float[Array, "b h w d"]  # aligned with text
     backbone_patches: Float[Array, "b h w d"]  # after the backbone's final norm, before the head
-    intermediate: tuple[Float[Array, "b h w d"], Float[Array, "b h w d"]]  # raw, after 1/3 and 2/3 of the depth
+    intermediate: tuple[Float[Array, "b h w d"], Float[Array, "b h w d"]]  # raw, after the blocks of `taps_of`
+
+
+def taps_of(config: VisionConfig) -> tuple[int, int]:
+    """The blocks, counted from 0, whose raw outputs a vision tower hands on as guidance."""
+    if config.taps:
+        first, second = config.taps
+        return first, second
+    return max(config.depth // 3, 1) - 1, max(2 * config.depth // 3, 1) - 1
 
 
 class VisionTower(nnx.Module):
@@ -89,8 +97,8 @@ class VisionTower(nnx.Module):
     def __call__(self, images: Float[Array, "b height width 3"], *, frozen_blocks: int = 0) -> VisionFeatures:
         """Encode normalised pixels."""
         depth = self.backbone.config.depth
-        thirds = [max(depth // 3, 1) - 1, max(2 * depth // 3, 1) - 1]
-        layers = sorted({*thirds, depth - 1})
+        taps = taps_of(self.backbone.config)
+        layers = sorted({*taps, depth - 1})
         raw = dict(
             zip(
                 layers,
@@ -100,9 +108,7 @@ class VisionTower(nnx.Module):
         )
         last = self.backbone.normalize(raw[depth - 1])
         aligned = self.head(last) if self.has_head else last
-        return VisionFeatures(
-            aligned.cls, aligned.patches, last.patches, (raw[thirds[0]].patches, raw[thirds[1]].patches)
-        )
+        return VisionFeatures(aligned.cls, aligned.patches, last.patches, (raw[taps[0]].patches, raw[taps[1]].patches))
 
 
 class TextTower(nnx.Module):
@@ -116,9 +122,10 @@ class TextTower(nnx.Module):
         dtype: DTypeLike,
         remat: bool = False,
         kernel: Kernel = "auto",
+        clip: bool = False,
         rngs: nnx.Rngs,
     ):
-        """`outputs` is twice the vision tower's width."""
+        """`outputs` is the width of an embedding; `clip` puts in CLIP's biases and QuickGELU."""
         self.config = config
         self.remat = remat
         self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (config.vocab_size, config.dim)))
@@ -127,8 +134,9 @@ class TextTower(nnx.Module):
             lambda rngs: Block(
                 config.dim,
                 config.heads,
+                ffn="quick_gelu" if clip else "mlp",
                 ffn_ratio=config.ffn_ratio,
-                qkv_bias=False,
+                qkv_bias=clip,
                 kernel=kernel,
                 dtype=dtype,
                 rngs=rngs,

@@ -50,9 +50,10 @@ class SegmentationModel(nnx.Module):
         if config.spe != "none":
             self.guidance = GuidanceProjection(config, dtype=dtype, rngs=rngs)
         if config.late.enabled:
-            self.project_text = Linear(text_width(config), late, dtype=dtype, rngs=rngs)
-            appearance = 0 if config.spe == "none" else late
-            self.late = LateRefinement(config.late, appearance, late, dtype=dtype, rngs=rngs)
+            appearance = 0 if config.spe == "none" else config.late.appearance_dim or late
+            text = config.late.text_dim or late
+            self.project_text = Linear(text_width(config), text, dtype=dtype, rngs=rngs)
+            self.late = LateRefinement(config.late, appearance, text, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(late, config.decoder, guided=config.spe != "none", dtype=dtype, rngs=rngs)
         if config.decoder.correlation_skip:
             self.correlation_skip = CorrelationSkip()

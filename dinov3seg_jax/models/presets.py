@@ -23,6 +23,20 @@ VISION = {
     "vit7b16": VisionConfig(dim=4096, depth=40, heads=32, ffn="swiglu", ffn_ratio=3.0, ffn_align=64, qkv_bias=False),
 }
 
+# OpenAI's CLIP, as CAT-Seg takes it (its specification, section 1).
+CLIP_VISION = {
+    "clip_vitb16": VisionConfig(
+        dim=768, depth=12, heads=12, patch_size=16, grid=14, outputs=512, head_blocks=0, storage_tokens=0
+    ),
+    "clip_vitl14_336": VisionConfig(
+        dim=1024, depth=24, heads=16, patch_size=14, grid=24, outputs=768, head_blocks=0, storage_tokens=0
+    ),
+}
+CLIP_TEXT = {
+    "clip_vitb16": TextConfig(dim=512, depth=12, heads=8),
+    "clip_vitl14_336": TextConfig(dim=768, depth=12, heads=12),
+}
+
 SAM = {
     "sam_vit_b": SamConfig(dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
     "sam_vit_l": SamConfig(),

@@ -40,7 +40,7 @@ class GuidanceProjection(nnx.Module):
         middle, fine = config.spe_dims
         self.lift_middle = Upsample(inner, middle, 2, dtype=dtype, rngs=rngs)
         self.lift_fine = Upsample(inner, fine, 4, dtype=dtype, rngs=rngs)
-        self.project_appearance = ConvRelu(final, config.late.dim, dtype=dtype, rngs=rngs)
+        self.project_appearance = ConvRelu(final, config.late.appearance_dim or config.late.dim, dtype=dtype, rngs=rngs)
         self.project_middle = ConvRelu(middle, config.decoder.guidance_dims[0], dtype=dtype, rngs=rngs)
         self.project_fine = ConvRelu(fine, config.decoder.guidance_dims[1], dtype=dtype, rngs=rngs)
 

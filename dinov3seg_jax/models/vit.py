@@ -1,7 +1,5 @@
 """The DINOv3 vision transformer (§1; its specification, sections 3 to 5)."""
 
-import functools
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import VisionConfig
-from dinov3seg_jax.models.blocks import Block, run_stack, stack
+from dinov3seg_jax.models.blocks import Block, stack, states_after
 from dinov3seg_jax.models.kernels import Kernel
 from dinov3seg_jax.models.layers import LayerNorm, Linear, normal
 from dinov3seg_jax.models.rope import patch_centres, rope_periods, rope_tables, rotate_patches
@@ -33,9 +31,9 @@ class Tokens(NamedTuple):
 class PatchEmbed(nnx.Module):
     """Non-overlapping patches, flattened in (row, column, channel) order, through one dense layer."""
 
-    def __init__(self, patch_size: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, patch_size: int, dim: int, *, bias: bool = True, dtype: DTypeLike, rngs: nnx.Rngs):
         self.patch_size = patch_size
-        self.projection = Linear(3 * patch_size**2, dim, dtype=dtype, rngs=rngs)
+        self.projection = Linear(3 * patch_size**2, dim, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b h w d"]:
         """Rows and columns beyond the last whole patch are dropped, as the official model does."""
@@ -125,17 +123,15 @@ class VisionTransformer(nnx.Module):
             raise ValueError(f"layers must be increasing numbers below {depth}, not {layers}")
         x, h, w = self.embed(images, masks)
         sin, cos = rope_tables(self.periods[...], patch_centres(h, w, self.config.rope_normalize))
-        outputs = {}
         stops = [layer + 1 for layer in layers]
-        run = functools.partial(
-            run_stack, self.blocks, apply=lambda block, x: block(x, rotate=lambda t: rotate_patches(t, sin, cos))
+        outputs = states_after(
+            self.blocks,
+            x,
+            lambda block, x: block(x, rotate=lambda t: rotate_patches(t, sin, cos)),
+            stops,
+            frozen_blocks=frozen_blocks,
+            remat=self.remat,
         )
-        cut = min(frozen_blocks, stops[-1])
-        for start, stop in itertools.pairwise(sorted({0, cut, *(stop for stop in stops if stop < cut)})):
-            x = outputs[stop] = run(x, start=start, stop=stop, frozen=True)
-        if cut < stops[-1]:  # in one go: a part of a stack that trains is a copy of it
-            after = run(x, start=cut, stop=stops[-1], every=True, remat=self.remat)
-            outputs |= {stop: after[stop - cut - 1] for stop in stops if stop > cut}
         prefix = 1 + self.config.storage_tokens
         tokens = [
             Tokens(x[:, 0], x[:, 1:prefix], x[:, prefix:].reshape(x.shape[0], h, w, -1))

@@ -1,10 +1,12 @@
-"""CAT-Seg's aggregator -> `embed_correlation`, `guidance`, `project_text`, `late` and `decoder` of the whole model."""
+"""CAT-Seg -> the whole model. `RULES` are for its aggregator alone, `WHOLE` for a released file, CLIP included."""
 
+from dinov3seg_jax.convert.tables import clip
 from dinov3seg_jax.convert.tables.rows import dense, norm
 from dinov3seg_jax.convert.tables.rules import Row, Rule, drop, prefixed, rule
 from dinov3seg_jax.convert.tables.transforms import convolution, flat, linear_guided, transposed_convolution
 
 CHECKPOINT_PREFIX = r"sem_seg_head\.predictor\.transformer\."
+CLIP_PREFIX = r"sem_seg_head\.predictor\.clip_model\."
 
 
 def _guided(source: str, target: str) -> tuple[Rule, Rule]:
@@ -67,4 +69,11 @@ RULES: tuple[Row, ...] = (
     *prefixed(SPATIAL_BLOCK, source=r"layers\.(?P<number>\d+)\.swin_block\.", target=r"late/spatial/\g<number>/"),
     *prefixed(CLASS_BLOCK, source=r"layers\.(?P<number>\d+)\.attention\.", target=r"late/classes/\g<number>/"),
     *prefixed(DECODER, target="decoder/"),
+)
+
+WHOLE: tuple[Row, ...] = (
+    *prefixed(RULES, source=CHECKPOINT_PREFIX),
+    *prefixed(clip.RULES, source=CLIP_PREFIX),
+    *dense("upsample1", "guidance/lift_middle", transposed_convolution),
+    *dense("upsample2", "guidance/lift_fine", transposed_convolution),
 )
