@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from dinov3seg_jax.convert.run import convert
-from dinov3seg_jax.convert.sources import sha256
+from dinov3seg_jax.convert.sources import TORCH_SUFFIXES, sha256
 from dinov3seg_jax.errors import UserError, did_you_mean, note, reason
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store.converted import Manifest, read_manifest
@@ -20,6 +21,7 @@ from dinov3seg_jax.zoo.download import Address, Refused, download, refuse_withou
 WORK = ".fetching"  # in the folder of models: what is not whole yet
 SPACES = "spaces/"
 INSTALL = "pip install 'dinov3seg_jax[hub]'"
+INSTALL_TORCH = "pip install 'dinov3seg_jax[convert]'"
 
 
 def fetch(name: str, sources: Sequence[str] = (), agreed: Callable[[str], bool] = lambda terms: False) -> Path:
@@ -44,6 +46,7 @@ def fetch(name: str, sources: Sequence[str] = (), agreed: Callable[[str], bool] 
         return folder / name
     if not sources:
         _refuse_without_address(name, row)
+    _refuse_without_torch(sources or [file.name for file in row.files])
     if row.accept and not agreed(row.accept):
         raise UserError(
             f"'{name}' must not be fetched before its terms are accepted ({row.accept}); read them and add "
@@ -154,6 +157,16 @@ def _refuse_without_hub() -> None:
         import huggingface_hub  # noqa: F401
     except ImportError:
         raise UserError(f"downloads need huggingface_hub; run {INSTALL}, or name files with --source.") from None
+
+
+def _refuse_without_torch(files: Sequence[str]) -> None:
+    """Say what a conversion would say, before gigabytes are downloaded for it."""
+    needing = [file for file in files if urlsplit(file).path.endswith(TORCH_SUFFIXES)]
+    if needing and importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"{Path(urlsplit(needing[0]).path).name} can only be read with torch; run {INSTALL_TORCH} first, or name "
+            ".safetensors files of the same keys with --source."
+        )
 
 
 def _keep(name: str, row: Released, files: Sequence[Path], work: Path, target: Path) -> None:

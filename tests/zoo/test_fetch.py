@@ -273,6 +273,14 @@ def test_without_the_library_of_the_hub(hub, monkeypatch):
         fetch.fetch("tiny")
 
 
+def test_without_torch_nothing_is_downloaded_that_needs_it(hub, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    change_row(monkeypatch, files=(PublishedFile("model_large.pth", "spaces/org/weights"),))
+    with pytest.raises(UserError, match=r"model_large.pth can only be read with torch.*dinov3seg_jax\[convert\]"):
+        fetch.fetch("tiny")
+    assert not hub.requests
+
+
 @pytest.mark.slow
 def test_two_at_once(hub, tmp_path):
     hub.pause = 0.02
