@@ -67,7 +67,7 @@ class ClipVision(nnx.Module):
         raw = {0: x} | states_after(
             self.blocks, x, lambda block, x: block(x), stops, frozen_blocks=frozen_blocks, remat=self.remat
         )
-        of_last = {"start": last, "stop": last + 1, "frozen": frozen_blocks > last, "remat": self.remat}
+        of_last: dict[str, Any] = {"start": last, "stop": last + 1, "frozen": frozen_blocks > last, "remat": self.remat}
         dense = run_stack(self.blocks, raw[last], lambda block, x: block.dense(x), **of_last)
         mixed = run_stack(self.blocks, raw[last], lambda block, x: block(x), **of_last)
         raw[last + 1] = mixed

@@ -328,7 +328,10 @@ class ClassRefinementBlock(nnx.Module):
         sums: ClassSums | None = None,
     ) -> Float[Array, "b t h w d"]:
         """The transformer block over the classes, on the pooled grid."""
-        if sums is not None:
+        if self.attention.kind == "linear":
+            if sums is None:
+                sums = self.attention.sum_up(self.norm1(x), guidance, class_mask)
+                sums = self.add_padding(sums, self.missing(x, class_mask))
             padded, attended = x, self.attention.read(self.norm1(x), guidance, sums)
         else:
             padded, guidance, class_mask = self._pad(x, guidance, class_mask)
@@ -336,22 +339,38 @@ class ClassRefinementBlock(nnx.Module):
         y = padded + attended
         return (y + self.ffn(self.norm2(y)))[:, : x.shape[1]]
 
+    def missing(self, x: Float[Array, "b t h w d"], class_mask: Bool[Array, "b t"] | None) -> Float[Array, " b"]:
+        """How many learned entries fill each list up to `pad_classes`; entries that are masked do not count."""
+        b, t = x.shape[:2]
+        present = jnp.full(b, t) if class_mask is None else class_mask.sum(axis=1)
+        return jnp.maximum(self.config.pad_classes - present, 0).astype(jnp.float32)
+
+    def add_padding(self, sums: ClassSums, count: Float[Array, " b"]) -> ClassSums:
+        """The sums with so many learned entries more: all of them, at all places, are alike."""
+        if not self.config.pad_classes:
+            return sums
+        entry = self.padding[...].astype(self.attention.key.dtype)[None, None, None, None]
+        one = self.attention.sum_up(self.norm1(entry), self.padding_guidance[...][None, None], None)
+        products, keys = (
+            total + part * count.reshape(-1, *[1] * (part.ndim - 1)) for total, part in zip(sums, one, strict=True)
+        )
+        return ClassSums(products, keys)
+
     def _pad(
         self, x: Array, guidance: Array | None, class_mask: Array | None
     ) -> tuple[Array, Array | None, Array | None]:
         b, t, h, w, d = x.shape
-        missing = self.config.pad_classes - t
-        if missing <= 0:
+        longest = self.config.pad_classes - (t if class_mask is None else 0)
+        if longest <= 0:
             return x, guidance, class_mask
-        filler = jnp.broadcast_to(self.padding[...].astype(x.dtype), (b, missing, h, w, d))
-        x = jnp.concatenate([x, filler], axis=1)
+        filler = jnp.broadcast_to(self.padding[...].astype(x.dtype), (b, longest, h, w, d))
         if guidance is not None:
-            filler = self.padding_guidance[...].astype(guidance.dtype)
-            filler = jnp.broadcast_to(filler, (b, missing, *filler.shape))
-            guidance = jnp.concatenate([guidance, filler], axis=1)
+            of_text = self.padding_guidance[...].astype(guidance.dtype)
+            guidance = jnp.concatenate([guidance, jnp.broadcast_to(of_text, (b, longest, *of_text.shape))], axis=1)
         if class_mask is not None:
-            class_mask = jnp.concatenate([class_mask, jnp.ones((b, missing), bool)], axis=1)
-        return x, guidance, class_mask
+            used = jnp.arange(longest) < self.missing(x, class_mask)[:, None]
+            class_mask = jnp.concatenate([class_mask, used], axis=1)
+        return jnp.concatenate([x, filler], axis=1), guidance, class_mask
 
 
 def average_pool(x: Float[Array, "b t h w d"], rows: int, columns: int) -> Float[Array, "b t h2 w2 d"]:

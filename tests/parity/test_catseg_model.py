@@ -1,6 +1,7 @@
 """The whole of CAT-Seg in evaluation form, through this project's whole model and the conversion of its files."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,11 @@ def load(path):
     return arrays(path)
 
 
-@functools.cache
-def model_of(path) -> SegmentationModel:
+def filled_model(state, told) -> SegmentationModel:
     """Recognised as a file would be; the options that no file tells are the fixture's."""
-    values = load(path)
-    state, told = section(values, "w/"), described(values, "config")
-    source = Source((path,), {key: Tensor(value.shape, lambda: None) for key, value in state.items()}, {}, ())
+    source = Source(
+        (Path("model.pth"),), {key: Tensor(value.shape, lambda: None) for key, value in state.items()}, {}, ()
+    )
     agg, clip = told["agg"], told["clip"]
     found = recognise(source, "catseg", [f"late.heads={agg['nheads']}", f"late.window={agg['window_size']}"])
     options = found.model
@@ -39,6 +39,12 @@ def model_of(path) -> SegmentationModel:
     options["late"] |= {"pad_classes": agg["pad_len"], "max_classes": agg["pad_len"]}
     config = from_dict({"model": options}).model
     return filled(lambda: SegmentationModel(config, rngs=nnx.Rngs(0)), state, found.rows)
+
+
+@functools.cache
+def model_of(path) -> SegmentationModel:
+    """The file's one model."""
+    return filled_model(section(load(path), "w/"), described(load(path), "config"))
 
 
 CASES = [

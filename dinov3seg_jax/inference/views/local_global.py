@@ -34,7 +34,16 @@ def check_inference(config: InferenceConfig, patch_size: int) -> None:
     if config.mode == "slide":
         raise UserError("inference.mode 'slide' is for a linear head only; set it to 'local_global' or 'whole'")
     of_windows = () if config.mode == "whole" else ("window", "stride", "global_size")
-    for option in ("image_size", *of_windows):
+    in_patches = ("view_size",) if config.view_size else ("image_size", *of_windows)
+    if config.view_size and config.fusion == "features":
+        raise UserError(
+            "inference.view_size goes with fusion 'logits', as windows' features could not be merged; set it"
+        )
+    if config.resize == "catseg" and (config.fusion == "features" or config.mode == "whole" or config.global_size):
+        raise UserError(
+            "inference.resize 'catseg' goes with mode 'local_global', fusion 'logits' and global_size 0; set those"
+        )
+    for option in in_patches:
         value = getattr(config, option)
         if value % patch_size:
             below, above = value // patch_size * patch_size, -(-value // patch_size) * patch_size

@@ -1,0 +1,51 @@
+"""The five views in which CAT-Seg sees a picture (its specification, section 7), on the host."""
+
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+from PIL import Image
+
+from dinov3seg_jax.data.resize import resize
+from dinov3seg_jax.inference.views.windows import plan_windows
+from dinov3seg_jax.models.functions import half_pixel_weights
+
+LONGEST_FOR_SIDE = 4
+
+
+def loaded_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Height and width that CAT-Seg's loader brings a picture to: the long side has four times the short at most."""
+    scale = short_side / min(size)
+    if scale * max(size) > LONGEST_FOR_SIDE * short_side:
+        scale = LONGEST_FOR_SIDE * short_side / max(size)
+    height, width = (max(int(length * scale + 0.5), 1) for length in size)
+    return height, width
+
+
+def load_picture(image: UInt8[np.ndarray, "h w 3"], short_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The picture as the loader hands it on: resized in bytes, by Pillow."""
+    return resize(image, loaded_size((image.shape[0], image.shape[1]), short_side), Image.Resampling.BILINEAR)
+
+
+def cut_views(
+    loaded: UInt8[np.ndarray, "h w 3"], square: int, window: int, stride: int
+) -> Float[np.ndarray, "n window window 3"]:
+    """Windows of the picture as a square, row by row, and last the whole of it, not by way of the square.
+
+    Args:
+        loaded: RGB, of `load_picture`.
+        square: side that windows are cut from.
+        window, stride: of the windows.
+
+    Returns:
+        RGB in 0..255.
+    """
+    whole = stretched(loaded, square)
+    corners = plan_windows(square, square, window, stride)
+    windows = [whole[row : row + window, column : column + window] for row, column in corners]
+    return np.stack([*windows, stretched(loaded, window)])
+
+
+def stretched(image: Shaped[np.ndarray, "h w 3"], side: int) -> Float[np.ndarray, "side side 3"]:
+    """Bilinear to a square, half-pixel centres, no antialiasing."""
+    rows, columns = (half_pixel_weights(length, side).astype(np.float32) for length in image.shape[:2])
+    high = np.tensordot(rows, image.astype(np.float32), axes=(1, 0))  # [side, w, 3]
+    return np.einsum("cw,rwk->rck", columns, high, optimize=True)
