@@ -58,7 +58,11 @@ def _ask(name: str, terms: str) -> bool:
     """Ask on a terminal; nobody else can answer."""
     if not sys.stdin.isatty():
         return False
-    return input(f"{name}: {terms}\nDo you accept these terms? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        answer = input(f"{name}: {terms}\nDo you accept these terms? [y/N] ")
+    except EOFError:
+        return False
+    return answer.strip().lower() in ("y", "yes")
 
 
 COMMAND = Command("fetch", DESCRIPTION, add_arguments, run)

@@ -49,7 +49,7 @@ def find_model(path: str | Path) -> Path:
             )
         return folder
     if folder.is_dir():
-        note(f"'{name}' is the folder of that name here, not the released model; name it as ./{name} to say so")
+        note(f"'{name}' is the folder of that name here, not the released model; give its whole path to say so")
         return folder
     if not is_kept(name):
         raise UserError(f"'{name}' is not here yet; run dinov3seg fetch {name}.")

@@ -43,6 +43,8 @@ def fetch(name: str, sources: Sequence[str] = (), agreed: Callable[[str], bool] 
         raise UserError(f"there is no model '{name}'{did_you_mean(name, RELEASED)}; dinov3seg models lists them.")
     row, folder = RELEASED[name], models_folder()
     if is_kept(name):
+        if sources:
+            raise UserError(f"'{name}' is kept already; delete '{folder / name}' to take it from other files.")
         return folder / name
     if not sources:
         _refuse_without_address(name, row)
@@ -99,16 +101,17 @@ def _of_release(name: str, row: Released, file: PublishedFile, folder: Path) -> 
     if file.address:
         return _from(name, row, Address(file.address, size=file.size, sha256=file.sha256), folder / file.name)
     _refuse_without_hub()
-    from huggingface_hub import get_token, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, get_token, hf_hub_url, try_to_load_from_cache
 
     space = file.repository.startswith(SPACES)
     repository, repository_type = file.repository.removeprefix(SPACES), "space" if space else None
     cached = try_to_load_from_cache(repository, file.name, repo_type=repository_type)
     if isinstance(cached, str) and (not file.sha256 or sha256(Path(cached)) == file.sha256):
         return Path(cached)
-    url = hf_hub_url(repository, file.name, repo_type=repository_type, endpoint=os.environ.get("HF_ENDPOINT"))
-    address = Address(url, get_token() or "", file.size, file.sha256)
-    return _from(name, row, address, folder / file.name)
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    url = hf_hub_url(repository, file.name, repo_type=repository_type, endpoint=endpoint)
+    token = "" if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token() or ""
+    return _from(name, row, Address(url, token, file.size, file.sha256), folder / file.name)
 
 
 def _take(name: str, row: Released, source: str, folder: Path) -> Path:
@@ -141,9 +144,9 @@ def _from(name: str, row: Released, address: Address, target: Path) -> Path:
         download(address, target)
     except Refused as refused:
         if not refused.gated:
+            mend = "make another token, or unset HF_TOKEN" if address.token else f"see {row.page} for another link"
             raise UserError(
-                f"{address.shown} is not for everybody (the server answers {refused.status}); ask for a new link at "
-                f"{row.page}."
+                f"{address.shown} is not given to you (the server answers {refused.status}); {mend}."
             ) from None
         mend = "with this token's account" if address.token else "and make a token"
         raise UserError(

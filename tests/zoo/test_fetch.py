@@ -174,9 +174,29 @@ def test_a_link_that_has_ended(monkeypatch, content):
     with serving(files={"/b.safetensors": content}, gated=True) as server:
         monkeypatch.setattr("tests.zoo.hub._Handler._plain", _forbidden)
         with pytest.raises(
-            UserError, match=r"not for everybody \(the server answers 403\); ask for a new link at http"
+            UserError, match=r"not given to you \(the server answers 403\); see https://\S+ for another"
         ):
             fetch.fetch("tiny", [f"{server.url}/b.safetensors"])
+
+
+def test_a_token_that_is_refused(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_old")
+    monkeypatch.setattr("tests.zoo.hub._Handler._send", lambda handler, content, fault: _forbidden(handler, 403))
+    with pytest.raises(UserError, match="make another token, or unset HF_TOKEN"):
+        fetch.fetch("tiny")
+
+
+def test_a_token_that_is_not_for_everything(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    fetch.fetch("tiny")
+    assert "hf_secret" not in str(hub.requests)
+
+
+def test_a_kept_model_is_not_taken_from_other_files(hub):
+    fetch.fetch("tiny")
+    with pytest.raises(UserError, match="'tiny' is kept already; delete"):
+        fetch.fetch("tiny", ["other.safetensors"])
 
 
 def _forbidden(handler, status, headers=None):
@@ -194,8 +214,15 @@ def test_terms_are_accepted_first(hub, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda question: "no")
     with pytest.raises(UserError, match="terms"):
         command.main(["fetch", "tiny"])
+    monkeypatch.setattr("builtins.input", _end)
+    with pytest.raises(UserError, match="terms"):
+        command.main(["fetch", "tiny"])
     monkeypatch.setattr("builtins.input", lambda question: "Y" if "a licence" in question else "n")
     assert command.main(["fetch", "tiny"]) == 0
+
+
+def _end(question):
+    raise EOFError
 
 
 @pytest.mark.parametrize("spelling", ["--accept-licence", "--accept_licence"])
