@@ -2,13 +2,16 @@
 
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
+import time
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dinov3seg_jax
@@ -16,10 +19,11 @@ from dinov3seg_jax.cli import fetch as fetch_command
 from dinov3seg_jax.cli import main as command
 from dinov3seg_jax.convert.recognise import KINDS
 from dinov3seg_jax.errors import UserError, note
+from dinov3seg_jax.evaluation.evaluate import report_folder
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store import kept, released
 from dinov3seg_jax.store.converted import is_converted, read_manifest
-from dinov3seg_jax.store.folder import open_folder
+from dinov3seg_jax.store.folder import load_parameters, open_folder
 from dinov3seg_jax.store.released import RELEASED, PublishedFile
 from dinov3seg_jax.zoo import download, fetch
 from tests.convert.files import official, save
@@ -81,7 +85,7 @@ def nothing_kept():
 def test_fetched_once_and_found_by_its_name(hub, content, capsys):
     assert command.main(["fetch", "tiny"]) == 0
     said = capsys.readouterr().out
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256(content).hexdigest()
     assert f"{FILE}: sha256 {digest}, with nothing published here to compare it with" in said
     assert "dinov3seg predict --model tiny" in said
     folder = kept.models_folder() / "tiny"
@@ -95,7 +99,7 @@ def test_fetched_once_and_found_by_its_name(hub, content, capsys):
 
 
 def test_a_known_checksum_is_said_to_be_right_by_silence(hub, content, monkeypatch, capsys):
-    with_file(monkeypatch, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    with_file(monkeypatch, sha256=sha256(content).hexdigest(), size=len(content))
     fetch_command.main(["tiny"])
     assert "sha256" not in capsys.readouterr().out
 
@@ -306,6 +310,33 @@ def test_without_torch_nothing_is_downloaded_that_needs_it(hub, monkeypatch):
     with pytest.raises(UserError, match=r"model_large.pth can only be read with torch.*dinov3seg_jax\[convert\]"):
         fetch.fetch("tiny")
     assert not hub.requests
+
+
+def test_scores_lie_in_the_models_folder(hub):
+    fetch.fetch("tiny")
+    assert report_folder("tiny", True) == kept.models_folder() / "tiny" / "zero_shot"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_any_time(hub, content, tmp_path, seed):
+    hub.pause = 0.005
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-c", TWO], env=environment, stdout=subprocess.DEVNULL)
+    while not hub.requests and time.monotonic() < started + 60:
+        time.sleep(0.002)
+    time.sleep(random.Random(seed).uniform(0, 0.3))
+    process.kill()
+    process.wait()
+    if kept.is_kept("tiny"):
+        load_parameters("tiny")
+    fetch.fetch("tiny")
+    _, arrays = load_parameters("tiny")
+    assert {name: sha256(np.asarray(array).tobytes()).hexdigest() for name, array in arrays.items()} == dict(
+        open_folder("tiny").checksums
+    )
+    assert read_manifest(kept.models_folder() / "tiny").sources[0]["sha256"] == sha256(content).hexdigest()
 
 
 @pytest.mark.slow
