@@ -201,5 +201,6 @@ def unchecked(name: str) -> dict[str, str]:
         UserError: the model's folder is damaged.
     """
     known = {file.sha256 for file in RELEASED[name].files}
-    sources = read_manifest(models_folder() / name).sources
-    return {source["name"]: source["sha256"] for source in sources if source["sha256"] not in known}
+    manifest = read_manifest(models_folder() / name)
+    used = {source["name"]: source["sha256"] for source in manifest.sources} | manifest.files
+    return {file: digest for file, digest in used.items() if digest not in known}
