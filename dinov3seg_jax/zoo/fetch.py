@@ -21,7 +21,8 @@ from dinov3seg_jax.zoo.download import Address, Refused, download, refuse_withou
 WORK = ".fetching"  # in the folder of models: what is not whole yet
 SPACES = "spaces/"
 INSTALL = "pip install 'dinov3seg_jax[hub]'"
-INSTALL_TORCH = "pip install 'dinov3seg_jax[convert]'"
+TOKENIZER = "tokenizer.model"
+READERS = dict.fromkeys(TORCH_SUFFIXES, ("torch", "convert")) | {".model": ("sentencepiece", "tips")}  # and the extra
 
 
 def fetch(name: str, sources: Sequence[str] = (), agreed: Callable[[str], bool] = lambda terms: False) -> Path:
@@ -48,7 +49,7 @@ def fetch(name: str, sources: Sequence[str] = (), agreed: Callable[[str], bool] 
         return folder / name
     if not sources:
         _refuse_without_address(name, row)
-    _refuse_without_torch(sources or [file.name for file in row.files])
+    _refuse_without_readers(sources or [file.name for file in row.files])
     if row.accept and not agreed(row.accept):
         raise UserError(
             f"'{name}' must not be fetched before its terms are accepted ({row.accept}); read them and add "
@@ -162,14 +163,14 @@ def _refuse_without_hub() -> None:
         raise UserError(f"downloads need huggingface_hub; run {INSTALL}, or name files with --source.") from None
 
 
-def _refuse_without_torch(files: Sequence[str]) -> None:
+def _refuse_without_readers(files: Sequence[str]) -> None:
     """Say what a conversion would say, before gigabytes are downloaded for it."""
-    needing = [file for file in files if urlsplit(file).path.endswith(TORCH_SUFFIXES)]
-    if needing and importlib.util.find_spec("torch") is None:
-        raise UserError(
-            f"{Path(urlsplit(needing[0]).path).name} can only be read with torch; run {INSTALL_TORCH} first, or name "
-            ".safetensors files of the same keys with --source."
-        )
+    for file in map(Path, (urlsplit(file).path for file in files)):
+        module, extra = READERS.get(file.suffix, ("", ""))
+        if module and importlib.util.find_spec(module) is None:
+            raise UserError(
+                f"{file.name} can only be read with {module}; run pip install 'dinov3seg_jax[{extra}]' first."
+            )
 
 
 def _keep(name: str, row: Released, files: Sequence[Path], work: Path, target: Path) -> None:
@@ -178,6 +179,8 @@ def _keep(name: str, row: Released, files: Sequence[Path], work: Path, target: P
     shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
     manifest = convert(row.kind, files, made)
     _refuse_other_size(name, row, manifest)
+    if TOKENIZER in (file.name for file in row.files) and TOKENIZER not in manifest.files:
+        raise UserError(f"'{name}' reads text with a tokenizer of its own; add its {TOKENIZER} to --source.")
     for text in manifest.notes:
         note(text)
     if target.exists():

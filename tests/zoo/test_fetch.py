@@ -307,9 +307,20 @@ def test_without_the_library_of_the_hub(hub, monkeypatch):
 def test_without_torch_nothing_is_downloaded_that_needs_it(hub, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     change_row(monkeypatch, files=(PublishedFile("model_large.pth", "spaces/org/weights"),))
-    with pytest.raises(UserError, match=r"model_large.pth can only be read with torch.*dinov3seg_jax\[convert\]"):
+    with pytest.raises(UserError, match=r"model_large.pth can only be read with torch; .*dinov3seg_jax\[convert\]"):
         fetch.fetch("tiny")
     assert not hub.requests
+
+
+def test_a_tokenizer_belongs_to_the_files(hub, tmp_path, content, monkeypatch):
+    (tmp_path / "mine.safetensors").write_bytes(content)
+    change_row(monkeypatch, files=(*ROW.files, PublishedFile("tokenizer.model", "spaces/org/weights")))
+    with pytest.raises(UserError, match="add its tokenizer.model to --source"):
+        fetch.fetch("tiny", ["mine.safetensors"])
+    assert nothing_kept()
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(UserError, match=r"tokenizer.model can only be read with sentencepiece; .*\[tips\]"):
+        fetch.fetch("tiny")
 
 
 def test_scores_lie_in_the_models_folder(hub):
