@@ -52,10 +52,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         "--weights",
+        "--model",
         type=given_path,
         required=True,
         metavar="FOLDER",
-        help="a run, or converted dinov3.txt or TIPSv2 weights",
+        help="a run, converted weights, or the name of a fetched model (dinov3seg models)",
     )
     group.add_argument(
         "--zero_shot",

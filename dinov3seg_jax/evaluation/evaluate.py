@@ -23,7 +23,6 @@ from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
 from dinov3seg_jax.evaluation.dinov3_scores import area_scores
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import picture_row, write_report
-from dinov3seg_jax.files import expanded
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of
 from dinov3seg_jax.inference.recipes import describe_zero_shot
@@ -162,9 +161,9 @@ def _over(released: Any, asked: Any) -> Any:
 
 def report_folder(checkpoint: str | Path, zero_shot: bool) -> Path:
     """Where the scores are written: to the run's folder, or to one inside, named by what it was scored as."""
-    way = way_of(open_folder(checkpoint), zero_shot)
-    folder = expanded(checkpoint)
-    return folder if way == "run" else folder / way
+    folder = open_folder(checkpoint)
+    way = way_of(folder, zero_shot)
+    return folder.path if way == "run" else folder.path / way
 
 
 def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:

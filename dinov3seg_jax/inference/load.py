@@ -131,7 +131,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = F
 
     Args:
         path: the folder of a run, whose newest whole checkpoint is read; or of converted weights that segment
-            without training: dinov3.txt's, or a whole model such as CAT-Seg.
+            without training: dinov3.txt's, or a whole model such as CAT-Seg; or the name of
+            a released model that `dinov3seg fetch` brought.
         overrides: changes of its config, like "inference.image_size=320"; with dinov3.txt alone, like
             "zero_shot.mode=whole".
         zero_shot: use the towers of dinov3.txt alone, without the trained head of a run. Converted weights have no
