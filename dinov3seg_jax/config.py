@@ -116,6 +116,7 @@ class LateRefinementConfig:
     appearance_dim: NonNegative = 0  # width of the projected appearance that guides spatial blocks; 0: dim
     text_dim: NonNegative = 0  # width of the projected text that guides class blocks; 0: dim
     pooling: Positive = 1  # the class block works on a grid reduced by this factor
+    training_pooling: NonNegative = 0  # of the same, while training; 0: as `pooling`
     doubled_residual: Flag = False
     pad_classes: NonNegative = 0  # the class list is padded to this length with learned, unmasked entries
     max_classes: NonNegative = 0  # 0: every class; else the best per image, and a logit of -100 for the rest
@@ -229,6 +230,7 @@ class TrainConfig:
     objective: Literal["masks", "alignment"] = "masks"  # "alignment", ours: a contrastive loss for the towers alone
     alignment_temperature: Above0 = 0.1  # of that loss: cosines are divided by it
     alignment_steps: NonNegative = 0  # ours: steps on that loss that come first, for random towers; 0: none
+    ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20
     checkpoint_every: Positive = 1000
@@ -250,7 +252,7 @@ class InferenceConfig:
     image_size: Positive = 640
     window: Positive = 384
     stride: Positive = 128
-    view_size: NonNegative = 0  # side that windows and global view are resized to for the model; 0: as they are
+    view_size: NonNegative = 0  # of "catseg": side at which the model sees windows; 0: see inference/views/catseg.py
     global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
     best_classes: NonNegative = 0  # only so many classes, the likeliest of each picture, pass the head; 0: all
     class_chunk: NonNegative = 0  # classes that pass the head together; 0: chosen for the device

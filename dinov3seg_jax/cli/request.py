@@ -75,7 +75,8 @@ def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Requ
     """
     names = parse_names(_one_list(options.classes))
     folder = open_folder(options.checkpoint)
-    way = "zero_shot" if folder.kind == "converted" else way_of(folder, options.zero_shot)
+    way = way_of(folder, options.zero_shot)
+    way = "zero_shot" if way == "linear" else way  # which is refused when it is read
     config = override_inference(Config() if folder.kind == "run" else folder.config, overrides, section_of(way))
     model = config.model
     templates = load_templates(config.zero_shot.templates) if way == "zero_shot" else config.inference.templates

@@ -144,9 +144,20 @@ def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Mo
     """
     opened = open_model(checkpoint, zero_shot, around=config)
     asked = dataclasses.replace(config, model=opened.config.model)
+    if opened.folder.kind == "converted" and opened.way != "linear":
+        section = section_of(opened.way)
+        merged: Any = {section: _over(getattr(opened.config, section), getattr(config, section))}
+        asked = dataclasses.replace(asked, **merged)
     if opened.way == "zero_shot":
         say(describe_zero_shot(asked.zero_shot))
     return Model(opened.segmenter(asked, jax.local_devices()), asked, opened)
+
+
+def _over(released: Any, asked: Any) -> Any:
+    """How a release is used, but for the options that a recipe or a command line says otherwise."""
+    default = type(asked)()
+    said = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+    return dataclasses.replace(released, **{name: x for name, x in said.items() if x != getattr(default, name)})
 
 
 def report_folder(checkpoint: str | Path, zero_shot: bool) -> Path:

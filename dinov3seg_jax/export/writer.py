@@ -66,13 +66,15 @@ def export(
     """
     folder = open_folder(checkpoint)
     if way_of(folder) != "run":
-        raise UserError(f"'{checkpoint}' holds converted weights, which have no head to export; name a run's folder.")
+        raise UserError(f"'{checkpoint}' holds converted weights, and only runs are exported; name a run's folder.")
     if expanded(out).exists():
         raise UserError(f"'{out}' exists; choose another --out.")
     config = override_inference(folder.config, overrides)
     if config.model.linear.classes:
         raise UserError(f"'{checkpoint}' holds a linear head, which takes no text; only a whole model can be exported.")
     check_inference(config.inference, config.model.vision.patch_size)
+    if config.inference.resize == "catseg":
+        raise UserError("inference.resize 'catseg' cannot be exported; set another, such as 'square'.")
     if config.inference.best_classes:
         raise UserError(
             "an exported program scores every class it is given; add --config.inference.best_classes=0 to the command."

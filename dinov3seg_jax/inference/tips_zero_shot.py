@@ -15,9 +15,10 @@ from dinov3seg_jax.inference.views.sliding import Views, cut
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.inference.zero_shot import resize_as_torchvision, stretch
 from dinov3seg_jax.models.functions import l2_normalize
-from dinov3seg_jax.models.tips import Tips
+from dinov3seg_jax.models.towers import TwoTowers
 
 SHORT_SIDE, WINDOW, STRIDE = 448, 448, 336  # pixels
+PATCH_SIZE = 14
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 
 TEMPLATES = (  # TCL's
@@ -46,7 +47,7 @@ def picture_pixels(image: UInt8[np.ndarray, "h w 3"], short_side: int = SHORT_SI
 
 
 def cosines(
-    towers: Tips, pixels: Float[Array, "n height width 3"], text: Float[Array, "t d"]
+    towers: TwoTowers, pixels: Float[Array, "n height width 3"], text: Float[Array, "t d"]
 ) -> Float[Array, "n t h w"]:
     """Cosine of each patch with each class, on the grid of patches.
 
@@ -55,8 +56,8 @@ def cosines(
         pixels: in [0, 1], of any size: sides that are no multiples of the patch size are stretched to the next one.
         text: of `average_prompts`.
     """
-    features = towers.vision(stretch(pixels, towers.vision.config.patch_size))
-    return jnp.einsum("nhwd,td->nthw", l2_normalize(features.values), text, precision=jax.lax.Precision.HIGHEST)
+    features = towers.vision(stretch(pixels, PATCH_SIZE))
+    return jnp.einsum("nhwd,td->nthw", l2_normalize(features.patches), text, precision=jax.lax.Precision.HIGHEST)
 
 
 def slide(compare: Compare, pixels: Float[np.ndarray, "h w 3"], window: int = WINDOW, stride: int = STRIDE) -> Views:

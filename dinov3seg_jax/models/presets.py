@@ -37,6 +37,30 @@ CLIP_TEXT = {
     "clip_vitl14_336": TextConfig(dim=768, depth=12, heads=12),
 }
 
+# TIPSv2's released towers (its specification, section 2).
+TIPS_VISION = {
+    name: VisionConfig(
+        dim=dim, depth=depth, heads=heads, patch_size=14, storage_tokens=0, head_blocks=0, layerscale_init=1.0, **ffn
+    )
+    for name, dim, depth, heads, ffn in (
+        ("tipsv2_b14", 768, 12, 12, {}),
+        ("tipsv2_l14", 1024, 24, 16, {}),
+        ("tipsv2_so400m14", 1152, 27, 16, {"ffn_ratio": 4304 / 1152}),
+        ("tipsv2_g14", 1536, 40, 24, {"ffn": "swiglu"}),
+    )
+}
+TIPS_TEXT = {
+    name: TextConfig(
+        dim=vision.dim,
+        depth=27 if name == "tipsv2_so400m14" else 12,
+        heads=vision.heads,
+        ffn_ratio=vision.ffn_ratio,
+        vocab_size=32000,
+        context_length=64,
+    )
+    for name, vision in TIPS_VISION.items()
+}
+
 SAM = {
     "sam_vit_b": SamConfig(dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
     "sam_vit_l": SamConfig(),
@@ -52,6 +76,15 @@ NANO = ModelConfig(
     spe_dims=(32, 16),
     late=LateRefinementConfig(dim=24, heads=2, window=6),
     decoder=DecoderConfig(dims=(16, 8), guidance_dims=(8, 4), correlation_skip=True),
+)
+
+CATSEG_L = ModelConfig(
+    towers="clip",
+    vision=CLIP_VISION["clip_vitl14_336"],
+    text=CLIP_TEXT["clip_vitl14_336"],
+    early=EarlyRefinementConfig(enabled=False),
+    spe="vision",
+    late=LateRefinementConfig(doubled_residual=True, training_pooling=2, pad_classes=256, max_classes=256),
 )
 
 MODELS = {"nano": NANO, "paper": ModelConfig()}

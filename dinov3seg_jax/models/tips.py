@@ -1,32 +1,17 @@
-"""TIPSv2: both towers, whose embeddings share one space without a projection."""
+"""TIPSv2's two towers, whose outputs share one space without a projection."""
 
-import dataclasses
+from typing import Any
 
-import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
-
-from dinov3seg_jax.models.functions import l2_normalize
-from dinov3seg_jax.models.tips_text import TipsText, TipsTextConfig
-from dinov3seg_jax.models.tips_vision import TipsVision, TipsVisionConfig
+from dinov3seg_jax.config import ModelConfig
+from dinov3seg_jax.models.tips_text import TipsText
+from dinov3seg_jax.models.tips_vision import TipsVision
 
 
-@dataclasses.dataclass(frozen=True)
-class TipsConfig:
-    """Sizes of both towers, which are of one width."""
-
-    vision: TipsVisionConfig
-    text: TipsTextConfig
+def vision_tower(config: ModelConfig, **options: Any) -> TipsVision:
+    """The vision tower of a model."""
+    return TipsVision(config.vision, **options)
 
 
-class Tips(nnx.Module):
-    """Both towers."""
-
-    def __init__(self, config: TipsConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.vision = TipsVision(config.vision, dtype=dtype, rngs=rngs)
-        self.text = TipsText(config.text, dtype=dtype, rngs=rngs)
-
-    def encode_text(self, tokens: Int[Array, "n length"], padding: Bool[Array, "n length"]) -> Float[Array, "n d"]:
-        """Text embeddings of unit length; see `TipsText`."""
-        return l2_normalize(self.text(tokens, padding))
+def text_tower(config: ModelConfig, **options: Any) -> TipsText:
+    """The text tower of a model."""
+    return TipsText(config.text, **options)

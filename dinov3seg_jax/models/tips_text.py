@@ -1,6 +1,6 @@
 """TIPSv2's text tower: sinusoid positions, attention to every token that is no padding, and their mean."""
 
-import dataclasses
+import itertools
 import math
 
 import jax
@@ -10,22 +10,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dinov3seg_jax.config import TextConfig
 from dinov3seg_jax.models.attention import Attention, dot_product_attention, penalty
 from dinov3seg_jax.models.blocks import Mlp, run_stack, stack
+from dinov3seg_jax.models.kernels import Kernel
 from dinov3seg_jax.models.layers import LayerNorm, normal
 
 POOLING_EPSILON = 1e-8
-
-
-@dataclasses.dataclass(frozen=True)
-class TipsTextConfig:
-    """Sizes of the tower; the defaults are those of L/14."""
-
-    dim: int = 1024
-    depth: int = 12
-    heads: int = 16
-    hidden: int = 4096
-    vocab_size: int = 32000
+PADDING_ID = 0
 
 
 class ReluMlp(Mlp):
@@ -38,11 +30,11 @@ class ReluMlp(Mlp):
 class TextBlock(nnx.Module):
     """Pre-norm block whose tokens see all tokens that are no padding."""
 
-    def __init__(self, config: TipsTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: TextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
         self.attention = Attention(config.dim, config.heads, qkv_bias=True, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
-        self.ffn = ReluMlp(config.dim, config.hidden, dtype=dtype, rngs=rngs)
+        self.ffn = ReluMlp(config.dim, round(config.dim * config.ffn_ratio), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n length d"], bias: Float[Array, "n 1 1 length"]) -> Float[Array, "n length d"]:
         attended = dot_product_attention(*self.attention.project(self.norm1(x)), bias)
@@ -53,9 +45,17 @@ class TextBlock(nnx.Module):
 class TipsText(nnx.Module):
     """Rows of token ids to embeddings in the space of the vision tower."""
 
-    def __init__(self, config: TipsTextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.config = config
-        self.dtype = dtype
+    def __init__(
+        self,
+        config: TextConfig,
+        *,
+        dtype: DTypeLike,
+        remat: bool = False,
+        kernel: Kernel = "auto",
+        rngs: nnx.Rngs,
+    ):
+        """`kernel` is that of other towers: none of them leaves padding out, and 64 tokens are few."""
+        self.config, self.dtype, self.remat = config, dtype, remat
         self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (config.vocab_size, config.dim)))
         self.blocks = stack(lambda rngs: TextBlock(config, dtype=dtype, rngs=rngs), config.depth, rngs)
         self.norm = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
@@ -65,16 +65,29 @@ class TipsText(nnx.Module):
         scaled = self.token_embedding[...][tokens] * math.sqrt(self.config.dim)
         return (scaled + sinusoids(tokens.shape[1], self.config.dim)).astype(self.dtype)
 
-    def __call__(self, tokens: Int[Array, "n length"], padding: Bool[Array, "n length"]) -> Float[Array, "n d"]:
-        """Embed rows of any length, not normalised: how much padding a row has does not matter.
+    def __call__(self, tokens: Int[Array, "n length"], *, frozen_blocks: int = 0) -> Float[Array, "n d"]:
+        """Embed rows of ids of any length, not normalised. A row ends where its zeros begin; one of zeros gives zeros.
 
-        Args:
-            tokens: ids.
-            padding: True where a row has ended; a row that is all padding gives zeros.
+        How far a row is filled up does not matter, so callers cut the padding off.
         """
-        bias = penalty(~padding)[:, None, None, :]
-        x = run_stack(self.blocks, self.embed(tokens), lambda block, x: block(x, bias), stop=self.config.depth)
+        padding = tokens == PADDING_ID
+        bias, x, depth = key_bias(padding), self.embed(tokens), self.config.depth
+        for start, stop in itertools.pairwise(sorted({0, min(frozen_blocks, depth), depth})):
+            x = run_stack(
+                self.blocks,
+                x,
+                lambda block, x: block(x, bias),
+                start=start,
+                stop=stop,
+                frozen=stop <= frozen_blocks,
+                remat=self.remat,
+            )
         return mean_of_tokens(self.norm(x), padding)
+
+
+def key_bias(padding: Bool[Array, "n length"]) -> Float[Array, "n 1 1 length"]:
+    """What keeps every token from looking at padding."""
+    return jnp.asarray(penalty(~padding))[:, None, None, :]
 
 
 def sinusoids(length: int, dim: int) -> Float[np.ndarray, "length dim"]:

@@ -1,7 +1,6 @@
 """TIPSv2's vision tower: two class tokens, a grid of learned positions, and patches that are aligned with text."""
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,51 +9,41 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dinov3seg_jax.config import VisionConfig
 from dinov3seg_jax.models.attention import Attention
-from dinov3seg_jax.models.blocks import Mlp, SwiGlu, run_stack, stack
+from dinov3seg_jax.models.blocks import Mlp, SwiGlu, run_stack, stack, states_after
+from dinov3seg_jax.models.dinotxt import VisionFeatures, taps_of
+from dinov3seg_jax.models.kernels import Kernel
 from dinov3seg_jax.models.layers import LayerNorm, normal
 from dinov3seg_jax.models.vit import PatchEmbed
 
 VISION_NORM_EPSILON = 1e-6
+CLASS_TOKENS = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class TipsVisionConfig:
-    """Sizes of the tower; the defaults are those of L/14."""
+class TipsTokens(NamedTuple):
+    """Tokens, [first class token, second class token, patches], at the end of the tower and on the way."""
 
-    dim: int = 1024
-    depth: int = 24
-    heads: int = 16
-    hidden: int = 4096  # of the feed-forward layers, as the files hold it
-    ffn: Literal["mlp", "swiglu"] = "mlp"
-    patch_size: int = 14
-    grid: int = 32  # side of the grid that the positions were learned on
-
-
-class TipsFeatures(NamedTuple):
-    """What the tower hands on, after the final norm."""
-
-    cls_first: Float[Array, "b d"]  # trained on alt-texts of the web
-    cls_second: Float[Array, "b d"]  # trained on synthetic captions
-    patches: Float[Array, "b h w d"]
-    values: Float[Array, "b h w d"]  # of the value path: the patches to compare with text
+    mixed: Float[Array, "b n d"]  # the tower's own
+    values: Float[Array, "b n d"]  # of the value path, whose patches are the ones to compare with text
+    taps: tuple[Float[Array, "b n d"], Float[Array, "b n d"]]  # raw
 
 
 class VisionBlock(nnx.Module):
     """Pre-norm block with LayerScale, which can also run without mixing its tokens."""
 
-    def __init__(self, config: TipsVisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        d, hidden = config.dim, config.hidden
+    def __init__(self, config: VisionConfig, *, kernel: Kernel, dtype: DTypeLike, rngs: nnx.Rngs):
+        d, hidden = config.dim, round(config.dim * config.ffn_ratio)
         self.norm1 = LayerNorm(d, epsilon=VISION_NORM_EPSILON, dtype=dtype, rngs=rngs)
-        self.attention = Attention(d, config.heads, qkv_bias=True, dtype=dtype, rngs=rngs)
+        self.attention = Attention(d, config.heads, qkv_bias=True, kernel=kernel, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(d, epsilon=VISION_NORM_EPSILON, dtype=dtype, rngs=rngs)
         self.ffn = (
             Mlp(d, hidden, dtype=dtype, rngs=rngs)
             if config.ffn == "mlp"
-            else SwiGlu(d, -(-3 * hidden // 2), align=1, dtype=dtype, rngs=rngs)  # which takes two thirds
+            else SwiGlu(d, hidden, config.ffn_align, dtype=dtype, rngs=rngs)
         )
-        self.ls1 = nnx.Param(np.ones(d, np.float32))
-        self.ls2 = nnx.Param(np.ones(d, np.float32))
+        self.ls1 = nnx.Param(np.full(d, config.layerscale_init, np.float32))
+        self.ls2 = nnx.Param(np.full(d, config.layerscale_init, np.float32))
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         return self._add(x, self.attention(self.norm1(x)))
@@ -71,15 +60,23 @@ class VisionBlock(nnx.Module):
 class TipsVision(nnx.Module):
     """[first class token, second class token, patches] through pre-norm blocks."""
 
-    def __init__(self, config: TipsVisionConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.config = config
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        dtype: DTypeLike,
+        remat: bool = False,
+        kernel: Kernel = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.remat = config, remat
         d, token = config.dim, normal(0.02)
         self.patch_embed = PatchEmbed(config.patch_size, d, dtype=dtype, rngs=rngs)
-        self.cls_first = nnx.Param(token(rngs.params(), (d,)))
-        self.cls_second = nnx.Param(token(rngs.params(), (d,)))
+        self.cls_first = nnx.Param(token(rngs.params(), (d,)))  # trained on alt-texts of the web
+        self.cls_second = nnx.Param(token(rngs.params(), (d,)))  # trained on synthetic captions
         self.cls_position = nnx.Param(token(rngs.params(), (d,)))  # of the first class token; the second has none
         self.positions = nnx.Param(token(rngs.params(), (config.grid, config.grid, d)))
-        self.blocks = stack(lambda rngs: VisionBlock(config, dtype=dtype, rngs=rngs), config.depth, rngs)
+        self.blocks = stack(lambda rngs: VisionBlock(config, kernel=kernel, dtype=dtype, rngs=rngs), config.depth, rngs)
         self.norm = LayerNorm(d, epsilon=VISION_NORM_EPSILON, dtype=dtype, rngs=rngs)
 
     def embed(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b n d"]:
@@ -95,18 +92,36 @@ class TipsVision(nnx.Module):
         b, h, w, d = patches.shape
         patches = patches + resize_positions(self.positions[...], h, w).astype(patches.dtype)
         prefix = jnp.stack([self.cls_first + self.cls_position, self.cls_second[...]]).astype(patches.dtype)
-        return jnp.concatenate([jnp.broadcast_to(prefix, (b, 2, d)), patches.reshape(b, h * w, d)], axis=1)
+        prefix = jnp.broadcast_to(prefix, (b, CLASS_TOKENS, d))
+        return jnp.concatenate([prefix, patches.reshape(b, h * w, d)], axis=1)
 
-    def __call__(self, images: Float[Array, "b height width 3"]) -> TipsFeatures:
-        """Encode pixels in [0, 1], which are not normalised any further; the sides are multiples of the patch size."""
-        last = self.config.depth - 1
-        x = run_stack(self.blocks, self.embed(images), lambda block, x: block(x), stop=last)
-        mixed = run_stack(self.blocks, x, lambda block, x: block(x), start=last, stop=last + 1)
-        values = run_stack(self.blocks, x, lambda block, x: block.value_path(x), start=last, stop=last + 1)
-        mixed, values = self.norm(mixed), self.norm(values)
-        p = self.config.patch_size
-        grid = (len(images), images.shape[1] // p, images.shape[2] // p, self.config.dim)
-        return TipsFeatures(mixed[:, 0], mixed[:, 1], mixed[:, 2:].reshape(grid), values[:, 2:].reshape(grid))
+    def tokens(self, images: Float[Array, "b height width 3"], *, frozen_blocks: int = 0) -> TipsTokens:
+        """All tokens that the tower hands on."""
+        x, last, taps = self.embed(images), self.config.depth - 1, taps_of(self.config)
+        stops = sorted({*(tap + 1 for tap in taps), last} - {0})
+        states = {0: x} | states_after(
+            self.blocks, x, lambda block, x: block(x), stops, frozen_blocks=frozen_blocks, remat=self.remat
+        )
+        of_last: dict[str, Any] = {"start": last, "stop": last + 1, "frozen": frozen_blocks > last, "remat": self.remat}
+        mixed = run_stack(self.blocks, states[last], lambda block, x: block(x), **of_last)
+        values = run_stack(self.blocks, states[last], lambda block, x: block.value_path(x), **of_last)
+        states[last + 1] = mixed
+        first, second = (states[tap + 1] for tap in taps)
+        return TipsTokens(self.norm(mixed), self.norm(values), (first, second))
+
+    def __call__(self, images: Float[Array, "b height width 3"], *, frozen_blocks: int = 0) -> VisionFeatures:
+        """Encode pixels in [0, 1], which are not normalised any further; the sides are multiples of the patch size.
+
+        `patches` are those of the value path, `backbone_patches` the tower's own, `cls` is the first class token.
+        """
+        tokens = self.tokens(images, frozen_blocks=frozen_blocks)
+        h, w = (side // self.config.patch_size for side in images.shape[1:3])
+
+        def grid(x: Float[Array, "b n d"]) -> Float[Array, "b h w d"]:
+            return x[:, CLASS_TOKENS:].reshape(len(x), h, w, -1)
+
+        first, second = tokens.taps
+        return VisionFeatures(tokens.mixed[:, 0], grid(tokens.values), grid(tokens.mixed), (grid(first), grid(second)))
 
 
 def resize_positions(grid: Float[Array, "g g d"], height: int, width: int) -> Float[Array, "height width d"]:

@@ -12,10 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.config import ModelConfig
-from dinov3seg_jax.models import clip
+from dinov3seg_jax.models import clip, tips
 from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
 from dinov3seg_jax.models.functions import l2_normalize
-from dinov3seg_jax.models.pixels import CLIP, IMAGENET, Pixels
+from dinov3seg_jax.models.pixels import CLIP, IMAGENET, UNCHANGED, Pixels
 
 
 class Towers(NamedTuple):
@@ -40,6 +40,7 @@ TOWERS: dict[str, Towers] = {
         text=lambda config, **options: TextTower(config.text, 2 * config.vision.dim, **options),
     ),
     "clip": Towers(halves=1, pixels=CLIP, vision=clip.vision_tower, text=clip.text_tower),
+    "tips": Towers(halves=1, pixels=UNCHANGED, vision=tips.vision_tower, text=tips.text_tower),
 }
 
 

@@ -87,7 +87,8 @@ def check_names(
     Raises:
         UserError: There is no name; a name is empty, holds a character that nobody sees or a sign that divides names,
             appears twice or makes the same prompt as another (case, spacing and other names after a comma do not
-            count), holds a token reserved for the start or end of a prompt, or makes a prompt too long. In published
+            count), holds a token reserved for the start or end of a prompt, is all unknown to the
+            tokenizer, or makes a prompt too long. In published
             lists (see `vocabularies`) names may share a prompt, as scores that compare with others need them all.
     """
     stripped = tuple(name.strip() for name in names)
@@ -100,6 +101,10 @@ def check_names(
             raise UserError(f"class name {place} of {len(stripped)}, {name!r}, is empty; remove it or give it a text")
         if tokenizer.reserved.intersection(ids):
             raise UserError(f"the class name {name!r} holds a token reserved for the ends of a prompt; remove it")
+        if not tokenizer.knows(prompt_name(name)):
+            raise UserError(
+                f"the class name {name!r} holds no sign that the model's tokenizer knows; name the class in English"
+            )
         _check_signs(name, f"class name {place} of {len(stripped)}, {_shortened(name)},")
         earlier = first_place.setdefault(ids, place)
         if earlier != place and not is_published(names):

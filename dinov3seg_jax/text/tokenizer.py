@@ -63,6 +63,10 @@ class Tokenizer:
         """
         return [token for word in _WORDS.findall(clean(text)) for token in _word_ids(word)]
 
+    def knows(self, text: str) -> bool:
+        """Whether any part of `text` has an id of its own: each byte has one."""
+        return True
+
     def length(self, text: str) -> int:
         """Number of tokens `text` takes in a row, start and end included."""
         return len(self.encode(text)) + 2

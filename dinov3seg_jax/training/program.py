@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dinov3seg_jax.config import Config
+from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.parameters import Parameters
@@ -46,7 +46,7 @@ def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
         UserError: options of the config contradict each other.
     """
     refuse_misfits(config)
-    graph, described = build(config.model, frozen_blocks(config.model, config.train))
+    graph, described = build(while_training(config.model), frozen_blocks(config.model, config.train))
     trainable, frozen = jax.eval_shape(lambda p: partition(p, config.model, config.train), described)
     optimizer = make_optimizer(config.train)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable))
@@ -64,6 +64,12 @@ def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
         donate_argnums=0,
     )
     return StepProgram(step, shardings, graph, state, frozen, mesh)
+
+
+def while_training(model: ModelConfig) -> ModelConfig:
+    """The model as a step runs it: its class blocks may work on a coarser grid, which no parameter depends on."""
+    pooling = model.late.training_pooling or model.late.pooling
+    return dataclasses.replace(model, late=dataclasses.replace(model.late, pooling=pooling))
 
 
 def refuse_misfits(config: Config) -> None:

@@ -52,7 +52,7 @@ def test_vision(case):
     values = arrays(SHIPPED / "tips_vision.npz")
     config = vision_config(described(values, "config")[case])
     state = section(values, f"{case}/w/")
-    expected = shapes(lambda: TipsVision(config, rngs=nnx.Rngs(0)))
+    expected = shapes(lambda: TipsVision(config, dtype=np.float32, rngs=nnx.Rngs(0)))
     hub = apply_rules(state, tips.VISION, expected)
     g, first, last = config.grid, "mlp.fc1" if case == "mlp" else "mlp.w12", "mlp.fc2" if case == "mlp" else "mlp.w3"
     scenic = {
@@ -90,7 +90,7 @@ def test_text():
     values = arrays(SHIPPED / "tips_text.npz")
     config = text_config(described(values, "config")["base"])
     state = section(values, "base/w/")
-    expected = shapes(lambda: TipsText(config, rngs=nnx.Rngs(0)))
+    expected = shapes(lambda: TipsText(config, dtype=np.float32, rngs=nnx.Rngs(0)))
     scenic = {
         "token_emb/emb_var": state["token_embedding.weight"],
         "temperature_contrastive": np.float32(0.005),
@@ -113,6 +113,6 @@ def test_positions_of_no_square_are_refused():
     values = arrays(SHIPPED / "tips_vision.npz")
     state = section(values, "mlp/w/")
     config = vision_config(described(values, "config")["mlp"])
-    expected = shapes(lambda: TipsVision(config, rngs=nnx.Rngs(0)))
+    expected = shapes(lambda: TipsVision(config, dtype=np.float32, rngs=nnx.Rngs(0)))
     with pytest.raises(UserError, match="pos_embed"):
         apply_rules(state | {"pos_embed": state["pos_embed"][:, 1:]}, tips.VISION, expected)

@@ -33,12 +33,22 @@ def vision_error(case, image, *, epsilon=None) -> dict[str, float]:
     values = section(test_tips_vision.load(path), f"{case}/")
     tower = vision_tower(described(test_tips_vision.load(path), "config")[case], values, table.VISION)
     set_epsilon(tower, epsilon)
-    ours = run(tower, lambda tower, images: tower(images)._asdict(), channels_last(values[f"in/{image}"]))
+    ours = run(tower, outputs, channels_last(values[f"in/{image}"]))
     official = section(values, f"out/{image}/")
     names = {"cls_first": "cls_first", "cls_second": "cls_second", "patches": "patch", "values": "value_patch"}
     return {name: error(ours[name], official[theirs], test_tips_vision.TOLERANCE) for name, theirs in names.items()} | {
         "swapped classes": error(ours["cls_second"], official["cls_first"], test_tips_vision.TOLERANCE),
         "patches for values": error(ours["patches"], official["value_patch"], test_tips_vision.TOLERANCE),
+    }
+
+
+def outputs(tower, images):
+    features = tower(images)
+    return {
+        "cls_first": features.cls,
+        "cls_second": tower.tokens(images).mixed[:, 1],
+        "patches": features.backbone_patches,
+        "values": features.patches,
     }
 
 
@@ -54,7 +64,7 @@ def text_error(case, *, epsilon=None) -> float:
     values, options = section(test_tips_text.load(path), f"{case}/"), described(test_tips_text.load(path), "config")
     tower = text_tower(options[case], values)
     set_epsilon(tower, epsilon)
-    ours = run(tower, lambda tower, *rows: tower(*rows), values["in/ids"], values["in/paddings"].astype(bool))
+    ours = run(tower, lambda tower, rows: tower(rows), values["in/ids"])
     tolerance = test_tips_text.SMALL_TOLERANCE if options[case]["small_activations"] else test_tips_text.TOLERANCE
     return error(ours, values["out/pooled"], tolerance)
 

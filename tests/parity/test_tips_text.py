@@ -6,10 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from dinov3seg_jax.models.attention import penalty
 from dinov3seg_jax.models.blocks import run_stack
 from dinov3seg_jax.models.functions import l2_normalize
-from dinov3seg_jax.models.tips_text import TipsText, sinusoids
+from dinov3seg_jax.models.tips_text import TipsText, key_bias, sinusoids
 from tests.parity.fixtures import fixtures
 from tests.parity.official import arrays, described, run, section
 from tests.parity.tips import text_tower
@@ -31,11 +30,11 @@ CASES = [
 
 def everything(tower: TipsText, tokens: jax.Array, padding: jax.Array) -> dict[str, jax.Array]:
     """What the file calls it -> ours."""
-    embedded, bias = tower.embed(tokens), penalty(~padding)[:, None, None, :]
+    embedded, bias = tower.embed(tokens), key_bias(padding)
     depth = tower.config.depth
     after = run_stack(tower.blocks, embedded, lambda block, x: block(x, bias), stop=depth, every=True)
     found = {f"mid/block{number}": x for number, x in enumerate(after)}
-    pooled = tower(tokens, padding)
+    pooled = tower(tokens)
     return found | {
         "mid/embedded": embedded,
         "mid/ln_final": tower.norm(after[-1]),

@@ -36,14 +36,14 @@ def everything(tower: TipsVision, images: jax.Array) -> dict[str, jax.Array]:
     positions = jax.numpy.concatenate([tower.cls_position[None], grid.reshape(-1, grid.shape[-1])])[None]
     after = run_stack(tower.blocks, tokens, lambda block, x: block(x), stop=depth, every=True)
     found = {f"mid/block{number}": x for number, x in enumerate(after)}
-    features = tower(images)
+    features, ends = tower(images), tower.tokens(images)
     return found | {
         "mid/tokens_in": tokens,
         "mid/pos_embed": positions,
-        "out/cls_first": features.cls_first,
-        "out/cls_second": features.cls_second,
-        "out/patch": features.patches,
-        "out/value_patch": features.values,
+        "out/cls_first": features.cls,
+        "out/cls_second": ends.mixed[:, 1],
+        "out/patch": features.backbone_patches,
+        "out/value_patch": features.patches,
     }
 
 

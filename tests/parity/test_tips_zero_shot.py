@@ -30,9 +30,8 @@ def towers(path):
 
 
 def class_texts(path):
-    tokens, padding = (load(path)[f"in/{name}"] for name in ("ids", "paddings"))
-    flat = (tokens.reshape(-1, tokens.shape[-1]), padding.reshape(-1, tokens.shape[-1]).astype(bool))
-    pooled = run(towers(path), lambda both, *rows: both.text(*rows), *flat)
+    tokens = load(path)["in/ids"]
+    pooled = run(towers(path), lambda both, rows: both.text(rows), tokens.reshape(-1, tokens.shape[-1]))
     pooled = pooled.reshape(*tokens.shape[:2], -1)
     return pooled, tips_zero_shot.average_prompts(pooled)
 
@@ -79,7 +78,7 @@ def test_segmentation(path, case, compare):
     if options["mode"] == "whole":
         (ours,) = cosines(pixels[None])
         stretched = stretch(pixels[None], towers(path).vision.config.patch_size)
-        patches = run(towers(path), lambda both, pixels: both.vision(pixels).values, stretched)
+        patches = run(towers(path), lambda both, pixels: both.vision(pixels).patches, stretched)
         compare("value_patch", patches[0], values[f"mid/{case}/value_patch"], TOLERANCE, relative=True)
         compare("pred", ours, official, TOLERANCE, relative=True)
         labels, _ = label_pixels((1 + ours) / 2, every, *options["target"])
