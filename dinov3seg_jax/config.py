@@ -245,7 +245,7 @@ class TrainConfig:
 class InferenceConfig:
     """§7: local-global inference."""
 
-    mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": of a linear head only
+    mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": a linear head, CAFe-DINO
     fusion: Literal["features", "logits"] = "features"
     resize: Literal["square", "short_side", "native", "tiled", "catseg"] = "square"  # see docs/inference.md
     tile_scale: Annotated[Above0, Field(le=16)] = 1.0  # of a picture's height and width, before it is cut into tiles
