@@ -39,6 +39,7 @@ NARROW = 16  # the largest backbone at a sixteenth of its width
 
 CASES = {
     "vitl16 with dinov3.txt": ("dinotxt", ["vitl16", "dinotxt_head_and_text_only"]),
+    "cafedino": ("cafedino", ["cafedino"]),
     "sam_vit_l": ("sam", ["sam_vit_l_image_encoder"]),
 }
 
