@@ -90,6 +90,9 @@ class EarlyRefinementConfig:
     output_stride: Literal[4, 8, 16] = 16  # of the output grid, in pixels of a patch-16 model
     image_stride: Positive = 1  # the guiding image is reduced by this factor before it is encoded
     unification: Literal["per_channel", "official"] = "per_channel"  # "official": AnyUp's, depends on channel order
+    kernels: tuple[Positive, Positive, Positive] = (1, 1, 1)  # sides of image, query and key encoders' first kernels
+    unification_kernel: Positive = 5
+    unification_dim: NonNegative = 0  # filters of the unification; 0: dim
     locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
 
     @property
@@ -139,6 +142,18 @@ class LinearConfig:
 
 
 @dataclass(frozen=True, config=closed)
+class CafeDinoConfig:
+    """CAFe-DINO's head on dinov3.txt. It replaces the whole method, and upsamples with `ModelConfig.early`."""
+
+    layers: NonNegative = 0  # 0: another model
+    dim: Positive = 64
+    heads: Positive = 8
+    window: tuple[Positive, Positive] = (7, 7)  # cells down and across that its relative biases were made for
+    linear: Flag = False  # the class blocks attend between classes; False: between heads, as released
+    batch_statistics: Flag = False  # batch norms by the view and the classes at hand, as its scripts have them
+
+
+@dataclass(frozen=True, config=closed)
 class ModelConfig:
     """The whole model; the defaults are the paper's: ViT-L/16, dinov3.txt, SAM ViT-L."""
 
@@ -158,6 +173,7 @@ class ModelConfig:
     late: LateRefinementConfig = LateRefinementConfig()
     decoder: DecoderConfig = DecoderConfig()
     linear: LinearConfig = LinearConfig()
+    cafedino: CafeDinoConfig = CafeDinoConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel: see models/attention.py
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
@@ -229,7 +245,7 @@ class TrainConfig:
 class InferenceConfig:
     """§7: local-global inference."""
 
-    mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": of a linear head only
+    mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": a linear head, CAFe-DINO
     fusion: Literal["features", "logits"] = "features"
     resize: Literal["square", "short_side", "native", "tiled", "catseg"] = "square"  # see docs/inference.md
     tile_scale: Annotated[Above0, Field(le=16)] = 1.0  # of a picture's height and width, before it is cut into tiles
@@ -259,7 +275,7 @@ class ZeroShotConfig:
     short_side: Positive = 512
     window: Positive = 384
     stride: Positive = 192
-    templates: Literal["imagenet_80", "tcl_9", "paper"] = "imagenet_80"
+    templates: Literal["imagenet_80", "paper", "tcl_9", "cafedino_10"] = "imagenet_80"
 
 
 @dataclass(frozen=True, config=closed)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # "whole": a converted model with its head; "linear": a converted head, whose backbone is in another folder.
 Way = Literal["run", "whole", "zero_shot", "linear"]
 TOWERS = ("vision/", "text/")
-HEAD = "decoder/"
+HEADS = ("decoder/", "reduction/")  # of CAT-Seg, of CAFe-DINO
 WITH_BOTH = {
     "dinotxt": "what `dinov3seg convert dinotxt` writes from dinov3.txt's two files",
     "tips": "what `dinov3seg convert tips` writes from the files of both towers",
@@ -37,8 +37,8 @@ def way_of(folder: ModelFolder, zero_shot: bool = False) -> Way:
         return "zero_shot" if zero_shot else "run"
     if folder.manifest.kind == "linear":
         return "linear"
-    parts = {part for part in (*TOWERS, HEAD) if any(name.startswith(part) for name in folder.manifest.arrays)}
-    return "whole" if parts == {*TOWERS, HEAD} else "zero_shot"
+    whole = all(any(name.startswith(part) for name in folder.manifest.arrays) for part in (*TOWERS, HEADS))
+    return "whole" if whole else "zero_shot"
 
 
 def section_of(way: Way) -> Literal["inference", "zero_shot"]:
@@ -73,6 +73,10 @@ class OpenModel:
             from dinov3seg_jax.inference.linear import LinearSegmenter
 
             return LinearSegmenter(config, self.parameters)
+        if config.model.cafedino.layers:
+            from dinov3seg_jax.inference.cafedino import CafeDinoSegmenter
+
+            return CafeDinoSegmenter(config, self.parameters)
         if config.inference.resize == "catseg":
             from dinov3seg_jax.inference.catseg import CatSegSegmenter
 

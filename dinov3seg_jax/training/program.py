@@ -79,6 +79,8 @@ def refuse_misfits(config: Config) -> None:
         UserError: it names the two options that do not fit.
     """
     model, linear = config.model, config.model.linear
+    if model.cafedino.layers:
+        raise UserError("CAFe-DINO is not trained here; leave model.cafedino.layers at 0.")
     used = {"vision": True, "text": not linear.classes, "sam": not linear.classes and model.spe == "sam"}
     used |= {part: not linear.classes and getattr(model, part).enabled for part in ("early", "late")}
     for part in (name for name, wanted in used.items() if wanted):
