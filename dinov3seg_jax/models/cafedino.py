@@ -16,11 +16,11 @@ from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.blocks import run_stack, stack
 from dinov3seg_jax.models.cafedino_blocks import Layer
 from dinov3seg_jax.models.correlation import CorrelationEmbedding, correlate
+from dinov3seg_jax.models.dinotxt import TextTower, VisionTower
 from dinov3seg_jax.models.early_refinement import EarlyRefinement
 from dinov3seg_jax.models.functions import gelu
 from dinov3seg_jax.models.layers import NORM_EPSILON, Conv, Linear, constant
 from dinov3seg_jax.models.pixels import IMAGENET, normalize_pixels
-from dinov3seg_jax.models.towers import TOWERS
 
 REFINED_AT_ONCE = 64  # classes on the patch grid
 UPSAMPLED_AT_ONCE = 8  # classes at the size of the picture
@@ -87,9 +87,10 @@ class CafeDino(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.frozen_vision_blocks = self.frozen_text_blocks = self.frozen_sam_blocks = 0
-        options, dtype, row = config.cafedino, jnp.dtype(config.dtype), TOWERS["dinotxt"]
+        options, dtype = config.cafedino, jnp.dtype(config.dtype)
         towers: Any = {"dtype": dtype, "remat": config.remat, "kernel": config.attention, "rngs": rngs}
-        self.vision, self.text = row.vision(config, **towers), row.text(config, **towers)
+        self.vision = VisionTower(config.vision, **towers)
+        self.text = TextTower(config.text, 2 * config.vision.dim, **towers)
         self.embed_correlation = CorrelationEmbedding(1, options.dim, dtype=dtype, rngs=rngs)
         self.project_text = Linear(config.vision.dim, options.dim, dtype=dtype, rngs=rngs)
         self.project_appearance = Conv(config.vision.dim, options.dim, 3, dtype=dtype, rngs=rngs)
@@ -158,7 +159,9 @@ class CafeDino(nnx.Module):
         t, b, h, w, a = maps.shape
         # Channel after channel, each of all classes: AnyUp's weights depend on that order.
         volume = jnp.transpose(maps, (1, 2, 3, 4, 0)).reshape(b, h, w, a * t)
-        weights = self.early.attention_weights(normalize_pixels(guide, IMAGENET), volume, guide.shape[1:3])
+        weights = self.early.attention_weights(
+            normalize_pixels(guide, IMAGENET), volume, (guide.shape[1], guide.shape[2])
+        )
         return weights, self.reduction.dense1(maps).reshape(t, b, h * w, -1)
 
     def moments(
