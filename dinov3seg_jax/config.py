@@ -90,6 +90,9 @@ class EarlyRefinementConfig:
     output_stride: Literal[4, 8, 16] = 16  # of the output grid, in pixels of a patch-16 model
     image_stride: Positive = 1  # the guiding image is reduced by this factor before it is encoded
     unification: Literal["per_channel", "official"] = "per_channel"  # "official": AnyUp's, depends on channel order
+    kernels: tuple[Positive, Positive, Positive] = (1, 1, 1)  # sides of image, query and key encoders' first kernels
+    unification_kernel: Positive = 5
+    unification_dim: NonNegative = 0  # filters of the unification; 0: dim
     locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
 
     @property
@@ -113,6 +116,7 @@ class LateRefinementConfig:
     appearance_dim: NonNegative = 0  # width of the projected appearance that guides spatial blocks; 0: dim
     text_dim: NonNegative = 0  # width of the projected text that guides class blocks; 0: dim
     pooling: Positive = 1  # the class block works on a grid reduced by this factor
+    training_pooling: NonNegative = 0  # of the same, while training; 0: as `pooling`
     doubled_residual: Flag = False
     pad_classes: NonNegative = 0  # the class list is padded to this length with learned, unmasked entries
     max_classes: NonNegative = 0  # 0: every class; else the best per image, and a logit of -100 for the rest
@@ -138,6 +142,18 @@ class LinearConfig:
 
 
 @dataclass(frozen=True, config=closed)
+class CafeDinoConfig:
+    """CAFe-DINO's head on dinov3.txt. It replaces the whole method, and upsamples with `ModelConfig.early`."""
+
+    layers: NonNegative = 0  # 0: another model
+    dim: Positive = 64
+    heads: Positive = 8
+    window: tuple[Positive, Positive] = (7, 7)  # cells down and across that its relative biases were made for
+    linear: Flag = False  # the class blocks attend between classes; False: between heads, as released
+    batch_statistics: Flag = False  # batch norms by the view and the classes at hand, as its scripts have them
+
+
+@dataclass(frozen=True, config=closed)
 class ModelConfig:
     """The whole model; the defaults are the paper's: ViT-L/16, dinov3.txt, SAM ViT-L."""
 
@@ -157,6 +173,7 @@ class ModelConfig:
     late: LateRefinementConfig = LateRefinementConfig()
     decoder: DecoderConfig = DecoderConfig()
     linear: LinearConfig = LinearConfig()
+    cafedino: CafeDinoConfig = CafeDinoConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel: see models/attention.py
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
@@ -213,6 +230,7 @@ class TrainConfig:
     objective: Literal["masks", "alignment"] = "masks"  # "alignment", ours: a contrastive loss for the towers alone
     alignment_temperature: Above0 = 0.1  # of that loss: cosines are divided by it
     alignment_steps: NonNegative = 0  # ours: steps on that loss that come first, for random towers; 0: none
+    ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20
     checkpoint_every: Positive = 1000
@@ -227,15 +245,16 @@ class TrainConfig:
 class InferenceConfig:
     """§7: local-global inference."""
 
-    mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": of a linear head only
+    mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": a linear head, CAFe-DINO
     fusion: Literal["features", "logits"] = "features"
     resize: Literal["square", "short_side", "native", "tiled", "catseg"] = "square"  # see docs/inference.md
     tile_scale: Annotated[Above0, Field(le=16)] = 1.0  # of a picture's height and width, before it is cut into tiles
     image_size: Positive = 640
     window: Positive = 384
     stride: Positive = 128
-    view_size: NonNegative = 0  # side that windows and global view are resized to for the model; 0: as they are
+    view_size: NonNegative = 0  # of "catseg": side at which the model sees windows; 0: see inference/views/catseg.py
     global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
+    all_classes: Flag = False  # ours: every class passes the head, whatever model.late.max_classes rejects in training
     best_classes: NonNegative = 0  # only so many classes, the likeliest of each picture, pass the head; 0: all
     class_chunk: NonNegative = 0  # classes that pass the head together; 0: chosen for the device
     kept_megabytes: NonNegative = 256  # the classes' maps are kept between passes if they fit, else computed anew
@@ -256,7 +275,7 @@ class ZeroShotConfig:
     short_side: Positive = 512
     window: Positive = 384
     stride: Positive = 192
-    templates: Literal["imagenet_80", "tcl_9", "paper"] = "imagenet_80"
+    templates: Literal["imagenet_80", "paper", "tcl_9", "cafedino_10"] = "imagenet_80"
 
 
 @dataclass(frozen=True, config=closed)

@@ -14,7 +14,7 @@ FLOORS = (
     {"models", "text", "cache"},
     {"store", "data"},
     {"inference", "training", "convert"},
-    {"pictures", "costs", "export"},
+    {"pictures", "costs", "export", "zoo"},
     {"evaluation"},
     {"cli"},
 )

@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--checkpoint",
         "--weights",
+        "--model",
         required=True,
         type=given_path,
         metavar="FOLDER",
-        help="a run, converted dinov3.txt, TIPSv2 or linear head (for that, set init_from to its backbone)",
+        help="a run, converted weights, the name of a fetched model (dinov3seg models), or a converted linear head "
+        "(set init_from to its backbone)",
     )
     model.add_argument(
         "--zero_shot",

@@ -13,7 +13,7 @@ EPILOG = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     files = parser.add_argument_group("files")
-    files.add_argument("--checkpoint", type=given_path, required=True, metavar="FOLDER", help="a run")
+    files.add_argument("--checkpoint", "--model", type=given_path, required=True, metavar="FOLDER", help="a run")
     files.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="to write; a new one")
     programs = parser.add_argument_group("programs", EPILOG)
     programs.add_argument(

@@ -52,10 +52,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         "--weights",
+        "--model",
         type=given_path,
         required=True,
         metavar="FOLDER",
-        help="a run, or converted dinov3.txt or TIPSv2 weights",
+        help="a run, converted weights, or the name of a fetched model (dinov3seg models)",
     )
     group.add_argument(
         "--zero_shot",
@@ -75,7 +76,8 @@ def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Requ
     """
     names = parse_names(_one_list(options.classes))
     folder = open_folder(options.checkpoint)
-    way = "zero_shot" if folder.kind == "converted" else way_of(folder, options.zero_shot)
+    way = way_of(folder, options.zero_shot)
+    way = "zero_shot" if way == "linear" else way  # which is refused when it is read
     config = override_inference(Config() if folder.kind == "run" else folder.config, overrides, section_of(way))
     model = config.model
     templates = load_templates(config.zero_shot.templates) if way == "zero_shot" else config.inference.templates

@@ -19,13 +19,14 @@ from dinov3seg_jax.config import (
 from dinov3seg_jax.config_files import apply_override, from_dict
 from dinov3seg_jax.convert.foreign import looks_like
 from dinov3seg_jax.convert.sources import WRAPPER, Source
-from dinov3seg_jax.convert.tables import anyup, catseg, clip, dinotxt, dinov3, huggingface, linear, sam, tips
+from dinov3seg_jax.convert.tables import anyup, cafedino, catseg, clip, dinotxt, dinov3, huggingface, linear, sam, tips
 from dinov3seg_jax.convert.tables import timm as timm_layout
 from dinov3seg_jax.convert.tables.rules import Row, Shape, drop, prefixed
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.layers import NORM_EPSILON
 from dinov3seg_jax.models.presets import CLIP_VISION, NANO, SAM, TIPS_TEXT, TIPS_VISION, VISION
+from dinov3seg_jax.text.prompts import load_templates
 
 TRAINING_HEADS = drop(rf"{WRAPPER}(?:dino_head|ibot_head|dino_loss|ibot_patch_loss)\..*")
 REST_OF_CATSEG = drop(r"(?:sem_seg_head\.predictor\.clip_model|upsample[12])\..*")
@@ -33,6 +34,11 @@ HEAD_DIM = 64  # of every release but vit7b16, where the file does not say
 CATSEG_GRID = 24
 CLIP_NOTE = (
     "these two towers begin a model (--config.model.towers=clip, init_from); by themselves they do not segment here"
+)
+CAFEDINO_RECIPE = {"mode": "slide", "resize": "square", "image_size": 512, "window": 224, "stride": 112}
+CAFEDINO_LICENCE = (
+    "nobody states a licence for CAFe-DINO's own weights; the file also holds Meta's, under the DINOv3 License, and "
+    "AnyUp's, under CC BY 4.0"
 )
 SAT_IMAGES = (
     "made for images normalised with mean (0.430, 0.411, 0.296) and deviation (0.213, 0.156, 0.143), not ImageNet's"
@@ -406,10 +412,45 @@ def _sam(shapes: Shapes, source: Source, rounded: bool) -> _Found:
 
 def _anyup(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     dim = shapes["rope.freqs"][1]
-    options = {"enabled": True, "dim": dim, "heads": 4, "unification": "official"}
+    filters, _, kernel, _ = shapes["key_features_encoder.0.basis"]
+    options = {
+        "enabled": True,
+        "dim": dim,
+        "heads": 4,
+        "unification": "official",
+        "kernels": tuple(shapes[f"{encoder}_encoder.0.weight"][-1] for encoder in ("image", "query", "key")),
+        "unification_kernel": kernel,
+        "unification_dim": _unless(dim, filters),
+    }
     name = "anyup" if dim == 128 else "custom"
     assumed = () if name == "anyup" else ("early.heads",)
     return _Found(name, prefixed(anyup.RULES, WRAPPER, "early/"), {"early": options}, "early/", [], assumed=assumed)
+
+
+def _cafedino(shapes: Shapes, source: Source, rounded: bool) -> _Found:
+    """The whole model: dinov3.txt, tuned further; AnyUp; and the head."""
+    towers = _dinotxt(_without(r"(?=visual_model\.|text_model\.|logit_scale)", shapes), source, rounded)
+    upsampler = _anyup(_without(cafedino.UPSAMPLER, shapes), source, rounded)
+    first = "aggregator.0.spatial_agg.swin1.attn"
+    cells, heads = shapes[f"{first}.relative_position_bias_table"]
+    side = (math.isqrt(cells) + 1) // 2
+    if (2 * side - 1) ** 2 != cells:
+        raise UserError(
+            f"'{source.files[0]}' has a table of {cells} relative biases, which no square window has; give a file of "
+            "the released model."
+        )
+    dim = shapes["corr_embed.weight"][0]
+    head = {"layers": _count(shapes, r"aggregator\.(\d+)\."), "dim": dim, "heads": heads, "window": (side, side)}
+    model = towers.model | upsampler.model | {"cafedino": head | {"linear": False, "batch_statistics": False}}
+    rows = (
+        *towers.rows,
+        *prefixed(anyup.RULES, WRAPPER + cafedino.UPSAMPLER, "early/"),
+        *prefixed(cafedino.RULES, WRAPPER),
+    )
+    model["early"] |= {"window_ratio": EarlyRefinementConfig.window_ratio, "image_stride": 1}
+    recipe = {"inference": CAFEDINO_RECIPE | {"templates": load_templates("cafedino_10")}}
+    assumed = (*towers.assumed, *upsampler.assumed)
+    return _Found("cafedino", rows, model, "", [*towers.notes, CAFEDINO_LICENCE], {}, assumed, recipe)
 
 
 def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
@@ -633,8 +674,9 @@ def _linear(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     return _Found("linear head", rows, {"linear": {"classes": classes}}, "linear/", [], {"vision": {"dim": width}})
 
 
-# In this order: what a dinov3.txt file holds includes a backbone.
+# In this order: what a CAFe-DINO file holds includes dinov3.txt and AnyUp, and what that holds includes a backbone.
 KINDS = {
+    "cafedino": _Kind("CAFe-DINO", r"corr_embed\.weight", _cafedino),
     "dinotxt": _Kind("dinov3.txt", r"text_model\.backbone\.token_embedding\.weight", _dinotxt),
     "catseg": _Kind("CAT-Seg", rf"(?:{catseg.CHECKPOINT_PREFIX})?text_guidance_projection\.0\.weight", _catseg),
     "clip": _Kind("OpenAI's CLIP", r"visual\.(?:conv1\.weight|layer1\.0\.conv1\.weight)", _clip),

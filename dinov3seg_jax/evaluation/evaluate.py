@@ -23,7 +23,6 @@ from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
 from dinov3seg_jax.evaluation.dinov3_scores import area_scores
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import picture_row, write_report
-from dinov3seg_jax.files import expanded
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of
 from dinov3seg_jax.inference.recipes import describe_zero_shot
@@ -144,16 +143,27 @@ def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Mo
     """
     opened = open_model(checkpoint, zero_shot, around=config)
     asked = dataclasses.replace(config, model=opened.config.model)
+    if opened.folder.kind == "converted" and opened.way != "linear":
+        section = section_of(opened.way)
+        merged: Any = {section: _over(getattr(opened.config, section), getattr(config, section))}
+        asked = dataclasses.replace(asked, **merged)
     if opened.way == "zero_shot":
         say(describe_zero_shot(asked.zero_shot, asked.model.towers))
     return Model(opened.segmenter(asked, jax.local_devices()), asked, opened)
 
 
+def _over(released: Any, asked: Any) -> Any:
+    """How a release is used, but for the options that a recipe or a command line says otherwise."""
+    default = type(asked)()
+    said = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+    return dataclasses.replace(released, **{name: x for name, x in said.items() if x != getattr(default, name)})
+
+
 def report_folder(checkpoint: str | Path, zero_shot: bool) -> Path:
     """Where the scores are written: to the run's folder, or to one inside, named by what it was scored as."""
-    way = way_of(open_folder(checkpoint), zero_shot)
-    folder = expanded(checkpoint)
-    return folder if way == "run" else folder / way
+    folder = open_folder(checkpoint)
+    way = way_of(folder, zero_shot)
+    return folder.path if way == "run" else folder.path / way
 
 
 def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:

@@ -66,13 +66,15 @@ def export(
     """
     folder = open_folder(checkpoint)
     if way_of(folder) != "run":
-        raise UserError(f"'{checkpoint}' holds converted weights, which have no head to export; name a run's folder.")
+        raise UserError(f"'{checkpoint}' holds converted weights, and only runs are exported; name a run's folder.")
     if expanded(out).exists():
         raise UserError(f"'{out}' exists; choose another --out.")
     config = override_inference(folder.config, overrides)
     if config.model.linear.classes:
         raise UserError(f"'{checkpoint}' holds a linear head, which takes no text; only a whole model can be exported.")
     check_inference(config.inference, config.model.vision.patch_size)
+    if config.inference.resize == "catseg":
+        raise UserError("inference.resize 'catseg' cannot be exported; set another, such as 'square'.")
     if config.inference.best_classes:
         raise UserError(
             "an exported program scores every class it is given; add --config.inference.best_classes=0 to the command."
@@ -85,13 +87,14 @@ def export(
     config, parameters = at_precision(dataclasses.replace(config, model=everywhere), folder.arrays())
     graph, described = build(config.model, ALL_FROZEN)
     listed, text = _embed(config, parameters, names)
-    if not can_chunk(config.model) and not listed:
+    fixed = not can_chunk(config.model) or config.model.late.pad_classes > 0  # the length of the class list
+    if fixed and not listed:
         raise UserError("this model's class list has a fixed length; say which classes with --classes.")
     stored: dict[str, Any] = {
         name: _storable(value) for name, value in parameters.items() if not name.startswith(TEXT_TOWER)
     }
     texts = {name: leaf for name, leaf in described.items() if name.startswith(TEXT_TOWER)}
-    length = None if can_chunk(config.model) else len(listed)
+    length = len(listed) if fixed else None
     program = scoring(config, graph, texts)
 
     def write(folder: Path) -> None:

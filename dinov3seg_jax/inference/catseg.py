@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter, checked_arrays
 from dinov3seg_jax.inference.classes.chunks import ScoredChunk
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
@@ -16,7 +17,7 @@ from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.recipes import describe_inference
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.views.catseg import cut_views, load_picture
+from dinov3seg_jax.inference.views.catseg import cut_views, load_picture, seen_side
 from dinov3seg_jax.inference.views.labels import BestClass
 from dinov3seg_jax.inference.views.local_global import blend_logits, check_inference
 from dinov3seg_jax.inference.views.windows import plan_windows
@@ -43,6 +44,8 @@ class CatSegSegmenter(BaseSegmenter):
         """
         options, patch = config.inference, config.model.vision.patch_size
         check_inference(options, patch)
+        if options.all_classes:
+            raise UserError("inference.all_classes is not CAT-Seg's form; set inference.resize to 'short_side'.")
         config, parameters = at_precision(config, parameters)
         self.config = config
         self.parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
@@ -54,6 +57,8 @@ class CatSegSegmenter(BaseSegmenter):
             NO_CHECKSUMS,
         )
 
+        self._side = side = seen_side(options, patch)
+
         @jit
         @traced_once((config.model, options))
         def decode(
@@ -62,7 +67,6 @@ class CatSegSegmenter(BaseSegmenter):
             text: Float[Array, "1 t d"],
             class_mask: Bool[Array, "1 t"],
         ) -> Float[Array, "1 t h2 w2"]:
-            side = options.view_size or view.shape[1]
             images = resize_linear(view / 255, side, side)
             return bind_frozen(config.model, parameters)(images, text, class_mask).logits
 
@@ -86,8 +90,7 @@ class CatSegSegmenter(BaseSegmenter):
 
     def view_patches(self) -> int:
         """See `BaseSegmenter`: the views run one after the other."""
-        options = self.config.inference
-        return ((options.view_size or options.window) // self.config.model.vision.patch_size) ** 2
+        return (self._side // self.config.model.vision.patch_size) ** 2
 
     def view_logits(
         self, views: Float[np.ndarray, "n side side 3"], text: Float[np.ndarray, "t d"], mask: Bool[np.ndarray, " t"]

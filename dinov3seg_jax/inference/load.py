@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from dinov3seg_jax.inference.base import BaseSegmenter
     from dinov3seg_jax.models.parameters import Parameters
 
-Way = Literal["run", "zero_shot", "linear"]  # "linear": a converted head, whose backbone is in another folder
+# "whole": a converted model with its head; "linear": a converted head, whose backbone is in another folder.
+Way = Literal["run", "whole", "zero_shot", "linear"]
 TOWERS = ("vision/", "text/")
+HEADS = ("decoder/", "reduction/")  # of CAT-Seg, of CAFe-DINO
 WITH_BOTH = {
     "dinotxt": "what `dinov3seg convert dinotxt` writes from dinov3.txt's two files",
     "tips": "what `dinov3seg convert tips` writes from the files of both towers",
@@ -30,10 +32,13 @@ WITH_BOTH = {
 
 
 def way_of(folder: ModelFolder, zero_shot: bool = False) -> Way:
-    """How a folder is used: dinov3.txt alone if that is asked for, or if the folder can hold nothing else."""
+    """How a folder is used: the towers alone if that is asked for, or if the folder can hold nothing else."""
     if folder.kind == "run" or zero_shot:
         return "zero_shot" if zero_shot else "run"
-    return "linear" if folder.manifest.kind == "linear" else "zero_shot"
+    if folder.manifest.kind == "linear":
+        return "linear"
+    whole = all(any(name.startswith(part) for name in folder.manifest.arrays) for part in (*TOWERS, HEADS))
+    return "whole" if whole else "zero_shot"
 
 
 def section_of(way: Way) -> Literal["inference", "zero_shot"]:
@@ -68,6 +73,14 @@ class OpenModel:
             from dinov3seg_jax.inference.linear import LinearSegmenter
 
             return LinearSegmenter(config, self.parameters)
+        if config.model.cafedino.layers:
+            from dinov3seg_jax.inference.cafedino import CafeDinoSegmenter
+
+            return CafeDinoSegmenter(config, self.parameters)
+        if config.inference.resize == "catseg":
+            from dinov3seg_jax.inference.catseg import CatSegSegmenter
+
+            return CatSegSegmenter(config, self.parameters)
         from dinov3seg_jax.inference.segmenter import Segmenter
 
         return Segmenter(config, self.parameters, devices)
@@ -89,7 +102,7 @@ def open_model(path: str | Path, zero_shot: bool = False, around: Config | None 
     way = way_of(folder, zero_shot)
     if way == "linear" and around is not None:
         return OpenModel(folder, way, around, _read_probe(around.model, around.init_from, folder))
-    if way != "run":
+    if way in ("zero_shot", "linear"):
         _refuse_without_towers(folder)
         return OpenModel(folder, "zero_shot", folder.config, folder.arrays(TOWERS))
     return OpenModel(folder, way, folder.config, folder.arrays())
@@ -121,8 +134,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = F
     """Read a model, ready to segment pictures.
 
     Args:
-        path: the folder of a run, whose newest whole checkpoint is read; or of converted dinov3.txt weights, which
-            segment without training.
+        path: the folder of a run, whose newest whole checkpoint is read; or of converted weights that segment
+            without training: dinov3.txt's, or a whole model such as CAT-Seg; or the name of
+            a released model that `dinov3seg fetch` brought.
         overrides: changes of its config, like "inference.image_size=320"; with dinov3.txt alone, like
             "zero_shot.mode=whole".
         zero_shot: use the towers of dinov3.txt alone, without the trained head of a run. Converted weights have no
@@ -148,6 +162,11 @@ def _refuse_without_towers(folder: ModelFolder) -> None:
         raise UserError(
             f"'{folder.path}' holds {folder.manifest.kind} weights without {' and '.join(missing)}; zero-shot "
             f"segmentation needs {WITH_BOTH.get(folder.manifest.kind, WITH_BOTH['dinotxt'])}."
+        )
+    if folder.config.model.towers == "clip":
+        raise UserError(
+            f"'{folder.path}' holds CLIP's towers, for which there is no zero-shot recipe here; they begin a training "
+            "(--config.init_from), or take a whole CAT-Seg."
         )
 
 

@@ -21,6 +21,8 @@ def describe_inference(recipe: InferenceConfig | Mapping[str, Any] | str) -> str
         "square": f"Each picture is resized to {options.image_size} x {options.image_size} pixels",
         "short_side": f"Each picture is resized so that its short side has {options.image_size} pixels",
         "native": "Each picture keeps its own size",
+        "catseg": f"Each picture is resized so that its short side has {options.image_size} pixels, and stretched to a "
+        "square of that side",
         "tiled": f"Each picture{scale} is cut into overlapping tiles of {options.image_size} x {options.image_size} "
         "pixels, whose scores are blended. Each tile keeps its size",
     }["short_side" if options.mode == "slide" else options.resize]  # a linear head's recipe knows no other
@@ -38,7 +40,8 @@ def describe_inference(recipe: InferenceConfig | Mapping[str, Any] | str) -> str
             "features": "their features are merged, averaged with those of {whole}, and decoded once",
             "logits": "each is decoded, and their mean is averaged with the prediction for {whole}",
         }[options.fusion].format(whole=whole)
-        view = f" and is cut into windows of {options.window} pixels every {options.stride}; {merged}."
+        seen_at = f" (seen at {options.view_size})" if options.view_size else ""
+        view = f" and is cut into windows of {options.window} pixels{seen_at} every {options.stride}; {merged}."
     prompts = ", ".join(f'"{template}"' for template in options.templates)
     return f"{resized}{view} Prompts: {prompts}."
 

@@ -1,5 +1,6 @@
 """dinov3.seg, ready for pictures and class names (§7)."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar
@@ -62,10 +63,13 @@ class Segmenter(BaseSegmenter):
             UserError: the options of `config.inference` do not fit together, or a template has no slot.
         """
         check_inference(config.inference, config.model.vision.patch_size)
+        if config.inference.all_classes:
+            late = dataclasses.replace(config.model.late, max_classes=0)
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, late=late))
         if config.inference.best_classes and not can_chunk(config.model):
             raise UserError(
-                "inference.best_classes needs linear class attention without CAT-Seg's padding; set it to 0, or "
-                "model.late.max_classes for CAT-Seg's own truncation."
+                "inference.best_classes needs linear class attention without CAT-Seg's truncation; set it to 0, or "
+                "model.late.max_classes to 0."
             )
         config, parameters = at_precision(config, parameters)
         self.config = config

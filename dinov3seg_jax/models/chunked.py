@@ -42,9 +42,9 @@ class Decode(Protocol):
 
 
 def can_chunk(config: ModelConfig) -> bool:
-    """Whether sums are all that the classes share: so with linear attention, but not with CAT-Seg's filled up lists."""
+    """Whether sums are all that the classes share: so with linear attention, but not where a view rejects classes."""
     late = config.late
-    return not late.enabled or (late.class_attention == "linear" and not late.pad_classes and not late.max_classes)
+    return not late.enabled or (late.class_attention == "linear" and not late.max_classes)
 
 
 def prepare_scene(
@@ -82,7 +82,10 @@ def collect(
         The chunk's maps as they enter the class block, and its sums added to `total`.
     """
     maps = _advance(model, scene, chunk, sums, kept)
-    own = model.late.classes[len(sums)].sum_up(maps, _project_text(model, chunk), chunk.class_mask)
+    block = model.late.classes[len(sums)]
+    own = block.sum_up(maps, _project_text(model, chunk), chunk.class_mask)
+    if chunk.padding is not None:
+        own = block.add_padding(own, chunk.padding)
     return maps, ClassSums(total.products + own.products, total.keys + own.keys)
 
 

@@ -15,7 +15,6 @@ from dinov3seg_jax.models.layers import Conv, GroupNorm, Linear, constant, norma
 from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.rope import rotate_half
 
-FILTER_SIZE = 5
 CHANNEL_CHUNK = 32  # feature channels filtered at once: bounds memory at 1024 channels
 
 
@@ -70,17 +69,23 @@ def adaptive_average_pool(x: Float[Array, "b h w c"], height: int, width: int) -
 
 
 class ResBlock(nnx.Module):
-    """x + pointwise(silu(norm(pointwise(silu(norm(x)))))), all pointwise but the group norms."""
+    """x + pointwise(silu(norm(pointwise(silu(norm(x)))))), all pointwise but the group norms.
 
-    def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        groups = min(8, dim)
-        self.norm1 = GroupNorm(dim, groups, dtype=dtype, rngs=rngs)
-        self.conv1 = Linear(dim, dim, bias=False, dtype=dtype, rngs=rngs)
-        self.norm2 = GroupNorm(dim, groups, dtype=dtype, rngs=rngs)
+    Where the width changes, x goes through a dense layer of its own.
+    """
+
+    def __init__(self, inputs: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.norm1 = GroupNorm(inputs, min(8, inputs), dtype=dtype, rngs=rngs)
+        self.conv1 = Linear(inputs, dim, bias=False, dtype=dtype, rngs=rngs)
+        self.norm2 = GroupNorm(dim, min(8, dim), dtype=dtype, rngs=rngs)
         self.conv2 = Linear(dim, dim, bias=False, dtype=dtype, rngs=rngs)
+        self.widens = inputs != dim
+        if self.widens:
+            self.shortcut = Linear(inputs, dim, bias=False, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        return x + self.conv2(jax.nn.silu(self.norm2(self.conv1(jax.nn.silu(self.norm1(x))))))
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        added = self.conv2(jax.nn.silu(self.norm2(self.conv1(jax.nn.silu(self.norm1(x))))))
+        return added + (self.shortcut(x) if self.widens else x)
 
 
 class Encoder(nnx.Module):
@@ -89,8 +94,8 @@ class Encoder(nnx.Module):
     def __init__(self, inputs: int, dim: int, kernel: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.pad = kernel // 2
         self.conv = Conv(inputs, dim, kernel, padding="VALID", bias=False, dtype=dtype, rngs=rngs)
-        self.block1 = ResBlock(dim, dtype=dtype, rngs=rngs)
-        self.block2 = ResBlock(dim, dtype=dtype, rngs=rngs)
+        self.block1 = ResBlock(dim, dim, dtype=dtype, rngs=rngs)
+        self.block2 = ResBlock(dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         p = self.pad
@@ -101,9 +106,9 @@ class Encoder(nnx.Module):
 class FeatureUnification(nnx.Module):
     """Turns features of any width into `dim` channels: one bank of filters for every channel, softmax, mean."""
 
-    def __init__(self, dim: int, unification: str, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, dim: int, unification: str, *, kernel: int = 5, dtype: DTypeLike, rngs: nnx.Rngs):
         self.unification = unification
-        self.basis = nnx.Param(normal(1.0)(rngs.params(), (FILTER_SIZE, FILTER_SIZE, 1, dim)))
+        self.basis = nnx.Param(normal(1.0)(rngs.params(), (kernel, kernel, 1, dim)))
         self.dtype = dtype
 
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
@@ -126,11 +131,31 @@ class FeatureUnification(nnx.Module):
         return (jax.lax.scan(accumulate, total, (split, valid))[0] / c).astype(self.dtype)
 
     def _official(self, features: Array) -> Array:
-        """AnyUp as coded: results laid out (channel, filter) are read as (filter, channel)."""
+        """AnyUp as coded: results laid out (channel, filter) are read as (filter, channel).
+
+        Some columns of that table at a time. In each row they are a run of results, of two neighbouring channels.
+        """
         b, h, w, c = features.shape
-        responses = self._filter(features)
-        mixed = responses.reshape(b, h, w, responses.shape[-1], c)
-        return jax.nn.softmax(mixed, axis=-2).mean(axis=-1).astype(self.dtype)
+        filters = self.basis.shape[-1]
+        first = np.arange(0, c, filters)[:, None] + np.arange(filters) * c
+        channel, offset = np.divmod(first, filters)
+        aligned = not offset.any()
+        padded = jnp.pad(features, ((0, 0), (0, 0), (0, 0), (0, filters + 1)))
+        valid = np.arange(len(first) * filters).reshape(-1, filters) < c
+
+        @jax.checkpoint
+        def accumulate(total: Array, columns: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            channel, offset, valid = columns
+            pair = channel[:, None] + np.arange(1 if aligned else 2)
+            results = self._filter(padded[..., pair.reshape(-1)]).reshape(b, h, w, filters, -1)
+            if not aligned:
+                run = offset[:, None] + np.arange(filters)
+                results = jnp.take_along_axis(results, run[None, None, None], axis=-1)
+            weights = jax.nn.softmax(results, axis=-2)
+            return total + jnp.einsum("bhwoc,c->bhwo", weights, valid.astype(weights.dtype)), None
+
+        total = jnp.zeros((b, h, w, filters), jnp.float32)
+        return (jax.lax.scan(accumulate, total, (channel, offset, valid))[0] / c).astype(self.dtype)
 
     def _filter(self, channels: Array) -> Array:
         """Every channel through every filter, divided by the taps inside the map: [b, h, w, c, filters]."""
@@ -159,13 +184,17 @@ class EarlyRefinement(nnx.Module):
     def __init__(self, config: EarlyRefinementConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         d = config.dim
-        self.image_encoder = Encoder(3, d, 1, dtype=dtype, rngs=rngs)
-        self.query_encoder = Encoder(d, d, 1, dtype=dtype, rngs=rngs)
-        self.key_encoder = Encoder(d, d, 1, dtype=dtype, rngs=rngs)
+        filters = config.unification_dim or d
+        of_image, of_query, of_key = config.kernels
+        self.image_encoder = Encoder(3, d, of_image, dtype=dtype, rngs=rngs)
+        self.query_encoder = Encoder(d, d, of_query, dtype=dtype, rngs=rngs)
+        self.key_encoder = Encoder(d, d, of_key, dtype=dtype, rngs=rngs)
         self.frequencies = nnx.Param(rotary_frequencies(d))
-        self.unify = FeatureUnification(d, config.unification, dtype=dtype, rngs=rngs)
-        self.unify_block1 = ResBlock(d, dtype=dtype, rngs=rngs)
-        self.unify_block2 = ResBlock(d, dtype=dtype, rngs=rngs)
+        self.unify = FeatureUnification(
+            filters, config.unification, kernel=config.unification_kernel, dtype=dtype, rngs=rngs
+        )
+        self.unify_block1 = ResBlock(filters, d, dtype=dtype, rngs=rngs)
+        self.unify_block2 = ResBlock(d, d, dtype=dtype, rngs=rngs)
         self.aggregation = Encoder(2 * d, d, 3, dtype=dtype, rngs=rngs)
         self.query_conv = Conv(d, d, 3, bias=False, dtype=dtype, rngs=rngs)
         epsilon = float(np.finfo(np.float32).eps)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from dinov3seg_jax.config import ModelConfig
+from dinov3seg_jax.models.cafedino import CafeDino
 from dinov3seg_jax.models.dinov3seg import SegmentationModel
 from dinov3seg_jax.models.linear_head import LinearProbe
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
@@ -85,7 +86,9 @@ def flatten(state: nnx.State) -> dict[str, Any]:
     return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
-def _module(config: ModelConfig) -> type[SegmentationModel] | type[LinearProbe]:
+def _module(config: ModelConfig) -> type[SegmentationModel] | type[LinearProbe] | type[CafeDino]:
+    if config.cafedino.layers:
+        return CafeDino
     return LinearProbe if config.linear.classes else SegmentationModel
 
 

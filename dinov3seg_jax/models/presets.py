@@ -78,6 +78,15 @@ NANO = ModelConfig(
     decoder=DecoderConfig(dims=(16, 8), guidance_dims=(8, 4), correlation_skip=True),
 )
 
+CATSEG_L = ModelConfig(
+    towers="clip",
+    vision=CLIP_VISION["clip_vitl14_336"],
+    text=CLIP_TEXT["clip_vitl14_336"],
+    early=EarlyRefinementConfig(enabled=False),
+    spe="vision",
+    late=LateRefinementConfig(doubled_residual=True, training_pooling=2, pad_classes=256, max_classes=256),
+)
+
 MODELS = {"nano": NANO, "paper": ModelConfig()}
 
 

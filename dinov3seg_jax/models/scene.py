@@ -50,3 +50,4 @@ class Chunk(NamedTuple):
 
     text: Float[Array, "b t d2"]
     class_mask: Bool[Array, "b t"]
+    padding: Float[Array, " b"] | None = None  # learned entries that the sums of this chunk count too (CAT-Seg's)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError, one_line, reason
-from dinov3seg_jax.files import EXPORT_FILE, expanded
+from dinov3seg_jax.files import EXPORT_FILE
 from dinov3seg_jax.store.converted import ConvertedFolder, is_converted
+from dinov3seg_jax.store.kept import find_model
 from dinov3seg_jax.store.run import RunFolder
 
 if TYPE_CHECKING:
@@ -22,15 +23,17 @@ def open_folder(path: str | Path) -> ModelFolder:
     """The folder of a model; what is wrong with it is said when that is read.
 
     Args:
-        path: of a run, or of converted weights. A folder that holds neither counts as a run's.
+        path: of a run, or of converted weights; or the name of a released model that was fetched. A folder that holds
+            neither counts as a run's.
 
     Raises:
-        UserError: the folder holds an exported model, or the path is none.
+        UserError: the folder holds an exported model, the path is none, or a released model was not fetched.
     """
     try:
-        if is_converted(path):
-            return ConvertedFolder(path)
-        exported = (expanded(path) / EXPORT_FILE).is_file()
+        folder = find_model(path)
+        if is_converted(folder):
+            return ConvertedFolder(folder)
+        exported = (folder / EXPORT_FILE).is_file()
     except (OSError, ValueError) as error:  # a name that no file can have
         raise UserError(f"'{one_line(path, 100)}' cannot be read ({reason(error)}); check the path.") from error
     if exported:
@@ -38,7 +41,7 @@ def open_folder(path: str | Path) -> ModelFolder:
             f"'{path}' holds an exported model, which dinov3seg_jax.load_exported reads; name the run that it was "
             "exported from."
         )
-    return RunFolder(path)
+    return RunFolder(folder)
 
 
 def load_parameters(

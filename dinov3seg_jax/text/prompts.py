@@ -19,7 +19,7 @@ from dinov3seg_jax.text.vocabularies import is_published
 
 SLOT = "{}"
 PAPER = ("A photo of a {} in the scene",)
-TEMPLATE_SETS = ("paper", "imagenet_80", "tcl_9")
+TEMPLATE_SETS = ("paper", "imagenet_80", "tcl_9", "cafedino_10")
 LENGTH_STEP = 8
 SHOWN = 60  # names of a list; of a longer one the first and the last
 CLIP = Tokenizer()
@@ -32,7 +32,8 @@ def load_templates(name: str) -> tuple[str, ...]:
 
     Args:
         name: "paper", the one prompt of the method (docs/method.md §1), or "imagenet_80", CLIP's 80 prompts, which
-            dinov3.txt's zero-shot mode averages (docs/method.md §8), or "tcl_9", TCL's 9, which TIPSv2's does.
+            dinov3.txt's zero-shot mode averages (docs/method.md §8), "tcl_9", TCL's 9, which TIPSv2's does, or
+            "cafedino_10", those of CAFe-DINO's evaluation.
 
     Returns:
         The templates, each with the slot `{}`.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dinov3seg_jax.config import Config
+from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.parameters import Parameters
@@ -46,7 +46,7 @@ def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
         UserError: options of the config contradict each other.
     """
     refuse_misfits(config)
-    graph, described = build(config.model, frozen_blocks(config.model, config.train))
+    graph, described = build(while_training(config.model), frozen_blocks(config.model, config.train))
     trainable, frozen = jax.eval_shape(lambda p: partition(p, config.model, config.train), described)
     optimizer = make_optimizer(config.train)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable))
@@ -66,6 +66,12 @@ def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
     return StepProgram(step, shardings, graph, state, frozen, mesh)
 
 
+def while_training(model: ModelConfig) -> ModelConfig:
+    """The model as a step runs it: its class blocks may work on a coarser grid, which no parameter depends on."""
+    pooling = model.late.training_pooling or model.late.pooling
+    return dataclasses.replace(model, late=dataclasses.replace(model.late, pooling=pooling))
+
+
 def refuse_misfits(config: Config) -> None:
     """Stop before a model is built that cannot compute, or that sees less of a crop than its labels cover.
 
@@ -73,6 +79,8 @@ def refuse_misfits(config: Config) -> None:
         UserError: it names the two options that do not fit.
     """
     model, linear = config.model, config.model.linear
+    if model.cafedino.layers:
+        raise UserError("CAFe-DINO is not trained here; leave model.cafedino.layers at 0.")
     used = {"vision": True, "text": not linear.classes, "sam": not linear.classes and model.spe == "sam"}
     used |= {part: not linear.classes and getattr(model, part).enabled for part in ("early", "late")}
     for part in (name for name, wanted in used.items() if wanted):
@@ -86,6 +94,15 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"model.vision.dim {model.vision.dim} leaves {model.vision.dim // model.vision.heads} for each head, "
             "and rotary positions need a multiple of 4; change dim or heads."
+        )
+    if model.towers == "tips" and not linear.classes and model.text.dim != model.vision.dim:
+        raise UserError(
+            f"model.text.dim {model.text.dim} and model.vision.dim {model.vision.dim} differ, and TIPSv2's towers "
+            "share one space without a projection; set both alike."
+        )
+    if len(taps := model.vision.taps) not in (0, 2) or any(tap >= model.vision.depth for tap in taps):
+        raise UserError(
+            f"model.vision.taps is {taps}; name two blocks below model.vision.depth {model.vision.depth}, or none."
         )
     patch = model.vision.patch_size
     if config.data.crop_size % patch:

@@ -74,7 +74,9 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         own = jnp.take_along_axis(correlation, class_ids[..., None, None, None], axis=1)
         guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
         logits = model.refine_late_and_decode(own, guidance, text[class_ids])
-        return sigmoid_cross_entropy(logits, label), (label >= 0).sum()
+        negative = options.ignored == "negative"
+        weight = jnp.asarray(label.size) if negative else (label >= 0).sum()
+        return sigmoid_cross_entropy(logits, label, ignored_as_negative=negative), weight
 
     return loss
 

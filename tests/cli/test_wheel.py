@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.convert.files import official, save
 from tests.data.archives import make_voc_20
+from tests.zoo.hub import serving
 
 CHECKOUT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
@@ -49,14 +50,16 @@ def dinov3seg(built, tmp_path_factory):
     run(UV, "venv", "--quiet", "--python", sys.executable, folder / "v")
     (wheel,) = built.glob("*.whl")
     locked = CHECKOUT / "requirements" / "dev.txt"
-    run(UV, "pip", "install", "--quiet", "--python", folder / "v" / "bin" / "python", wheel, "--constraint", locked)
+    wanted = (f"{wheel}[hub]", "--constraint", locked)
+    run(UV, "pip", "install", "--quiet", "--python", folder / "v" / "bin" / "python", *wanted)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment["DINOV3SEG_CACHE"] = str(folder / "cache")
+    environment["DINOV3SEG_MODELS"] = str(folder / "models")
 
-    def call(*words):
-        return run(folder / "v" / "bin" / "dinov3seg", *words, cwd=folder, env=environment)
+    def call(*words, **more):
+        return run(folder / "v" / "bin" / "dinov3seg", *words, cwd=folder, env=environment | more)
 
-    call.folder = folder
+    call.folder, call.environment = folder, environment
     return call
 
 
@@ -104,3 +107,31 @@ def test_every_command_does_its_work(dinov3seg):
     archives = make_voc_20(here / "archives").archives
     words = ("--source", *archives, "--out", "voc", "--allow_partial", "--workers", "1")
     assert "of eval" in dinov3seg("prepare", "voc_20", *words)
+
+
+# A model of the released layout is gigabytes; this table has a small one, as the hub has it under the same name.
+WITH_A_SMALL_MODEL = """
+import dataclasses, sys
+from dinov3seg_jax.store.released import RELEASED, PublishedFile
+files = (PublishedFile("model.safetensors", "google/tipsv2-b14"),)
+small = {"kind": "dinotxt", "files": files, "width": 64, "parameters": 1}
+RELEASED["tipsv2-b14"] = dataclasses.replace(RELEASED["tipsv2-b14"], **small)
+from dinov3seg_jax.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_a_model_by_its_name(dinov3seg):
+    here = dinov3seg.folder
+    assert "tipsv2-b14" in dinov3seg("models")
+    content = save(here / "small.safetensors", official("dinotxt_tiny")).read_bytes()
+    with serving(files={"/google/tipsv2-b14/resolve/main/model.safetensors": content}) as hub:
+        hub.faults = ["cut"]
+        environment = dinov3seg.environment | {"HF_ENDPOINT": hub.url, "HF_HOME": str(here / "hf")}
+        python = here / "v" / "bin" / "python"
+        said = run(python, "-c", WITH_A_SMALL_MODEL, "fetch", "tipsv2-b14", cwd=here, env=environment)
+    assert "next:\n  dinov3seg predict --model tipsv2-b14" in said
+    Image.new("RGB", (80, 60), "green").save(here / "b.png")
+    asked = ("--model", "tipsv2-b14", "--image", "b.png", "--classes", "grass, wood", "--out", "named")
+    assert "b.png: 80 x 60, " in dinov3seg("predict", *asked, "--config.zero_shot.mode=whole")
+    assert (here / "named" / "b_labels.png").is_file()

@@ -42,6 +42,7 @@ CASES = {
     "tipsv2_b14": ("tips", ["tipsv2_b14"]),
     "tipsv2_l14": ("tips", ["tipsv2_l14"]),
     "tipsv2_so400m14": ("tips", ["tipsv2_so400m14"]),
+    "cafedino": ("cafedino", ["cafedino"]),
     "sam_vit_l": ("sam", ["sam_vit_l_image_encoder"]),
 }
 

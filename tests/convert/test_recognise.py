@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dinov3seg_jax.config import SamConfig, TextConfig, VisionConfig
+from dinov3seg_jax.config import EarlyRefinementConfig, SamConfig, TextConfig, VisionConfig
 from dinov3seg_jax.convert.recognise import recognise
 from dinov3seg_jax.convert.run import prepare
 from dinov3seg_jax.convert.sources import Source, Tensor
@@ -132,7 +132,24 @@ def test_sam_whole_or_its_encoder_alone(prefix):
 
 def test_anyup():
     recognised, _ = prepare(described(LAYOUTS["anyup"]), "anyup")
-    assert recognised.model["early"] == {"enabled": True, "dim": 128, "heads": 4, "unification": "official"}
+    assert EarlyRefinementConfig(**recognised.model["early"]) == EarlyRefinementConfig(unification="official")
+
+
+def test_an_anyup_of_another_size():
+    sizes = {
+        "image_encoder.0.weight": [128, 3, 3, 3],
+        "query_encoder.0.weight": [128, 128, 5, 5],
+        "key_features_encoder.0.basis": [64, 1, 7, 7],
+        "key_features_encoder.1.shortcut.weight": [128, 64, 1, 1],
+        "key_features_encoder.1.block.0.weight": [64],
+        "key_features_encoder.1.block.0.bias": [64],
+        "key_features_encoder.1.block.2.weight": [128, 64, 1, 1],
+    }
+    recognised, plan = prepare(described(LAYOUTS["anyup"] | sizes), "anyup")
+    assert EarlyRefinementConfig(**recognised.model["early"]) == EarlyRefinementConfig(
+        unification="official", kernels=(3, 5, 1), unification_kernel=7, unification_dim=64
+    )
+    assert plan.shapes["early/unify/basis"] == (7, 7, 1, 64)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +258,7 @@ def test_a_config_that_says_what_we_cannot_do(config, message):
 def test_heads_that_no_file_says_are_said_to_be_assumed(layout, kind, option, widths):
     shapes = LAYOUTS.get(layout) or {key: value.shape for key, value in official(layout).items()}
     if widths:  # a size that was never released
-        shapes = {key: [size * widths[1] // widths[0] for size in shape] for key, shape in shapes.items()}
+        shapes = {key: [-(-size * widths[1] // widths[0]) for size in shape] for key, shape in shapes.items()}
     notes = recognise(described(shapes), kind).notes
     assert any(note.startswith(f"no file says {option}; ") for note in notes)
     assert not any(option in note for note in recognise(described(shapes), kind, [f"{option}=1"]).notes)

@@ -172,7 +172,7 @@ def test_a_class_that_is_masked_in_the_sums_is_not_heard(head, text):
 
 @pytest.mark.parametrize(
     ("options", "possible"),
-    [({}, True), ({"class_attention": "full"}, False), ({"pad_classes": 9}, False), ({"max_classes": 9}, False)],
+    [({}, True), ({"class_attention": "full"}, False), ({"pad_classes": 9}, True), ({"max_classes": 9}, False)],
 )
 def test_what_can_run_by_chunks(options, possible):
     assert can_chunk(changed("late", **options)) == possible

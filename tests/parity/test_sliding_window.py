@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from dinov3seg_jax.inference.views.catseg import cut_views
 from dinov3seg_jax.inference.views.local_global import blend_logits
-from dinov3seg_jax.inference.views.windows import gather, plan_windows
+from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.functions import resize_linear
 from tests.parity.fixtures import fixtures
 from tests.parity.official import arrays, described
@@ -30,10 +31,8 @@ def test_views(values: dict[str, np.ndarray]) -> None:
     for case, config in described(values, "config").items():
         kernel, size = config["kernel"], config["out_res"]
         assert config["stride"] == int(kernel * (1 - config["overlap"]))
-        assert config["model_input_size"] == [kernel, kernel], "views enter the model as they are"
-        picture = np.moveaxis(values[f"{case}/in/image"], 0, -1)[None].astype(np.float32)
-        windows = gather(resize_linear(picture, *size), plan_windows(*size, kernel, config["stride"]), (kernel, kernel))
-        views = np.concatenate([windows, resize_linear(picture, kernel, kernel)])
+        views = cut_views(np.moveaxis(values[f"{case}/in/image"], 0, -1), size[0], kernel, config["stride"])
+        views = np.asarray(resize_linear(views, *config["model_input_size"]))
         normalised = (views - np.array(config["pixel_mean"])) / np.array(config["pixel_std"])
         every = config["model_input_stored_stride"]
         official = values[f"{case}/mid/model_input_strided"]

@@ -38,3 +38,8 @@ def test_parts_that_are_not_there_need_not_fit(overrides):
 @pytest.mark.parametrize("recipe", ["ablation:full", "ade", "coco_stuff", "linear_ade", "pod:vit7b", "quickstart"])
 def test_the_recipes_fit(recipe):
     refuse_misfits(load_config(recipe))
+
+
+def test_cafedino_is_not_trained():
+    with pytest.raises(UserError, match="CAFe-DINO is not trained here"):
+        refuse_misfits(load_config("quickstart", ["model.cafedino.layers=6"]))

@@ -11,7 +11,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.training.finetune import partition
 from dinov3seg_jax.training.losses import masked_mean
-from dinov3seg_jax.training.program import CompiledStep
+from dinov3seg_jax.training.program import CompiledStep, while_training
 from dinov3seg_jax.training.step import Batch, choose_hardest, make_gradient
 from tests.training.several_devices import CONFIG as SMALL
 from tests.training.several_devices import VOCABULARY, batch_of
@@ -134,3 +134,23 @@ def test_a_step_is_compiled_once_and_says_so():
         r"class_ids int32\[8,3\] and met one of image uint8\[4,32,32,3\], .*; a run compiles once: make every batch",
     ):
         step(0, 0, 0, Batch(*(array[:4] for array in batch)))
+
+
+def test_ignored_pixels_as_negatives_and_coarser_class_blocks_while_training():
+    """CAT-Seg's two options change the loss; none of the parameters."""
+    late = dataclasses.replace(SMALL.model.late, training_pooling=2)
+    pooled = dataclasses.replace(SMALL.model, late=late)
+    assert build(pooled)[1].keys() == build(SMALL.model)[1].keys()
+    assert while_training(pooled).late.pooling == 2
+    assert while_training(SMALL.model) == SMALL.model
+    parameters = initialize(SMALL.model, jax.random.key(0))
+    batch, names = batch_of(2), VOCABULARY
+    losses = []
+    for model, ignored in [(SMALL.model, "left_out"), (SMALL.model, "negative"), (pooled, "left_out")]:
+        config = dataclasses.replace(
+            SMALL, model=model, train=dataclasses.replace(SMALL.train, ignored=ignored, accumulate=1)
+        )
+        graph, _ = build(while_training(model))
+        trainable, frozen = partition(parameters, model, config.train)
+        losses.append(float(jax.jit(make_gradient(config, graph))(trainable, frozen, np.int32(0), names, batch)[0]))
+    assert len({round(loss, 6) for loss in losses}) == 3

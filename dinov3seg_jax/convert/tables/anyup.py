@@ -11,6 +11,7 @@ RES_BLOCK: tuple[Row, ...] = (
     rule(r"block\.2\.weight", "conv1/kernel", pointwise),
     *norm(r"block\.3", "norm2"),
     rule(r"block\.5\.weight", "conv2/kernel", pointwise),
+    rule(r"shortcut\.weight", "shortcut/kernel", pointwise),
 )
 
 ENCODERS = r"(?P<encoder>image_encoder|query_encoder|key_encoder|aggregation)"

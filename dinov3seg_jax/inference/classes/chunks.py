@@ -89,7 +89,12 @@ class ClassChunks:
             views = 1 if lists is None else len(scene.refined) // len(rows)
             parts = [np.repeat(filled[:, first : first + length], views, axis=0) for first in firsts]
             masks = [np.broadcast_to(real[first : first + length], (views * len(rows), length)) for first in firsts]
-            return [Chunk(*jax.device_put(pair)) for pair in zip(parts, masks, strict=True)]
+            chunks = [Chunk(*jax.device_put(pair)) for pair in zip(parts, masks, strict=True)]
+            if not (longest := self.config.model.late.pad_classes):
+                return chunks
+            missing = [max(longest - classes, 0), *[0] * (len(chunks) - 1)]  # once in a list
+            counts = [np.full(len(part), count, np.float32) for part, count in zip(parts, missing, strict=True)]
+            return [chunk._replace(padding=jax.device_put(own)) for chunk, own in zip(chunks, counts, strict=True)]
 
         runs = [
             decode_chunks(

@@ -4,11 +4,13 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
+from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.data.resize import resize
 from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.functions import half_pixel_weights
 
 LONGEST_FOR_SIDE = 4
+GRID = 24  # patches along a view, in the released models
 
 
 def loaded_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -18,6 +20,12 @@ def loaded_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
         scale = LONGEST_FOR_SIDE * short_side / max(size)
     height, width = (max(int(length * scale + 0.5), 1) for length in size)
     return height, width
+
+
+def seen_side(options: InferenceConfig, patch_size: int) -> int:
+    """The side at which the model sees a view: as cut or, where that is no whole number of patches, 24 of them."""
+    as_cut = options.window if options.window % patch_size == 0 else GRID * patch_size
+    return options.view_size or as_cut
 
 
 def load_picture(image: UInt8[np.ndarray, "h w 3"], short_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:

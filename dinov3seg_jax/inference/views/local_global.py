@@ -34,15 +34,14 @@ def check_inference(config: InferenceConfig, patch_size: int) -> None:
     if config.mode == "slide":
         raise UserError("inference.mode 'slide' is for a linear head only; set it to 'local_global' or 'whole'")
     of_windows = () if config.mode == "whole" else ("window", "stride", "global_size")
-    in_patches = ("view_size",) if config.view_size else ("image_size", *of_windows)
-    if config.view_size and config.fusion == "features":
+    catseg = config.resize == "catseg"
+    if config.view_size and not catseg:
+        raise UserError("inference.view_size is for resize 'catseg'; set it to 0.")
+    if catseg and (config.fusion == "features" or config.mode == "whole" or config.global_size):
         raise UserError(
-            "inference.view_size goes with fusion 'logits', as windows' features could not be merged; set it"
+            "inference.resize 'catseg' goes with mode 'local_global', fusion 'logits' and global_size 0; set those."
         )
-    if config.resize == "catseg" and (config.fusion == "features" or config.mode == "whole" or config.global_size):
-        raise UserError(
-            "inference.resize 'catseg' goes with mode 'local_global', fusion 'logits' and global_size 0; set those"
-        )
+    in_patches = ("view_size",) if catseg else ("image_size", *of_windows)
     for option in in_patches:
         value = getattr(config, option)
         if value % patch_size:
