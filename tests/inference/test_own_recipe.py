@@ -1,7 +1,11 @@
 """What converted weights say of their zero-shot recipe, against what a recipe file and a command line say."""
 
-from dinov3seg_jax.config import Config, ZeroShotConfig
+import pytest
+
+from dinov3seg_jax.config import Config, ModelConfig, ZeroShotConfig
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.load import with_own_recipe
+from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter
 from dinov3seg_jax.store.converted import Manifest, write_manifest
 
 OWN = {"patch_features": "head", "short_side": 448, "window": 448, "stride": 336, "templates": "tcl_9"}
@@ -16,3 +20,8 @@ def test_the_command_line_counts_most_then_a_file_then_the_weights(tmp_path):
     assert found == ZeroShotConfig(**OWN | {"mode": "whole", "window": 384})
     write_manifest(tmp_path, Manifest("dinotxt", "custom", 1, [], [], {}, arrays))
     assert with_own_recipe(of_file, tmp_path, False, []) == of_file
+
+
+def test_clip_alone():
+    with pytest.raises(UserError, match="CLIP's towers alone do not segment"):
+        ZeroShotSegmenter(Config(model=ModelConfig(towers="clip")), {})
