@@ -15,12 +15,12 @@ from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import (
     MANIFEST_FILE,
-    TOKENIZER_FILE,
     WEIGHTS_FILE,
     Manifest,
     is_converted,
     write_manifest,
 )
+from dinov3seg_jax.store.run import TOKENIZER_FILE
 from dinov3seg_jax.text.tips_tokenizer import TipsTokenizer
 
 NO_TOKENIZER = (

@@ -1,6 +1,8 @@
 """What a run would cost, without weights, data or an accelerator."""
 
+import dataclasses
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +36,14 @@ PARTS = {
 }
 
 
+def _asked(config: Config) -> Config:
+    """What says how prompts are read: costs need their lengths alone, and not the tokenizer's file."""
+    if config.model.towers != "tips" or config.model.tokenizer:
+        return config
+    print("note: model.tokenizer names no file, so that lengths of prompts are those of CLIP's", file=sys.stderr)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, towers="clip"))
+
+
 def dry_run(config: Config, topology: str = "") -> None:
     """Trace the training step at its real size and print parameters, operations and bytes.
 
@@ -44,13 +54,13 @@ def dry_run(config: Config, topology: str = "") -> None:
     Raises:
         UserError: the config does not fit together, or not the slice; or the names of the classes cannot be used.
     """
-    names = class_names(config.data.train)
+    names, asked = class_names(config.data.train), _asked(config)
     if not config.model.linear.classes:
-        check_classes(names, f"data set '{config.data.train.name}'", config.inference.templates, config.model)
+        check_classes(names, f"data set '{config.data.train.name}'", config.inference.templates, asked.model)
     mesh = topology_mesh(config, topology) if topology else make_mesh(config.data_parallel, config.model_parallel)
     program = describe_step(config, mesh)
     state, frozen, at = program.state, program.frozen, program.shardings
-    tokens = training_prompts(names, config)
+    tokens = training_prompts(names, asked)
     batch = abstract_batch(config, len(names))
     print(parameter_table(state.trainable, frozen))
     devices = mesh.size

@@ -22,7 +22,7 @@ from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store import safetensors
-from dinov3seg_jax.store.run import digest_of
+from dinov3seg_jax.store.run import TOKENIZER_FILE, digest_of
 
 if TYPE_CHECKING:
     import jax
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
-TOKENIZER_FILE = "tokenizer.model"  # where the text tower's is no part of this program
 
 # Options that arrays do not depend on, or that their shapes say as well.
 INITIAL_OR_SHAPE = {"layerscale_init", "locality", "ffn_ratio", "ffn_align", "mlp_ratio"}

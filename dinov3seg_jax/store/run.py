@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 
 CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.model"  # where the text tower's is no part of this program
 STEPS_FOLDER = "checkpoints"
 FOREIGN = {"model_type", "architectures", "architecture"}  # in a config.json of Hugging Face's, or of timm's
 DAMAGED = ".damaged"  # ends the names of steps that were passed over
@@ -42,12 +43,15 @@ class RunFolder:
 
     @functools.cached_property
     def config(self) -> Config:
-        """What the run was started with.
+        """What the run was started with, and the tokenizer that lies in its folder.
 
         Raises:
             UserError: the folder is not that of a run, or its config cannot be read.
         """
-        return read_config(self.path)
+        config, tokenizer = read_config(self.path), self.path / TOKENIZER_FILE
+        if not tokenizer.is_file():
+            return config
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, tokenizer=str(tokenizer)))
 
     @property
     def fingerprint(self) -> str:
@@ -104,8 +108,10 @@ def is_run(folder: Path) -> bool:
 
 
 def write_config(workdir: Path, config: Config) -> None:
-    """Record what a run was started with."""
+    """Record what a run was started with; its tokenizer's file too, so that the run is whole by itself."""
     workdir.mkdir(parents=True, exist_ok=True)
+    if config.model.tokenizer:
+        write_whole(workdir / TOKENIZER_FILE, expanded(config.model.tokenizer).read_bytes())
     write_whole(workdir / CONFIG_FILE, (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.text.class_lists import parse_names as parse_names  # part of this page: names as they are typed
+from dinov3seg_jax.text.tips_tokenizer import ASCII_LOWER
 from dinov3seg_jax.text.tokenizer import CONTEXT_LENGTH, Tokenizer
 from dinov3seg_jax.text.tokenizers import TowerTokenizer, open_tokenizer
 from dinov3seg_jax.text.vocabularies import is_published
@@ -53,8 +54,8 @@ def prompt_name(name: str) -> str:
 
 
 def spoken_name(name: str) -> str:
-    """The same without what the tokenizer makes no difference of: case and spacing."""
-    return " ".join(prompt_name(name).lower().split())
+    """The same without what no tokenizer makes a difference of: case of ASCII's letters, and spacing."""
+    return " ".join(prompt_name(name).translate(ASCII_LOWER).split())
 
 
 def fill(template: str, name: str) -> str:

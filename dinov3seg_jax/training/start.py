@@ -64,7 +64,7 @@ def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax
     somewhere = next(iter(shardings.values()))
     _, described = build(theirs)
     held = folder.arrays(shardings={name: shardings.get(name, somewhere) for name in described})
-    if theirs == model:
+    if dataclasses.replace(theirs, tokenizer=model.tokenizer) == model:
         return held
     return {name: held[name] for name in held if name in shardings and name.split("/")[0] in equal}
 

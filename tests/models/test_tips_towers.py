@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dinov3seg_jax.config import TextConfig, VisionConfig
+from dinov3seg_jax.config import Config, DataConfig, DatasetConfig, TextConfig, TrainConfig, VisionConfig
+from dinov3seg_jax.costs.dry_run import dry_run
 from dinov3seg_jax.models.graph import any_values, describe
 from dinov3seg_jax.models.presets import NANO, TIPS_TEXT, TIPS_VISION
 from dinov3seg_jax.models.tips_text import TipsText
@@ -80,3 +81,11 @@ def test_released_sizes(name, vision, text):
         )
     ]
     assert parameters == [vision - TIPS_VISION[name].dim, text]  # of the mask token, which is for training only
+
+
+def test_costs_need_no_tokenizer(capsys):
+    data = DataConfig(train=DatasetConfig(size=2, image_size=84), crop_size=84, short_side=(84, 84))
+    dry_run(Config(model=TINY, data=data, train=TrainConfig(batch_size=1)))
+    said = capsys.readouterr()
+    assert "lengths of prompts are those of CLIP's" in said.err
+    assert "text tower" in said.out
