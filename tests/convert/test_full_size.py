@@ -42,7 +42,6 @@ CASES = {
     "tipsv2_b14": ("tips", ["tipsv2_b14"]),
     "tipsv2_l14": ("tips", ["tipsv2_l14"]),
     "tipsv2_so400m14": ("tips", ["tipsv2_so400m14"]),
-    "cafedino": ("cafedino", ["cafedino"]),
     "sam_vit_l": ("sam", ["sam_vit_l_image_encoder"]),
 }
 
@@ -112,6 +111,25 @@ def test_safetensors(tmp_path, capsys, case):
     measured = convert(kind, files, tmp_path / "out")
     report(capsys, f"{case}, .safetensors", tmp_path / "out", measured)
     assert_nothing_lost(tmp_path / "out", keys)
+    assert measured["peak"] - measured["idle"] < COPIES * largest_tensor(keys) + TRACING
+
+
+def test_cafedino(tmp_path, capsys):
+    keys, out = LAYOUTS["cafedino"], tmp_path / "out"
+    file = stream(tmp_path / "cafedino.safetensors", keys, lambda key: drawn(key, keys[key]))
+    measured = convert("cafedino", [file], out)
+    report(capsys, "cafedino, .safetensors", out, measured)
+    arrays = {
+        name: safetensors.map_tensor(out / WEIGHTS_FILE, entry)
+        for name, entry in safetensors.read_header(out / WEIGHTS_FILE).items()
+    }
+    unused = 2 * (128 * 128 + 128) + 2 - 1  # AnyUp's values and outputs, two counters; and our locality
+    used = {key: shape for key, shape in keys.items() if not key.endswith("bias_mask")}
+    assert sum(value.size for value in arrays.values()) == sum(int(np.prod(shape)) for shape in used.values()) - unused
+    for number in range(6):
+        key = f"aggregator.{number}.spatial_agg.swin2.attn.q.weight"
+        ours = arrays["layers/spatial/shifted/attention/query/kernel"][number]
+        np.testing.assert_array_equal(ours.T, drawn(key, keys[key]))
     assert measured["peak"] - measured["idle"] < COPIES * largest_tensor(keys) + TRACING
 
 

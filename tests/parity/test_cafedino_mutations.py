@@ -14,6 +14,7 @@ from tests.parity.fixtures import SHIPPED
 from tests.parity.official import run
 from tests.parity.test_cafedino import TOLERANCE, load, model, pixels, text_of
 
+CUT, OFFSETS = Windows.cut, Windows.offsets
 pytestmark = pytest.mark.slow  # each compiles a model of its own
 PATH = SHIPPED / "cafedino_model.npz"
 
@@ -42,7 +43,7 @@ def class_by_class(volume):
 def padded_first(windows, x):
     unshifted = windows._replace(shift=(0, 0), grid=windows.padded)
     x = jnp.pad(x, ((0, 0), (0, 0), *((0, n - m) for n, m in zip(windows.padded, windows.grid, strict=True)), (0, 0)))
-    return unshifted.cut(jnp.roll(x, (-windows.shift[0], -windows.shift[1]), (2, 3)))
+    return CUT(unshifted, jnp.roll(x, (-windows.shift[0], -windows.shift[1]), (2, 3)))
 
 
 def per_channel(unify, features):
@@ -59,7 +60,6 @@ MUTATIONS = {
     "another GELU at the end": (cafedino, "gelu", lambda x: jax.nn.gelu(x, approximate=True)),
     "unification as described": (FeatureUnification, "_official", per_channel),
 }
-OFFSETS = Windows.offsets
 
 
 def test_nothing_changed():
