@@ -25,6 +25,12 @@ def get_config() -> ConfigDict:
     config.data.crop_size = 336
     config.data.short_side = (336, 336)
 
+    config.zero_shot.patch_features = "head"  # the notebook's recipe, for the towers alone
+    config.zero_shot.short_side = 448
+    config.zero_shot.window = 448
+    config.zero_shot.stride = 336
+    config.zero_shot.templates = "tcl_9"
+
     config.inference.image_size = 560
     config.inference.window = 336
     config.inference.stride = 112

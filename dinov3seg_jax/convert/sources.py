@@ -1,7 +1,8 @@
 """Files with official weights, opened without running anything in them; tensors are read one at a time, when asked for.
 
-`.safetensors`, alone or sharded with an index, are read here. `.pth` goes through torch's weights-only loader, which
-refuses whatever is not plain data; it is the only thing that torch is needed for. `.npz` are read without pickle.
+`.safetensors`, alone or sharded with an index, are read here, `.npz` without pickle, and TorchScript archives without
+torch (`torchscript`). `.pth` goes through torch's weights-only loader, which refuses whatever is not plain data; it is
+the only thing that torch is needed for.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dinov3seg_jax.convert import torchscript
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store import safetensors
@@ -300,6 +302,9 @@ def _open_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     length = int.from_bytes(begin[: safetensors.LENGTH_BYTES], "little")
     if begin[safetensors.LENGTH_BYTES :] == b"{" and length <= safetensors.HEADER_LIMIT:
         raise UserError(f"'{path}' is a .safetensors file under another name; rename it to end in .safetensors.")
+    zipped = begin.startswith(safetensors.PICKLE_STARTS[0])
+    if zipped and torchscript.is_archive(path):
+        return {key: Tensor(*tensor) for key, tensor in torchscript.open_archive(path).items()}, []
     try:
         import torch
     except ImportError:
@@ -307,7 +312,6 @@ def _open_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             f"'{path}' can only be read with torch, which is not installed; install the extra 'convert' "
             "(pip install -e '.[convert]'), or use the same weights as .safetensors."
         ) from None
-    zipped = begin.startswith(safetensors.PICKLE_STARTS[0])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles, which are refused below

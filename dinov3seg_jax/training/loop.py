@@ -34,6 +34,7 @@ from dinov3seg_jax.training.profiling import Profiler
 from dinov3seg_jax.training.program import CompiledStep, StepProgram, describe_step, model_flops
 from dinov3seg_jax.training.resume import Beginning, refuse_other_run, take_up
 from dinov3seg_jax.training.sharding import DATA, data_share, make_mesh
+from dinov3seg_jax.training.start import with_tokenizer
 from dinov3seg_jax.training.step import Batch
 
 TOWERS_FOLDER = "towers"
@@ -50,6 +51,7 @@ def train(config: Config) -> Path:
             checkpoint cannot be written or none is whole.
         Stopped: a signal came; what was done is saved.
     """
+    config = with_tokenizer(config)
     refuse_other_run(expanded(config.workdir), config)
     dataset = open_dataset(config.data.train)
     checked = DataCheck(config, dataset)

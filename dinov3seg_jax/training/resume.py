@@ -29,6 +29,7 @@ from dinov3seg_jax.training.step import TrainState
 RESUMABLE = {
     "train": {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "profile_steps"},
     "data": {"eval"},
+    "model": {"tokenizer"},  # a path; the run's folder has a copy
     "": {
         "inference",
         "zero_shot",
@@ -121,6 +122,7 @@ def _without_resumable(config: Config) -> Config:
         config,
         train=_reset(config.train, plain.train, RESUMABLE["train"]),
         data=_reset(config.data, plain.data, RESUMABLE["data"]),
+        model=_reset(config.model, plain.model, RESUMABLE["model"]),
         **{name: getattr(plain, name) for name in RESUMABLE[""]},
     )
 

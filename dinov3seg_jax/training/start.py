@@ -14,7 +14,7 @@ from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.processes import say
 from dinov3seg_jax.store.converted import parts, refuse_other_model
 from dinov3seg_jax.store.folder import open_folder
-from dinov3seg_jax.store.run import RunFolder
+from dinov3seg_jax.store.run import TOKENIZER_FILE, RunFolder, digest_of
 
 ENCODERS = ("vision", "text", "sam")  # sections of ModelConfig and first words of parameter names
 
@@ -50,9 +50,32 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
     return {name: found[name] if name in found else drawn[name] for name in described}
 
 
+def with_tokenizer(config: Config) -> Config:
+    """The config with the tokenizer's file, where its towers need one: the run's own, or one beside first weights.
+
+    Raises:
+        UserError: a run that was begun has another one.
+    """
+    if config.model.towers != "tips":
+        return config
+    own, given = expanded(config.workdir) / TOKENIZER_FILE, config.model.tokenizer
+    if given and own.is_file() and expanded(given).is_file() and digest_of(expanded(given)) != digest_of(own):
+        raise UserError(f"'{given}' is not the tokenizer that the run in '{config.workdir}' began with; leave it out.")
+    if given:
+        return config
+    places = [open_folder(name).config.model.tokenizer for name in _folders(config.init_from)]
+    found = next(filter(None, [str(own) if own.is_file() else "", *places]), "")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, tokenizer=found))
+
+
 def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax.sharding.Sharding]) -> Parameters:
     """Everything of a run of this model; of a run that differs beyond its encoders, those alone."""
     theirs = folder.config.model
+    if theirs.towers != model.towers:
+        raise UserError(
+            f"init_from '{folder.path}' is a run with model.towers={theirs.towers}, not {model.towers}; set "
+            f"--config.model.towers={theirs.towers}, or name weights of this model."
+        )
     equal = [encoder for encoder in ENCODERS if getattr(theirs, encoder) == getattr(model, encoder)]
     if other := next((encoder for encoder in ("vision", "text") if encoder not in equal), None):
         held, ours = (dataclasses.asdict(getattr(of, other)) for of in (theirs, model))

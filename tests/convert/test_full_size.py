@@ -172,3 +172,68 @@ def test_the_largest_backbone_in_shards_at_reduced_width(tmp_path, capsys):
     for block in range(40):
         key = f"layer.{block}.mlp.gate_proj.weight"
         np.testing.assert_array_equal(gates[block].T, drawn(key, narrow[key]))
+
+
+CLIP_CASES = {
+    "CAT-Seg B": ("catseg", "catseg_model_vitb"),
+    "CAT-Seg L": ("catseg", "catseg_model_vitl"),
+    "CLIP B/16": ("clip", "clip_vitb16"),
+    "CLIP L/14": ("clip", "clip_vitl14_336"),
+}
+CLIP_SCALARS = ("input_resolution", "context_length", "vocab_size")
+HALVES = r"(?:.*\.)?(?:conv1\.weight|(?:attn|mlp)\..*|(?:text_)?proj(?:ection)?)"  # what OpenAI keeps in float16
+IN_CATSEG = r"(?:sem_seg_head\.predictor\.clip_model\.)?"
+
+
+def dtypes_of_clip(kind: str, keys: dict[str, list[int]]) -> dict[str, str]:
+    """CAT-Seg's files are float32 throughout."""
+    halves = {key: "float16" for key in keys if kind == "clip" and re.fullmatch(HALVES, key)}
+    return halves | {key: "int64" for key in keys if key in CLIP_SCALARS}
+
+
+def assert_clip_kept(out: Path, keys: dict[str, list[int]], dtypes: dict[str, str]) -> None:
+    """As many values as the source has, and values and widest layers of every block of both towers, bit for bit."""
+    path = out / WEIGHTS_FILE
+    arrays = {name: safetensors.map_tensor(path, entry) for name, entry in safetensors.read_header(path).items()}
+    used = {key: shape for key, shape in keys.items() if not key.endswith(("attn_mask", *CLIP_SCALARS))}
+    assert sum(value.size for value in arrays.values()) == sum(int(np.prod(shape)) for shape in used.values())
+    checked = 0
+    for key, shape in used.items():
+        block = rf"{IN_CATSEG}(visual\.)?transformer\.resblocks\.(\d+)\.(attn\.(?:in|v)_proj_weight|mlp\.c_fc\.weight)"
+        if not (match := re.fullmatch(block, key)):
+            continue
+        given = drawn(key, shape).astype(dtypes.get(key, "float32")).astype(np.float32)
+        place = "ffn/up" if match[3].startswith("mlp") else "attention/value"
+        ours = arrays[f"{'vision' if match[1] else 'text'}/blocks/{place}/kernel"][int(match[2])]
+        np.testing.assert_array_equal(ours.T, given[-ours.shape[1] :])
+        checked += 1
+    assert checked == 2 * sum(len(arrays[f"{half}/blocks/ffn/up/kernel"]) for half in ("vision", "text"))
+
+
+@pytest.mark.parametrize("case", CLIP_CASES)
+def test_clip_in_safetensors(tmp_path, capsys, case):
+    kind, layout = CLIP_CASES[case]
+    keys = LAYOUTS[layout]
+    dtypes = dtypes_of_clip(kind, keys)
+    assert (kind == "clip") == ("float16" in dtypes.values())
+    path = tmp_path / "model.safetensors"
+    stream(path, keys, lambda key: drawn(key, keys[key]).astype(dtypes.get(key, "float32")), dtypes)
+    measured = convert(kind, [path], tmp_path / "out")
+    report(capsys, f"{case}, .safetensors", tmp_path / "out", measured)
+    assert_clip_kept(tmp_path / "out", keys, dtypes)
+    assert measured["peak"] - measured["idle"] < COPIES * largest_tensor(keys) + TRACING
+
+
+@pytest.mark.parametrize("case", ["CAT-Seg B", "CAT-Seg L"])
+def test_catseg_wrapped_in_pth(tmp_path, capsys, case):
+    torch = pytest.importorskip("torch")
+    kind, layout = CLIP_CASES[case]
+    keys = LAYOUTS[layout]
+    path = tmp_path / "model.pth"
+    weights = {key: torch.from_numpy(drawn(key, shape)) for key, shape in keys.items()}
+    torch.save({"model": weights, "optimizer": {"param_groups": [{"lr": 0.0002}]}, "iteration": 79999}, path)
+    del weights
+    measured = convert(kind, [path], tmp_path / "out", script=WITH_TORCH)
+    report(capsys, f"{case}, .pth", tmp_path / "out", measured)
+    assert_clip_kept(tmp_path / "out", keys, {})
+    assert measured["peak"] - measured["idle"] < path.stat().st_size + COPIES * largest_tensor(keys) + TRACING

@@ -12,7 +12,9 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models import presets
+from dinov3seg_jax.store.run import write_config
 from dinov3seg_jax.training.program import refuse_misfits
+from dinov3seg_jax.training.start import first_parameters, with_tokenizer
 from tests.convert.files import FIXTURES
 
 CHANCE = 100 / 46  # mIoU of a blind guess among 46 classes, at most
@@ -23,7 +25,7 @@ def nano(towers: str, tokenizer: str, vocabulary: int, workdir: str) -> Config:
     vision = dataclasses.replace(presets.NANO.vision, grid=6, head_blocks=0, storage_tokens=0)
     text = dataclasses.replace(presets.NANO.text, dim=vision.dim, vocab_size=vocabulary, context_length=64)
     model = dataclasses.replace(config.model, towers=towers, tokenizer=tokenizer, vision=vision, text=text)
-    train = dataclasses.replace(config.train, alignment_steps=900, steps=150, log_every=10)
+    train = dataclasses.replace(config.train, alignment_steps=600, steps=100, log_every=10)
     return dataclasses.replace(config, model=model, train=train)
 
 
@@ -59,3 +61,26 @@ def test_trains_on_painted_scenes(tmp_path, towers):
 def test_what_does_not_fit(options, message):
     with pytest.raises(UserError, match=message):
         refuse_misfits(load_config("quickstart", options))
+
+
+def test_the_tokenizer_is_found_beside_the_first_weights(tmp_path):
+    run, weights = tmp_path / "run", tmp_path / "weights"
+    weights.mkdir()
+    (weights / "tokenizer.model").write_bytes(b"a tokenizer")
+    config = load_config("quickstart", [f"workdir={run}", "model.towers=tips", f"init_from={weights}"])
+    write_config(weights, config)
+    assert with_tokenizer(config).model.tokenizer == str(weights / "tokenizer.model")
+    run.mkdir()
+    (run / "tokenizer.model").write_bytes(b"another")
+    assert with_tokenizer(config).model.tokenizer == str(run / "tokenizer.model")
+    told = dataclasses.replace(config.model, tokenizer=str(weights / "tokenizer.model"))
+    with pytest.raises(UserError, match="is not the tokenizer that the run"):
+        with_tokenizer(dataclasses.replace(config, model=told))
+
+
+def test_a_run_with_other_towers_is_no_beginning(tmp_path):
+    clip = nano("clip", "", 49408, str(tmp_path / "clip"))
+    write_config(tmp_path / "clip", clip)
+    ours = load_config("quickstart", [f"init_from={tmp_path / 'clip'}"])
+    with pytest.raises(UserError, match="model.towers=clip, not dinotxt"):
+        first_parameters(ours, {})
