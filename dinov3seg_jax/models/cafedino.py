@@ -89,7 +89,8 @@ class CafeDino(nnx.Module):
         self.frozen_vision_blocks = self.frozen_text_blocks = self.frozen_sam_blocks = 0
         options, dtype, row = config.cafedino, jnp.dtype(config.dtype), TOWERS["dinotxt"]
         towers: Any = {"dtype": dtype, "remat": config.remat, "kernel": config.attention, "rngs": rngs}
-        self.vision, self.text = row.vision(config, **towers), row.text(config, **towers)
+        self.vision: Any = row.vision(config, **towers)
+        self.text: Any = row.text(config, **towers)
         self.embed_correlation = CorrelationEmbedding(1, options.dim, dtype=dtype, rngs=rngs)
         self.project_text = Linear(config.vision.dim, options.dim, dtype=dtype, rngs=rngs)
         self.project_appearance = Conv(config.vision.dim, options.dim, 3, dtype=dtype, rngs=rngs)
@@ -158,7 +159,9 @@ class CafeDino(nnx.Module):
         t, b, h, w, a = maps.shape
         # Channel after channel, each of all classes: AnyUp's weights depend on that order.
         volume = jnp.transpose(maps, (1, 2, 3, 4, 0)).reshape(b, h, w, a * t)
-        weights = self.early.attention_weights(normalize_pixels(guide, IMAGENET), volume, guide.shape[1:3])
+        weights = self.early.attention_weights(
+            normalize_pixels(guide, IMAGENET), volume, (guide.shape[1], guide.shape[2])
+        )
         return weights, self.reduction.dense1(maps).reshape(t, b, h * w, -1)
 
     def moments(

@@ -98,7 +98,7 @@ class BiasedWindowAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t h w d"], guidance: Float[Array, "b 1 h w d"]) -> Float[Array, "b t h w d"]:
         heads, d = self.config.heads, x.shape[-1]
-        windows = Windows.of(x.shape[2:4], self.config.window, self.shifted)
+        windows = Windows.of((x.shape[2], x.shape[3]), self.config.window, self.shifted)
         cells = windows.cut(x)
         guided = jnp.concatenate([cells, jnp.broadcast_to(windows.cut(guidance), cells.shape)], axis=-1)
         query, key, value = (
