@@ -9,7 +9,6 @@ from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.cli.plan import add_config
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
-from dinov3seg_jax.inference.load import with_own_recipe
 from dinov3seg_jax.processes import add_process_arguments, joined
 
 DESCRIPTION = "score a model on a data set, or on the benchmarks"
@@ -45,14 +44,13 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         UserError: the recipe, the model or the data cannot be used.
     """
     config = load_config(options.config, overrides)
-    config = with_own_recipe(config, options.checkpoint, options.zero_shot, overrides)
     with joined(options):
-        score(config, options.checkpoint, options.zero_shot)
+        score(config, options.checkpoint, options.zero_shot, overrides)
     return 0
 
 
-def score(config: Config, checkpoint: Path, zero_shot: bool) -> None:
-    """Evaluate and print the scores."""
+def score(config: Config, checkpoint: Path, zero_shot: bool, typed: Sequence[str] = ()) -> None:
+    """Evaluate and print the scores; `typed` are the command line's options."""
     # Imported late, so that a mistake in the config is reported before a device starts.
     from dinov3seg_jax.cache.programs import keep_programs
     from dinov3seg_jax.evaluation.evaluate import evaluate, evaluate_benchmarks, report_folder
@@ -61,10 +59,10 @@ def score(config: Config, checkpoint: Path, zero_shot: bool) -> None:
     keep_programs()
     folder = report_folder(checkpoint, zero_shot)
     if config.benchmarks:
-        say(f"\n{evaluate_benchmarks(config, checkpoint, zero_shot)}")
+        say(f"\n{evaluate_benchmarks(config, checkpoint, zero_shot, typed)}")
         say(f"{folder / 'benchmarks.md'} and benchmarks.json are written")
         return
-    result = evaluate(config, checkpoint, zero_shot)
+    result = evaluate(config, checkpoint, zero_shot, typed)
     for key in HEADLINES:
         if key in result:
             scored = math.isfinite(result[key])

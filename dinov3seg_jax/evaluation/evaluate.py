@@ -24,7 +24,7 @@ from dinov3seg_jax.evaluation.dinov3_scores import area_scores
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import picture_row, write_report
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of
+from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of, with_own_recipe
 from dinov3seg_jax.inference.recipes import describe_zero_shot
 from dinov3seg_jax.processes import check_once, is_first, say
 from dinov3seg_jax.store.folder import open_folder
@@ -44,7 +44,9 @@ class Model(NamedTuple):
         return self.opened.way != "zero_shot" and self.config.model.linear.classes > 0
 
 
-def evaluate(config: Config, checkpoint: str | Path, zero_shot: bool = False) -> dict[str, Any]:
+def evaluate(
+    config: Config, checkpoint: str | Path, zero_shot: bool = False, typed: Sequence[str] = ()
+) -> dict[str, Any]:
     """Segment every image of `config.data.eval`, and write the scores and what goes with them to `report_folder`.
 
     A call that was interrupted is continued by the next one. The devices of a process share its batches out, and
@@ -55,6 +57,8 @@ def evaluate(config: Config, checkpoint: str | Path, zero_shot: bool = False) ->
         checkpoint: the folder of a run; of converted dinov3.txt weights, which are scored as with `zero_shot`; or of a
             converted linear head, whose converted backbone is `config.init_from` and whose model is `config.model`.
         zero_shot: score dinov3.txt alone, untrained, by the recipe of `config.zero_shot`.
+        typed: overrides, like "inference.stride=128", that count more than the recipe of a converted folder even where
+            they say a default; what else of `config` differs from the defaults does too.
 
     Returns:
         The scores, in percent; see `confusion.scores`, and `dinov3_scores.area_scores` for a linear head.
@@ -62,6 +66,7 @@ def evaluate(config: Config, checkpoint: str | Path, zero_shot: bool = False) ->
     Raises:
         UserError: the checkpoint or an image cannot be read. No image is skipped: that would change the score.
     """
+    config = with_own_recipe(config, checkpoint, zero_shot, typed)
     dataset = open_dataset(config.data.eval)
     _check(config, checkpoint, zero_shot, [dataset])
     model = open_to_score(config, checkpoint, zero_shot)
@@ -71,7 +76,9 @@ def evaluate(config: Config, checkpoint: str | Path, zero_shot: bool = False) ->
     return summary
 
 
-def evaluate_benchmarks(config: Config, checkpoint: str | Path, zero_shot: bool = False) -> str:
+def evaluate_benchmarks(
+    config: Config, checkpoint: str | Path, zero_shot: bool = False, typed: Sequence[str] = ()
+) -> str:
     """Score a model on each of `config.benchmarks`, and compare it with what is published.
 
     Each benchmark has its own folder in `report_folder`, which gets `benchmarks.md` and `benchmarks.json`. All data
@@ -79,7 +86,7 @@ def evaluate_benchmarks(config: Config, checkpoint: str | Path, zero_shot: bool 
     not repeat the benchmarks that were complete.
 
     Args:
-        config, checkpoint, zero_shot: as for `evaluate`; `config.data.eval.root` holds the data sets.
+        config, checkpoint, zero_shot, typed: as for `evaluate`; `config.data.eval.root` holds the data sets.
 
     Returns:
         The table.
@@ -89,6 +96,7 @@ def evaluate_benchmarks(config: Config, checkpoint: str | Path, zero_shot: bool 
     """
     if unknown := [name for name in config.benchmarks if name not in BENCHMARKS]:
         raise UserError(f"there is no benchmark '{unknown[0]}'; there are {', '.join(BENCHMARKS)}.")
+    config = with_own_recipe(config, checkpoint, zero_shot, typed)
     wanted = {
         name: dataclasses.replace(config.data.eval, name=name, split="eval")
         for name in dict.fromkeys(config.benchmarks)
@@ -143,20 +151,9 @@ def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Mo
     """
     opened = open_model(checkpoint, zero_shot, around=config)
     asked = dataclasses.replace(config, model=opened.config.model)
-    if opened.folder.kind == "converted" and opened.way != "linear":
-        section = section_of(opened.way)
-        merged: Any = {section: _over(getattr(opened.config, section), getattr(config, section))}
-        asked = dataclasses.replace(asked, **merged)
     if opened.way == "zero_shot":
         say(describe_zero_shot(asked.zero_shot, asked.model.towers))
     return Model(opened.segmenter(asked, jax.local_devices()), asked, opened)
-
-
-def _over(released: Any, asked: Any) -> Any:
-    """How a release is used, but for the options that a recipe or a command line says otherwise."""
-    default = type(asked)()
-    said = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
-    return dataclasses.replace(released, **{name: x for name, x in said.items() if x != getattr(default, name)})
 
 
 def report_folder(checkpoint: str | Path, zero_shot: bool) -> Path:
@@ -205,6 +202,8 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
         # As both models' notebooks count: a class that is predicted but absent from the whole truth counts 0.
         extra["notebook_miou"] = areas["miou"]
         extra |= {"inference": model.segmenter.describe()} | model.segmenter.recipe
+    elif opened.config.model.cafedino.layers:  # whose options alone do not say what it is
+        extra |= {"inference": model.segmenter.describe()}
     else:
         extra |= model.segmenter.recipe
     marked = (

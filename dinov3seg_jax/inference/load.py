@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from dinov3seg_jax.config import Config, ModelConfig, ZeroShotConfig
+from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.store.converted import ConvertedFolder, refuse_other_model
@@ -109,7 +109,7 @@ def open_model(path: str | Path, zero_shot: bool = False, around: Config | None 
 
 
 def with_own_recipe(config: Config, path: str | Path, zero_shot: bool, overrides: Sequence[str]) -> Config:
-    """The config of an evaluation, with the zero-shot recipe that converted weights say is theirs, if they say one.
+    """The config of an evaluation, with the recipe that converted weights say is theirs, if they say one.
 
     Args:
         config: of a recipe's file and the command line.
@@ -121,13 +121,16 @@ def with_own_recipe(config: Config, path: str | Path, zero_shot: bool, overrides
         UserError: the folder holds no model.
     """
     folder = open_folder(path)
-    if folder.kind == "run" or way_of(folder, zero_shot) != "zero_shot" or "zero_shot" not in folder.manifest.config:
+    way = way_of(folder, zero_shot)
+    section = section_of(way)
+    if folder.kind == "run" or way == "linear" or section not in folder.manifest.config:
         return config
-    asked, usual = dataclasses.asdict(config.zero_shot), dataclasses.asdict(ZeroShotConfig())
-    typed = {text.removeprefix("zero_shot.").partition("=")[0] for text in overrides if text.startswith("zero_shot.")}
+    asked = dataclasses.asdict(getattr(config, section))
+    usual = dataclasses.asdict(getattr(Config(), section))
+    typed = {text.removeprefix(f"{section}.").partition("=")[0] for text in overrides}
     changed = {option: value for option, value in asked.items() if value != usual[option] or option in typed}
-    own = dataclasses.replace(folder.config.zero_shot, **changed)
-    return dataclasses.replace(config, zero_shot=own)
+    own: Any = {section: dataclasses.replace(getattr(folder.config, section), **changed)}
+    return dataclasses.replace(config, **own)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = False) -> "BaseSegmenter":
