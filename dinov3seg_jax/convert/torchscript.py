@@ -19,6 +19,7 @@ import numpy as np
 from dinov3seg_jax.errors import UserError
 
 PICKLE_LIMIT = 64 * 2**20  # bytes; that of CLIP L/14 has some hundred thousand
+READ_AT_ONCE = 2**20  # bytes
 DAMAGE = (zipfile.BadZipFile, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, EOFError)
 FLOATS = {
     "torch HalfStorage": np.dtype("<f2"),
@@ -231,11 +232,21 @@ def _reader(path: Path, root: str, key: str, tensor: _Tensor) -> Callable[[], np
             raise UserError(f"tensor '{key}' of '{path}' holds {storage.kind}, not floats; use plain weights.")
         dtype = FLOATS[storage.kind]
         try:
-            with zipfile.ZipFile(path) as archive:
-                flat = np.frombuffer(archive.read(f"{root}data/{storage.entry}"), dtype)[tensor.offset :]
+            flat = _read_storage(path, f"{root}data/{storage.entry}", np.empty(storage.length, dtype))
         except DAMAGE as error:  # a checksum of the archive's own, too
             raise UserError(f"'{path}' is damaged at '{key}' ({type(error).__name__}); get it again.") from None
         strides = [stride * dtype.itemsize for stride in tensor.strides]
-        return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides).astype(np.float32)
+        own = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
+        return own.astype(np.float32, copy=False)
 
     return read
+
+
+def _read_storage(path: Path, entry: str, flat: np.ndarray) -> np.ndarray:
+    """Fill an array from an entry, part by part, so that it is in memory once."""
+    whole = flat.view(np.uint8)
+    with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
+        for start in range(0, len(whole), READ_AT_ONCE):
+            part = whole[start : start + READ_AT_ONCE]
+            part[:] = np.frombuffer(file.read(len(part)), np.uint8)  # of another length: an error
+    return flat

@@ -33,6 +33,7 @@ main(sys.argv[1:])
 print(json.dumps({"seconds": time.perf_counter() - started, "idle": idle, "peak": peak()}))
 """
 WITH_TORCH = "import torch\n" + MEASURED
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None\n" + MEASURED
 COPIES = 1.3  # of the largest tensor
 TRACING = 64 * 2**20  # what describing the model takes
 NARROW = 16  # the largest backbone at a sixteenth of its width
@@ -237,3 +238,32 @@ def test_catseg_wrapped_in_pth(tmp_path, capsys, case):
     report(capsys, f"{case}, .pth", tmp_path / "out", measured)
     assert_clip_kept(tmp_path / "out", keys, {})
     assert measured["peak"] - measured["idle"] < path.stat().st_size + COPIES * largest_tensor(keys) + TRACING
+
+
+def test_clip_as_openai_archives_it(tmp_path, capsys):
+    """A TorchScript archive, converted by a program that has no torch."""
+    torch = pytest.importorskip("torch")
+    kind, layout = CLIP_CASES["CLIP B/16"]
+    keys = LAYOUTS[layout]
+    dtypes = dtypes_of_clip(kind, keys)
+
+    class Whole(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+    whole = Whole()
+    for key, shape in keys.items():
+        *places, name = key.split(".")
+        module = whole
+        for place in places:
+            if place not in module._modules:
+                module.add_module(place, Whole())
+            module = module._modules[place]
+        module.register_buffer(name, torch.from_numpy(drawn(key, shape).astype(dtypes.get(key, "float32"))))
+    path = tmp_path / "ViT-B-16.pt"
+    torch.jit.trace(whole, torch.ones(1)).save(path)
+    del whole, module
+    measured = convert(kind, [path], tmp_path / "out", script=WITHOUT_TORCH)
+    report(capsys, "CLIP B/16, TorchScript", tmp_path / "out", measured)
+    assert_clip_kept(tmp_path / "out", keys, dtypes)
+    assert measured["peak"] - measured["idle"] < COPIES * largest_tensor(keys) + TRACING
