@@ -186,7 +186,7 @@ def test_what_cannot_be_exported(tmp_path, arguments, message):
 
 def test_converted_weights_have_no_head(tmp_path):
     write_folder(tmp_path / "towers", {"text/one": np.zeros(1, np.float32)}, "dinotxt", MODEL)
-    with pytest.raises(UserError, match="towers' holds converted weights, which have no head to export; name a run's"):
+    with pytest.raises(UserError, match="towers' holds converted weights, and only runs are exported; name a run's"):
         main(["--checkpoint", str(tmp_path / "towers"), "--out", str(tmp_path / "out")])
 
 

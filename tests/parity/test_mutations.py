@@ -165,7 +165,7 @@ BLOCKS = {"class": test_catseg.test_class_block, "spatial": test_catseg.test_spa
 BLOCK_MUTATIONS = {  # the block, its case, what is changed
     "approximate gelu": ("spatial", "window_ge_resolution", blocks, "gelu", jax.nn.gelu),
     "not shifted": ("spatial", "odd_window_no_guidance", jnp, "roll", lambda x, *_: x),
-    "no padding entries": ("class", "pool2_pad", ClassRefinementBlock, "_pad", lambda _, *arrays: arrays),
+    "no padding entries": ("class", "pool2_pad", ClassRefinementBlock, "add_padding", lambda _, sums, __: sums),
     "corners not aligned": ("class", "pool2_pad", aggregator, "resize_aligned", half_pixel),
     "single residual": ("class", "pool1_nopad", test_catseg, "class_block", single_residual),
     "another kernel": ("class", "pool1_nopad", jax.nn, "elu", jax.nn.relu),

@@ -43,7 +43,7 @@ def test_trains_on_painted_scenes(tmp_path, towers):
     dinov3seg_jax.train(config)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
-    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[-15:-12])
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
     scores = dinov3seg_jax.evaluate(config, run)
     print(towers, scores["seen_miou"], scores["unseen_miou"])
     assert scores["unseen_miou"] > 3 * CHANCE

@@ -14,6 +14,7 @@ from dinov3seg_jax.training.losses import masked_mean
 from dinov3seg_jax.training.program import CompiledStep, while_training
 from dinov3seg_jax.training.step import Batch, choose_hardest, make_gradient
 from tests.training.several_devices import CONFIG as SMALL
+from tests.training.several_devices import NAMES as NAMES_HERE
 from tests.training.several_devices import VOCABULARY, batch_of
 
 NAMES, LISTED, SIDE = 12, 8, 4
@@ -138,15 +139,17 @@ def test_a_step_is_compiled_once_and_says_so():
 
 def test_ignored_pixels_as_negatives_and_coarser_class_blocks_while_training():
     """CAT-Seg's two options change the loss; none of the parameters."""
-    late = dataclasses.replace(SMALL.model.late, training_pooling=2)
-    pooled = dataclasses.replace(SMALL.model, late=late)
-    assert build(pooled)[1].keys() == build(SMALL.model)[1].keys()
+    late = dataclasses.replace(SMALL.model.late, enabled=True, layers=1, heads=2, window=2)
+    plain = dataclasses.replace(SMALL.model, late=late)
+    pooled = dataclasses.replace(plain, late=dataclasses.replace(late, training_pooling=2))
+    assert build(pooled)[1].keys() == build(plain)[1].keys()
     assert while_training(pooled).late.pooling == 2
-    assert while_training(SMALL.model) == SMALL.model
-    parameters = initialize(SMALL.model, jax.random.key(0))
-    batch, names = batch_of(2), VOCABULARY
+    assert while_training(plain) == plain
+    parameters = initialize(plain, jax.random.key(0))
+    batch = batch_of(2)
+    names = np.arange(NAMES_HERE * 6, dtype=np.int32).reshape(NAMES_HERE, 6) % VOCABULARY
     losses = []
-    for model, ignored in [(SMALL.model, "left_out"), (SMALL.model, "negative"), (pooled, "left_out")]:
+    for model, ignored in [(plain, "left_out"), (plain, "negative"), (pooled, "left_out")]:
         config = dataclasses.replace(
             SMALL, model=model, train=dataclasses.replace(SMALL.train, ignored=ignored, accumulate=1)
         )
