@@ -122,7 +122,7 @@ def recognise(source: Source, kind: str, overrides: Sequence[str] = (), *, round
         )
     try:
         found = KINDS[kind].read(shapes, source, rounded_periods)
-    except (KeyError, IndexError, ZeroDivisionError, ValueError, TypeError) as error:
+    except (KeyError, IndexError, ZeroDivisionError, ValueError, TypeError, StopIteration) as error:
         reason = one_line(error, 100)
         raise UserError(
             f"'{source.files[0]}' looks like {KINDS[kind].what}, but lacks what tells its size ({reason}); "
@@ -615,7 +615,8 @@ def _tips_vision(shapes: Shapes) -> dict[str, Any]:
         return {}
     dim = shapes["cls_token"][-1]
     gated = "blocks.0.mlp.w12.weight" in shapes
-    hidden = shapes["blocks.0.mlp.w12.weight" if gated else "blocks.0.mlp.fc1.weight"][0] // (2 if gated else 1)
+    up = next(name for name in ("w12", "fc1", "c_fc") if f"blocks.0.mlp.{name}.weight" in shapes)
+    hidden = shapes[f"blocks.0.mlp.{up}.weight"][0] // (2 if gated else 1)
     return _tips_tower(dim, _count(shapes, r"blocks\.(\d+)\."), hidden, gated) | {
         "patch_size": shapes["patch_embed.proj.weight"][-1],
         "grid": math.isqrt(shapes["pos_embed"][1] - 1),

@@ -52,4 +52,5 @@ RULES: tuple[Row, ...] = (
     *prefixed(VISION, source=r"visual\.", target="vision/"),
     *prefixed(TEXT, target="text/"),
     drop("input_resolution|context_length|vocab_size"),  # which shapes say too
+    drop(r"(?:.*\.)?attn_mask"),  # an archive may hold the causal mask, which follows from the length
 )

@@ -35,10 +35,10 @@ VISION_BLOCK: tuple[Row, ...] = (
     *dense(r"attn\.proj", "attention/out"),
     rule(r"(?P<scale>ls[12])\.gamma", r"\g<scale>"),
     *norm("norm2", "norm2"),
-    *dense(r"mlp\.fc1", "ffn/up"),
+    *dense(r"mlp\.(?:fc1|c_fc)", "ffn/up"),  # c_fc, c_proj: as `transformers` writes a model that it had in memory
     Rule(r"mlp\.w12\.weight", ("ffn/gate/kernel", "ffn/up/kernel"), linear_halves),
     Rule(r"mlp\.w12\.bias", ("ffn/gate/bias", "ffn/up/bias"), halves),
-    *dense(r"mlp\.(?:fc2|w3)", "ffn/down"),
+    *dense(r"mlp\.(?:fc2|c_proj|w3)", "ffn/down"),
 )
 
 VISION: tuple[Row, ...] = (
