@@ -51,6 +51,11 @@ class VisionConfig:
     grid: Positive = 32  # CLIP, TIPSv2: side of the square grid that positions were learned on
     outputs: NonNegative = 0  # CLIP: width of the space shared with text; 0: dim
 
+    @property
+    def shared_dim(self) -> int:
+        """Width of the space that patches and halves of texts share."""
+        return self.outputs or self.dim
+
 
 @dataclass(frozen=True, config=closed)
 class TextConfig:

@@ -486,7 +486,7 @@ def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     lifted = tuple(aggregator[f"decoder_guidance_projection.{number}.0.weight"][1] for number in (0, 1))
     assumed = () if late["dim"] == LateRefinementConfig.dim else ("late.heads",)
     if {"visual.conv1.weight", "token_embedding.weight"} <= clip_model.keys():
-        of_clip, assumed_of_clip = _clip_towers(clip_model, source)
+        name, of_clip, assumed_of_clip = _clip_towers(clip_model, source)
         model = of_clip | {
             "early": {"enabled": False},
             "spe": "vision",
@@ -494,7 +494,6 @@ def _catseg(shapes: Shapes, source: Source, rounded: bool) -> _Found:
             "late": late,
             "decoder": decoder | {"correlation_skip": False},
         }
-        name = next((name for name, vision in CLIP_VISION.items() if _same(vision, of_clip["vision"])), "")
         rows = prefixed(catseg.WHOLE, WRAPPER)
         recipe = {"inference": catseg_recipe(of_clip["vision"])}
         named = {"clip_vitb16": "catseg_vitb", "clip_vitl14_336": "catseg_vitl"}.get(name, "catseg")
@@ -537,13 +536,12 @@ def _without(prefix: str, shapes: Shapes) -> Shapes:
 
 def _clip(shapes: Shapes, source: Source, rounded: bool) -> _Found:
     """OpenAI's CLIP: both towers."""
-    model, assumed = _clip_towers(shapes, source)
-    name = next((name for name, vision in CLIP_VISION.items() if _same(vision, model["vision"])), "custom")
+    name, model, assumed = _clip_towers(shapes, source)
     return _Found(name, prefixed(clip.RULES, WRAPPER), model, "vision/|text/", [CLIP_NOTE], assumed=assumed)
 
 
-def _clip_towers(shapes: Shapes, source: Source) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The model's options that CLIP's two towers decide, and which of them are assumed."""
+def _clip_towers(shapes: Shapes, source: Source) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """The release, the model's options that CLIP's two towers decide, and which of them are assumed."""
     if any(key.startswith("visual.layer1.") for key in shapes):
         raise UserError(f"'{source.files[0]}' is a CLIP with a ResNet; give one with a vision transformer.")
     width, _, patch_size, _ = shapes["visual.conv1.weight"]
@@ -566,9 +564,9 @@ def _clip_towers(shapes: Shapes, source: Source) -> tuple[dict[str, Any], tuple[
         "vocab_size": vocabulary,
         "context_length": shapes["positional_embedding"][0],
     }
-    released = any(_same(known, vision) for known in CLIP_VISION.values())
+    name = next((name for name, known in CLIP_VISION.items() if _same(known, vision)), "custom")
     model = {"towers": "clip", "vision": vision, "text": text}
-    return model, () if released else ("vision.heads", "text.heads")
+    return name, model, ("vision.heads", "text.heads") if name == "custom" else ()
 
 
 def _same(preset: VisionConfig | TextConfig, options: Mapping[str, Any]) -> bool:

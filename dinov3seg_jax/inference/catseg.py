@@ -102,13 +102,11 @@ class CatSegSegmenter(BaseSegmenter):
     def scores(self, logits: Float[np.ndarray, "n t h w"], mask: Bool[np.ndarray, " t"]) -> Iterator[ScoredChunk]:
         """Blended scores of a few classes at a time, in [0, 1], on the square."""
         count = min(BLENDED_TOGETHER, len(mask))
+        missing = -len(mask) % count
+        logits, mask = np.pad(logits, ((0, 0), (0, missing), (0, 0), (0, 0))), np.pad(mask, (0, missing))
         for first in range(0, len(mask), count):
-            part = np.zeros((len(logits), count, *logits.shape[2:]), np.float32)
-            own = logits[:, first : first + count]
-            part[:, : own.shape[1]] = own
-            used = np.zeros(count, bool)
-            used[: own.shape[1]] = mask[first : first + count]
-            yield ScoredChunk(first, self._blend(part), jnp.asarray(used))
+            some = slice(first, first + count)
+            yield ScoredChunk(first, self._blend(logits[:, some]), jnp.asarray(mask[some]))
 
     def segment_arrays(
         self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1

@@ -30,7 +30,7 @@ from dinov3seg_jax.models.functions import l2_normalize, resize_cubic
 from dinov3seg_jax.models.graph import any_values, bind, describe
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.models.pixels import normalize_pixels
-from dinov3seg_jax.models.towers import TOWERS, TwoTowers, shared_width
+from dinov3seg_jax.models.towers import TOWERS, TwoTowers
 from dinov3seg_jax.text.class_lists import Names
 from dinov3seg_jax.text.prompts import load_templates
 
@@ -126,7 +126,7 @@ class ZeroShotSegmenter(BaseSegmenter):
         """
         images, names = checked_arrays(images, batch_size), self.check_names(names)
         text, class_mask = self.embed.filled(names)
-        local = text[:, -shared_width(self.config.model) :]
+        local = text[:, -self.config.model.vision.shared_dim :]
         recipe, mask = self.config.zero_shot, jnp.asarray(class_mask)
         results = []
         for image in images:

@@ -47,7 +47,7 @@ class ClipVision(nnx.Module):
         options: Any = {"ffn": "quick_gelu", "kernel": kernel, "dtype": dtype}
         self.blocks = stack(lambda rngs: ClipBlock(d, config.heads, rngs=rngs, **options), config.depth, rngs)
         self.norm = LayerNorm(d, dtype=dtype, rngs=rngs)
-        self.projection = Linear(d, config.outputs or d, bias=False, dtype=dtype, rngs=rngs)
+        self.projection = Linear(d, config.shared_dim, bias=False, dtype=dtype, rngs=rngs)
 
     def embed(self, images: Float[Array, "b height width 3"]) -> tuple[Float[Array, "b n d"], int, int]:
         """The tokens before the first block, and the grid's height and width."""
@@ -87,4 +87,4 @@ def vision_tower(config: ModelConfig, **options: Any) -> ClipVision:
 
 def text_tower(config: ModelConfig, **options: Any) -> TextTower:
     """The text tower: as dinov3.txt's, with biases and QuickGELU."""
-    return TextTower(config.text, config.vision.outputs or config.vision.dim, clip=True, **options)
+    return TextTower(config.text, config.vision.shared_dim, clip=True, **options)

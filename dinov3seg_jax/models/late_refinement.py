@@ -209,11 +209,10 @@ class ClassAttention(nnx.Module):
         guidance: Float[Array, "b t g"] | None,
         class_mask: Bool[Array, "b t"] | None,
     ) -> Float[Array, "b t h w d"]:
-        if self.kind == "full":
-            key, value = self._project(x, guidance, self.key, "key_guidance"), self._split(self.value(x))
-            query = self._project(x, guidance, self.query, "query_guidance")
-            return self._full(query, key, value, class_mask).reshape(x.shape)
-        return self.read(x, guidance, self.sum_up(x, guidance, class_mask))
+        """Softmax attention; the linear kind goes by way of sums, `sum_up` and `read`."""
+        key, value = self._project(x, guidance, self.key, "key_guidance"), self._split(self.value(x))
+        query = self._project(x, guidance, self.query, "query_guidance")
+        return self._full(query, key, value, class_mask).reshape(x.shape)
 
     def sum_up(
         self,

@@ -11,7 +11,6 @@ from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.layers import Conv, Upsample
 from dinov3seg_jax.models.scene import PriorMaps
-from dinov3seg_jax.models.towers import shared_width
 
 
 class Guidance(NamedTuple):
@@ -36,7 +35,7 @@ class GuidanceProjection(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         sam = config.spe == "sam"
-        final, inner = (config.sam.neck_dim, config.sam.dim) if sam else (shared_width(config), config.vision.dim)
+        final, inner = (config.sam.neck_dim, config.sam.dim) if sam else (config.vision.shared_dim, config.vision.dim)
         middle, fine = config.spe_dims
         self.lift_middle = Upsample(inner, middle, 2, dtype=dtype, rngs=rngs)
         self.lift_fine = Upsample(inner, fine, 4, dtype=dtype, rngs=rngs)

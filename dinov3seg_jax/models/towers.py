@@ -27,11 +27,6 @@ class Towers(NamedTuple):
     text: Callable[..., nnx.Module]  # the same
 
 
-def shared_width(config: ModelConfig) -> int:
-    """Width of the space that patches and halves of texts share."""
-    return config.vision.outputs or config.vision.dim
-
-
 TOWERS: dict[str, Towers] = {
     "dinotxt": Towers(
         halves=2,
@@ -46,7 +41,7 @@ TOWERS: dict[str, Towers] = {
 
 def text_width(config: ModelConfig) -> int:
     """Width of a text embedding, all its halves together."""
-    return TOWERS[config.towers].halves * shared_width(config)
+    return TOWERS[config.towers].halves * config.vision.shared_dim
 
 
 def unit_halves(embeddings: Float[Array, "n d"], halves: int) -> Float[Array, "n d"]:

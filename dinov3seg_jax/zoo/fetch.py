@@ -16,12 +16,12 @@ from dinov3seg_jax.files import expanded
 from dinov3seg_jax.store.converted import Manifest, read_manifest
 from dinov3seg_jax.store.kept import is_kept, models_folder
 from dinov3seg_jax.store.released import RELEASED, PublishedFile, Released
+from dinov3seg_jax.store.run import TOKENIZER_FILE
 from dinov3seg_jax.zoo.download import Address, Refused, download, refuse_without_room
 
 WORK = ".fetching"  # in the folder of models: what is not whole yet
 SPACES = "spaces/"
 INSTALL = "pip install 'dinov3seg_jax[hub]'"
-TOKENIZER = "tokenizer.model"
 READERS = dict.fromkeys(TORCH_SUFFIXES, ("torch", "convert")) | {".model": ("sentencepiece", "tips")}  # and the extra
 
 
@@ -179,8 +179,8 @@ def _keep(name: str, row: Released, files: Sequence[Path], work: Path, target: P
     shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
     manifest = convert(row.kind, files, made)
     _refuse_other_size(name, row, manifest)
-    if TOKENIZER in (file.name for file in row.files) and TOKENIZER not in manifest.files:
-        raise UserError(f"'{name}' reads text with a tokenizer of its own; add its {TOKENIZER} to --source.")
+    if TOKENIZER_FILE in (file.name for file in row.files) and TOKENIZER_FILE not in manifest.files:
+        raise UserError(f"'{name}' reads text with a tokenizer of its own; add its {TOKENIZER_FILE} to --source.")
     for text in manifest.notes:
         note(text)
     if target.exists():

@@ -12,7 +12,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.export.writer import export
 from dinov3seg_jax.inference.catseg import CatSegSegmenter
 from dinov3seg_jax.inference.load import load, way_of
-from dinov3seg_jax.inference.views.catseg import loaded_size, seen_side
+from dinov3seg_jax.inference.views.catseg import load_picture, seen_side
 from dinov3seg_jax.inference.views.local_global import check_inference
 from dinov3seg_jax.store.folder import open_folder
 from tests.convert.files import drawn, save
@@ -113,7 +113,7 @@ def test_what_cannot_be(folder):
 
 
 def test_sizes():
-    assert loaded_size((480, 640), 640) == (640, 853)
-    assert loaded_size((100, 1000), 640) == (256, 2560)
+    assert load_picture(np.zeros((480, 640, 3), np.uint8), 640).shape == (640, 853, 3)
+    assert load_picture(np.zeros((100, 1000, 3), np.uint8), 640).shape == (256, 2560, 3)
     published = InferenceConfig(resize="catseg", fusion="logits", stride=256)
     assert (seen_side(published, 16), seen_side(published, 14)) == (384, 336)

@@ -15,7 +15,7 @@ from dinov3seg_jax.models.graph import any_values, describe
 from dinov3seg_jax.models.presets import NANO, TIPS_TEXT, TIPS_VISION
 from dinov3seg_jax.models.tips_text import TipsText
 from dinov3seg_jax.models.tips_vision import TipsVision
-from dinov3seg_jax.models.towers import TOWERS, shared_width, text_width
+from dinov3seg_jax.models.towers import TOWERS, text_width
 
 VISION = VisionConfig(dim=16, depth=3, heads=2, patch_size=14, grid=3, storage_tokens=0, head_blocks=0)
 TEXT = TextConfig(dim=16, depth=2, heads=2, vocab_size=40, context_length=64)
@@ -60,7 +60,7 @@ def test_how_far_a_row_is_filled_up_does_not_matter():
 
 
 def test_one_half_of_the_width_of_both():
-    assert (shared_width(TINY), text_width(TINY)) == (16, 16)
+    assert (TINY.vision.shared_dim, text_width(TINY)) == (16, 16)
 
 
 @pytest.mark.parametrize(

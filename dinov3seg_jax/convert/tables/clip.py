@@ -16,17 +16,21 @@ def class_and_grid(x: np.ndarray) -> tuple[np.ndarray, ...]:
     return x[0], x[1:].reshape(side, side, x.shape[1])
 
 
-BLOCK: tuple[Row, ...] = (
+FUSED_BLOCK: tuple[Row, ...] = (
     *norm("ln_1", "norm1"),
     Rule(r"attn\.in_proj_weight", tuple(f"attention/{part}/kernel" for part in QUERY_KEY_VALUE), linear_thirds),
-    rule(r"attn\.q_proj_weight", "attention/query/kernel", linear),
-    rule(r"attn\.k_proj_weight", "attention/key/kernel", linear),
-    rule(r"attn\.v_proj_weight", "attention/value/kernel", linear),
     Rule(r"attn\.in_proj_bias", tuple(f"attention/{part}/bias" for part in QUERY_KEY_VALUE), thirds),
     *dense(r"attn\.out_proj", "attention/out"),
     *norm("ln_2", "norm2"),
     *dense(r"mlp\.c_fc", "ffn/up"),
     *dense(r"mlp\.c_proj", "ffn/down"),
+)
+
+BLOCK: tuple[Row, ...] = (
+    *FUSED_BLOCK,
+    rule(r"attn\.q_proj_weight", "attention/query/kernel", linear),
+    rule(r"attn\.k_proj_weight", "attention/key/kernel", linear),
+    rule(r"attn\.v_proj_weight", "attention/value/kernel", linear),
 )
 
 VISION: tuple[Row, ...] = (

@@ -3,20 +3,18 @@
 Scenic's files have LayerScale and the position of the class token folded into other weights.
 """
 
-import math
-
 import numpy as np
 
-from dinov3seg_jax.convert.tables.dinov3 import QUERY_KEY_VALUE, fused
+from dinov3seg_jax.convert.tables import clip
+from dinov3seg_jax.convert.tables.dinov3 import fused
 from dinov3seg_jax.convert.tables.rows import dense, norm
 from dinov3seg_jax.convert.tables.rules import Fill, Row, Rule, drop, prefixed, rule
-from dinov3seg_jax.convert.tables.transforms import flat, linear_thirds, patches, thirds, unbatched
+from dinov3seg_jax.convert.tables.transforms import flat, patches, unbatched
 
 
 def class_and_grid(x: np.ndarray) -> tuple[np.ndarray, ...]:
     """[1, 1 + g * g, d] positions -> that of the class token, and a grid."""
-    side = math.isqrt(x.shape[1] - 1)
-    return x[0, 0], x[0, 1:].reshape(side, side, x.shape[2])
+    return clip.class_and_grid(x[0])
 
 
 def linear_halves(x: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -51,19 +49,9 @@ VISION: tuple[Row, ...] = (
     *norm("norm", "norm"),
 )
 
-TEXT_BLOCK: tuple[Row, ...] = (
-    *norm("ln_1", "norm1"),
-    Rule(r"attn\.in_proj_weight", tuple(f"attention/{part}/kernel" for part in QUERY_KEY_VALUE), linear_thirds),
-    Rule(r"attn\.in_proj_bias", tuple(f"attention/{part}/bias" for part in QUERY_KEY_VALUE), thirds),
-    *dense(r"attn\.out_proj", "attention/out"),
-    *norm("ln_2", "norm2"),
-    *dense(r"mlp\.c_fc", "ffn/up"),
-    *dense(r"mlp\.c_proj", "ffn/down"),
-)
-
 TEXT: tuple[Row, ...] = (
     rule(r"token_embedding\.weight", "token_embedding"),
-    *prefixed(TEXT_BLOCK, source=r"transformer\.resblocks\.(?P<layer>\d+)\.", target="blocks/"),
+    *prefixed(clip.FUSED_BLOCK, source=r"transformer\.resblocks\.(?P<layer>\d+)\.", target="blocks/"),
     *norm("ln_final", "norm"),
     drop("temperature|temperature_contrastive"),  # segmentation compares cosines as they are
 )

@@ -6,20 +6,12 @@ from PIL import Image
 
 from dinov3seg_jax.config import InferenceConfig
 from dinov3seg_jax.data.resize import resize
+from dinov3seg_jax.data.transforms import short_side_size
+from dinov3seg_jax.inference.views.local_global import LONGEST_FOR_SIDE
 from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.functions import half_pixel_weights
 
-LONGEST_FOR_SIDE = 4
 GRID = 24  # patches along a view, in the released models
-
-
-def loaded_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Height and width that CAT-Seg's loader brings a picture to: the long side has four times the short at most."""
-    scale = short_side / min(size)
-    if scale * max(size) > LONGEST_FOR_SIDE * short_side:
-        scale = LONGEST_FOR_SIDE * short_side / max(size)
-    height, width = (max(int(length * scale + 0.5), 1) for length in size)
-    return height, width
 
 
 def seen_side(options: InferenceConfig, patch_size: int) -> int:
@@ -29,8 +21,9 @@ def seen_side(options: InferenceConfig, patch_size: int) -> int:
 
 
 def load_picture(image: UInt8[np.ndarray, "h w 3"], short_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The picture as the loader hands it on: resized in bytes, by Pillow."""
-    return resize(image, loaded_size((image.shape[0], image.shape[1]), short_side), Image.Resampling.BILINEAR)
+    """The picture as the loader hands it on: resized in bytes by Pillow, the long side four times the short at most."""
+    size = short_side_size(image.shape[0], image.shape[1], short_side, LONGEST_FOR_SIDE * short_side)
+    return resize(image, size, Image.Resampling.BILINEAR)
 
 
 def cut_views(
