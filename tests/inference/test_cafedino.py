@@ -62,8 +62,9 @@ def test_a_picture_at_its_own_size():
     result = segmenter().segment(image, ["road", "tree"])
     assert result.labels.shape == (50, 70)
     assert set(np.unique(result.labels)) <= {0, 1}
-    assert result.confidence.min() >= 0.5
-    assert result.confidence.max() <= 1
+    rounding = 1e-6  # of a float32 softmax: the better of two equal logits has half of it
+    assert result.confidence.min() >= 0.5 - rounding
+    assert result.confidence.max() <= 1 + rounding
 
 
 @pytest.mark.parametrize(
