@@ -29,6 +29,9 @@ class Segmentation:
         names: the classes that were asked for.
         image: the picture, RGB, 0 to 255, at its own size.
         recipe: how it was segmented; kept with the summary if it is not empty.
+        colors: of the classes, RGB; those of `class_colors` unless given.
+        place: where on Earth the picture lies, as rasterio writes it beside pixels ("crs", "transform"); empty if unknown.
+        scores: of every class in every pixel, in [0, 1]; None unless they were asked for.
     """
 
     labels: Int[np.ndarray, "h w"]
@@ -36,6 +39,14 @@ class Segmentation:
     names: tuple[str, ...]
     image: UInt8[np.ndarray, "h w 3"]
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
+    colors: UInt8[np.ndarray, "t 3"] = None  # type: ignore[assignment]  # until __post_init__
+    place: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scores: Float[np.ndarray, "t h w"] | None = None
+
+    def __post_init__(self) -> None:
+        """Fill the colours in."""
+        if self.colors is None:
+            object.__setattr__(self, "colors", class_colors(self.names))
 
     def where(self, valid: Bool[np.ndarray, "h w"] | None) -> "Segmentation":
         """The same without labels where the picture has no data; None: it has data everywhere."""
@@ -45,11 +56,10 @@ class Segmentation:
 
     def overlay(self) -> UInt8[np.ndarray, "h2 w2 3"]:
         """The picture tinted by class, RGB, with a legend of the classes that occur, the largest first."""
-        colors = self._colors()
-        tinted = visualize.overlay(self.image, self.labels, colors)
+        tinted = visualize.overlay(self.image, self.labels, self.colors)
         areas = self._areas()
         shown = [index for index in np.argsort(-areas, kind="stable") if areas[index]]
-        return visualize.with_legend(tinted, [self.names[index] for index in shown], colors[shown])
+        return visualize.with_legend(tinted, [self.names[index] for index in shown], self.colors[shown])
 
     def areas(self) -> dict[str, float]:
         """The share of the pixels with data that each class covers, in (0, 1], the largest first, if it occurs."""
@@ -125,15 +135,12 @@ class Segmentation:
     def _areas(self) -> Int[np.ndarray, " t"]:
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.names))
 
-    def _colors(self) -> UInt8[np.ndarray, "t 3"]:
-        return class_colors(self.names)
-
     def _label_image(self) -> Image.Image:
         gaps = bool((self.labels < 0).any())  # which become the largest value
         if len(self.names) > (NODATA_NAMES if gaps else PALETTE_NAMES):
             return Image.fromarray(self.labels.astype(np.uint16))
         image = Image.fromarray(self.labels.astype(np.uint8))
-        colors = self._colors()
+        colors = self.colors
         if gaps:  # a shorter palette would have Pillow write fewer bits
             colors = np.concatenate([colors, np.zeros((PALETTE_NAMES - len(colors), 3), np.uint8)])
         image.putpalette(colors.ravel().tolist())
