@@ -30,7 +30,7 @@ class Segmentation:
         image: the picture, RGB, 0 to 255, at its own size.
         recipe: how it was segmented; kept with the summary if it is not empty.
         colors: of the classes, RGB; those of `class_colors` unless given.
-        place: where on Earth the picture lies, as rasterio writes it beside pixels ("crs", "transform"); empty if unknown.
+        place: where on Earth the picture lies, as rasterio writes it ("crs", "transform"); empty if unknown.
         scores: of every class in every pixel, in [0, 1]; None unless they were asked for.
     """
 
