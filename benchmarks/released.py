@@ -4,9 +4,10 @@
                                   [--json FILE]
 
 Full size, random weights, which both sides read from one file; a picture of 640 x 480. Each case runs in a process of
-its own, ours and theirs in turns. "loaded" is that process once the model and the names' embeddings are there, "added"
-its peak above that, with compiling; "names" are the seconds of embedding the names, "picture" those of one picture
-after a first one, and "CPU" the same on all cores together, which other work on the machine disturbs less. Both sides have to find the same scores, or the run fails.
+its own, ours and theirs in turns. "loaded" is that process once the model and the names' embeddings are there,
+"added" its peak above that, with compiling; "names" are the seconds of embedding the names, "picture" those of one
+picture after a first one, and "CPU" the same on all cores together, which other work on the machine disturbs less.
+Both sides have to find the same scores, or the run fails.
 
 - catseg: `--catseg` names a checkout of CAT-Seg. Its CLIP and its aggregator run as they are, with the inference around
   them written out here, since the original's needs detectron2. It needs torch, timm and einops.
