@@ -91,7 +91,7 @@ def with_legend(
     entries = _entries(names, colors, style, shares, max(width, _LONGEST_NAME * style.row))
     widest = max(entry.width(style) for entry in entries) + 2 * style.gap
     fits = len(names) * style.row + 2 * style.gap <= height
-    if fits and widest <= max(width // 2, 8 * style.row):
+    if fits and widest <= max(0.6 * width, 10 * style.row):
         return join([picture, _legend(entries, widest, style)], axis=1)
     width = max(width, min(widest, (_LONGEST_NAME + 3) * style.row))
     more = _Entry(Line(f"and {len(entries)} more", style.size), Line("", style.size), None)

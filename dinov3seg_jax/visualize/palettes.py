@@ -16,8 +16,9 @@ BY_PLACE = {"distinct": palette, "colorblind": colorblind}
 BY_NAME = ("by_name", "ade20k", "coco", "coco_stuff", "voc")  # of which all but the first have a table in `colors/`
 PALETTES = (*BY_PLACE, *BY_NAME)
 
-_SLOTS = 512  # colours for names that no table has; where there are more names, `MAX_COLORS`
-_ALIKE = 8.0  # in CIELAB: nearer ones are easily taken for each other; no two of `_SLOTS` are
+_FIRST = 128  # colours, of which a name that no table has takes one; more would be harder to tell apart
+_SLOTS = 512  # where that is taken, it may be one of these; where there are more names, of `MAX_COLORS`
+_ALIKE = 15.0  # in CIELAB: nearer ones are easily taken for each other; no two of `_FIRST` are
 _ENDINGS = re.compile("(-(merged|other|stuff))+$")  # of COCO's names: "sky-other-merged" is the sky
 
 Color = tuple[int, int, int]
@@ -61,10 +62,14 @@ def _fill_by_place(chosen: dict[int, Color], count: int, palette: str) -> None:
     if not chosen:
         chosen.update(enumerate(map(_color, np.resize(make(total), (count, 3)))))
         return
-    free = _Free(make(min(2 * total, MAX_COLORS)), chosen)
-    for place in range(count):
+    slots = make(min(2 * total, MAX_COLORS))
+    given = _Free(slots, chosen)
+    others = [place for place in range(count) if place not in chosen]
+    chosen.update((place, _color(slots[place % total])) for place in others if given.has(place % total))
+    free = _Free(slots, chosen)
+    for place in others:
         if place not in chosen:
-            chosen[place] = free.take(place if free.has(place) else total)
+            chosen[place] = free.take(total)
 
 
 def _fill_by_name(chosen: dict[int, Color], names: Sequence[str], table: Mapping[str, Color]) -> None:
@@ -77,7 +82,7 @@ def _fill_by_name(chosen: dict[int, Color], names: Sequence[str], table: Mapping
     slots = palette(_SLOTS if len(left) <= _SLOTS else MAX_COLORS)
     free = _Free(slots, chosen)
     for name, place in left:
-        chosen[place] = free.take(_number(name))
+        chosen[place] = free.take(_number(name) % _FIRST)
 
 
 def _published(names: Sequence[str], table: Mapping[str, Color]) -> Iterator[tuple[int, Color]]:
@@ -140,11 +145,10 @@ class _Free:
 
     def has(self, slot: int) -> bool:
         """Whether that slot is free."""
-        return bool(self._distance[slot % len(self._slots)] >= _ALIKE)
+        return bool(self._distance[slot] >= _ALIKE)
 
     def take(self, slot: int) -> Color:
         """That slot, or the next free one; where none is, the one that is least like all taken."""
-        slot %= len(self._slots)
         unlike = np.roll(self._distance >= _ALIKE, -slot)
         found = (slot + int(unlike.argmax())) % len(self._slots) if unlike.any() else int(self._distance.argmax())
         self._keep_off(self._seen[found : found + 1])

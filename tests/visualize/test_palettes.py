@@ -85,7 +85,7 @@ def find_clash():
         if color in seen:
             return [seen[color], name]
         seen[color] = name
-    raise AssertionError("512 slots hold 2000 names")
+    raise AssertionError("128 colours are enough for 2000 names")
 
 
 def test_a_name_of_the_table_goes_before_one_that_only_means_the_same():
@@ -103,6 +103,14 @@ def test_given_colours_go_before_all_others_and_nobody_else_has_them(name):
     assert {key: colors[key] for key in ("sky", "grass")} == {key: usual[key] for key in ("sky", "grass")}
 
 
+def test_in_a_long_list_a_given_colour_moves_no_others_than_those_like_it():
+    names = [f"name {number}" for number in range(300)]
+    usual, colors = class_colors(names), class_colors(names, given={"name 7": (255, 0, 255)})
+    assert colors[7].tolist() == [255, 0, 255]
+    assert (usual != colors).any(axis=-1).sum() < 12
+    assert len(np.unique(colors, axis=0)) == 300
+
+
 def test_the_usual_palette_goes_by_the_place():
     np.testing.assert_array_equal(class_colors(NAMES), palette(5))
 
@@ -115,6 +123,7 @@ def test_no_names_have_no_colours(name):
 @pytest.mark.parametrize("name", PALETTES)
 def test_colours_come_again_only_where_there_are_no_more(monkeypatch, name):
     monkeypatch.setattr(palettes, "_SLOTS", 8)
+    monkeypatch.setattr(palettes, "_FIRST", 4)
     monkeypatch.setattr(palettes, "MAX_COLORS", 40)
     assert len(set(colors_of([f"name {number}" for number in range(40)], name).values())) == 40
     assert len(set(colors_of([f"name {number}" for number in range(43)], name).values())) == 40
