@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.visualize.drawing import NO_DATA, Drawing, percent
@@ -13,6 +14,7 @@ from dinov3seg_jax.visualize.palettes import class_colors
 from dinov3seg_jax.visualize.tint import UNLABELLED, overlay
 
 _DIFFERENT = np.array([[230, 0, 126]], np.uint8)
+_PANEL = 2048  # pixels of the longer side, at most: three panels stand beside each other
 _FADED = 0.35  # of the picture's own contrast, under the map of differences
 
 
@@ -43,6 +45,8 @@ class Labelled(Protocol):
 def compare(first: Labelled, second: Labelled, titles: Sequence[str] = ("first", "second")) -> np.ndarray:
     """Both results, and a map of the pixels whose classes have other names, under titles and above one legend.
 
+    Shares are of all pixels; a large picture is drawn smaller.
+
     A class has one colour on both sides: that of the first result, or of the second where only that has it. A class of
     the second that would have the colour of another gets a new one. The legend has the share of each class in the
     first and in the second result.
@@ -66,15 +70,36 @@ def compare(first: Labelled, second: Labelled, titles: Sequence[str] = ("first",
     joint = [_renumbered(result, names) for result in (first, second)]
     known = (joint[0] != UNLABELLED) | (joint[1] != UNLABELLED)
     differs = (joint[0] != joint[1]) & known
-    drawing = first.drawing
-    panels = []
-    for labels in joint:
-        panel = overlay(first.image, labels, colors, drawing.opacity, drawing.contours)
-        panels.append(write_names(panel, labels, names) if drawing.labels else panel)
-    panels.append(_difference(first.image, differs))
     share = percent(int(differs.sum()), max(int(known.sum()), 1))
+
+    drawing, image = first.drawing, _shrunk_picture(first.image)
+    panels = []
+    for labels in map(_shrunk, joint):
+        panel = overlay(image, labels, colors, drawing.opacity, drawing.contours)
+        panels.append(write_names(panel, labels, names) if drawing.labels else panel)
+    panels.append(_difference(image, _shrunk(differs)))
     row = side_by_side(panels, [*titles, f"they differ in {share}"])
     return with_legend(row, *_rows(joint, names, colors)) if drawing.legend else row
+
+
+def _panel_size(pixels: np.ndarray) -> tuple[int, int]:
+    scale = min(_PANEL / max(pixels.shape[:2]), 1)
+    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+    return height, width
+
+
+def _shrunk(labels: np.ndarray) -> np.ndarray:
+    """Those in the middle of the pixels of a panel."""
+    rows, columns = (
+        (np.arange(shown) * 2 + 1) * length // (2 * shown)
+        for length, shown in zip(labels.shape, _panel_size(labels), strict=True)
+    )
+    return labels[np.ix_(rows, columns)]
+
+
+def _shrunk_picture(image: np.ndarray) -> np.ndarray:
+    height, width = _panel_size(image)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
 
 
 def _joint_colors(first: Labelled, second: Labelled, names: Sequence[str]) -> np.ndarray:
