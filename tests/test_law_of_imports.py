@@ -11,6 +11,7 @@ import dinov3seg_jax
 PACKAGE = Path(dinov3seg_jax.__file__).parent
 FLOORS = (
     {"ground"},
+    {"visualize"},
     {"models", "text", "cache"},
     {"store", "data"},
     {"inference", "training", "convert"},

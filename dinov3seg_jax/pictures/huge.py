@@ -80,6 +80,10 @@ class Overview:
         own = np.ix_(self._rows[rows] - piece.top, self._columns[columns] - piece.left)
         self.labels[rows, columns] = piece.labels[own]
 
+    def sample(self, labels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, "h w"]:
+        """The labels that all pixels have in the overview."""
+        return labels[np.ix_(self._rows, self._columns)]
+
     def picture(self, source: Raster) -> UInt8[np.ndarray, "h w 3"]:
         """The picture itself, a few rows at a time."""
         height, width = self.labels.shape
