@@ -1,12 +1,12 @@
-"""Connected regions: pixels of one class that touch each other above, below, left or right."""
+"""Connected regions: pixels of one class that touch each other above, below, left or right.
+
+SciPy is loaded where it is used, as that takes long and most runs ask for no regions.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dinov3seg_jax.formats.answer import NO_DATA
 
@@ -30,6 +30,8 @@ class Regions(NamedTuple):
 
     def boxes(self) -> Int[np.ndarray, "n 4"]:
         """Left, top, right, bottom; the last two are the first column and row beyond."""
+        from scipy import ndimage
+
         found = ndimage.find_objects(self.ids + 1)
         return np.array([[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in found])
 
@@ -59,5 +61,8 @@ def find_regions(labels: Int[np.ndarray, "h w"], confidence: Float[np.ndarray, "
 
 def joined(first: Int[np.ndarray, " k"], second: Int[np.ndarray, " k"], count: int) -> Int[np.ndarray, " count"]:
     """For each of `count` things, the number of the group that it is in, where pairs of them belong together."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
     return connected_components(links, directed=False)[1]
