@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from dinov3seg_jax.formats.libraries import needed
 
 MERCATOR = "merc"  # PROJ's word for it; its metres are longer than those on the ground, the more the farther north
@@ -14,6 +17,11 @@ class Ground(NamedTuple):
 
     crs: Any  # rasterio's
     transform: Any  # from columns and rows to coordinates
+
+    def places(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Columns and rows to coordinates."""
+        (a, b, c, d, e, f), (x, y) = self.transform[:6], points.T
+        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
 
     def square_metres(self) -> float | None:
         """Of one pixel; None where the system does not tell, as degrees do not."""

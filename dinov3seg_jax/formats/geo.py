@@ -67,7 +67,11 @@ def write_geopackage(answer: Answer, outputs: Outputs, path: Path) -> None:
     shapely = needed("shapely", "geo", "the format gpkg")
     raw = needed("pyogrio.raw", "geo", "the format gpkg")
     errors = needed("pyogrio.errors", "geo", "the format gpkg")
-    for known in ("The filename extension", "'crs' was not provided"):  # the temporary name's; and said in a note
+    for known in (
+        "The filename extension",
+        ".*non conformant file extension",
+        "'crs' was not provided",
+    ):  # the temporary name's; and said in a note
         warnings.filterwarnings("ignore", known)
     ground = ground_of(answer.place, "the format gpkg")
     if ground is None:
@@ -76,7 +80,7 @@ def write_geopackage(answer: Answer, outputs: Outputs, path: Path) -> None:
     for found in outlines(answer, outputs, "the format gpkg", "geo"):
         if begun and not len(found.areas):
             continue
-        shapes = found.shapes if ground is None else _in_system(shapely, found.shapes, ground)
+        shapes = found.shapes if ground is None else shapely.transform(found.shapes, ground.places)
         rows = [_properties(answer, ground, found, row) for row in range(len(found.areas))]
         columns = {
             key: np.array([row[key] for row in rows], kind)
@@ -122,7 +126,3 @@ def _properties(answer: Answer, ground: Ground | None, found: Outlines, row: int
 
 def _say_pixels() -> None:
     note("pictures without a transform and a coordinate system get polygons in pixels, x to the right and y down")
-
-
-def _in_system(shapely: Any, shapes: np.ndarray, ground: Ground) -> np.ndarray:
-    return shapely.transform(shapes, lambda points: np.stack(ground.transform * tuple(points.T), axis=-1))

@@ -63,7 +63,7 @@ def _longest_line(ground: Ground, height: int, width: int) -> float:
 def _degrees(ground: Ground, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
     """Columns and rows to longitude and latitude."""
     warp = needed("rasterio.warp", "geo", "the format geojson")
-    return np.stack(warp.transform(ground.crs, DEGREES, *(ground.transform * tuple(points.T))), axis=-1)
+    return np.stack(warp.transform(ground.crs, DEGREES, *ground.places(points).T), axis=-1)
 
 
 def _jumping(shapely: Any, shapes: np.ndarray) -> np.ndarray:
@@ -86,6 +86,6 @@ def _cut(shapely: Any, shape: Any) -> Any:
     for turn in (-WHOLE_TURN, 0.0, WHOLE_TURN):
         window = shapely.box(turn - HALF_TURN, -90, turn + HALF_TURN, 90)
         inside = shapely.get_parts(shapely.intersection(shape, window))
-        inside = inside[shapely.get_type_id(inside) == shapely.GeometryType.POLYGON]
+        inside = inside[shapely.area(inside) > 0]  # where it only touches the window, it leaves a line
         parts += list(shapely.transform(inside, lambda points, turn=turn: points - (turn, 0.0)))
     return shapely.multipolygons(parts) if len(parts) > 1 else parts[0]

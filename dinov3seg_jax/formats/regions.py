@@ -22,7 +22,7 @@ class Regions(NamedTuple):
     @property
     def confidences(self) -> Float[np.ndarray, " n"]:
         """The mean over each region."""
-        return self.sums / self.areas
+        return self.sums / np.maximum(self.areas, 1)
 
     def kept(self, least: Int[np.ndarray, " t"]) -> Int[np.ndarray, " k"]:
         """The regions that have data, and at least so many pixels as `least` says of their class."""
