@@ -14,6 +14,7 @@ RUN_FILE = ".predictions.json"  # hidden, so that no picture's results can have 
 RECORD = "files"  # in it, by the names of their results: the pictures that were asked about, as they were then
 SUMMARY = ".json"  # of a picture; written last
 OTHERS = (("_overlay.png",), ("_labels.png", "_labels.tif"))  # one of each
+OF_CLIPS = ("_overlay.mp4", "_labels")  # of a video: its overlay, and the folder of its frames' labels
 LONGEST = "_overlay.png"  # of these ends
 NAME_BYTES = 255  # that a file's name can have
 
@@ -72,9 +73,13 @@ class Picture(NamedTuple):
 
 def is_result(path: Path) -> bool:
     """Whether a file is an overlay or a label map that this program wrote beside its summary."""
-    ends = (end for ends in OTHERS for end in ends)
-    stem = next((path.name.removesuffix(end) for end in ends if path.name.endswith(end)), "")
-    return bool(stem) and Picture(path, path.with_name(stem)).summary_is_ours() is True
+    ends = [*(end for ends in OTHERS for end in ends), *OF_CLIPS]
+
+    def is_beside_ours(path: Path) -> bool:
+        stem = next((path.name.removesuffix(end) for end in ends if path.name.endswith(end)), "")
+        return bool(stem) and Picture(path, path.with_name(stem)).summary_is_ours() is True
+
+    return is_beside_ours(path) or is_beside_ours(path.parent)
 
 
 def to_do(out: Path, question: Question, pictures: Sequence[Picture], overwrite: bool) -> list[Picture]:
