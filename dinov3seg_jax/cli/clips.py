@@ -12,6 +12,7 @@ from dinov3seg_jax.cli.parsing import count
 from dinov3seg_jax.data.clips import Frame, import_av
 from dinov3seg_jax.pictures.clip_job import ClipJob, ClipOptions, clips_to_do
 from dinov3seg_jax.pictures.finished import Picture, Question
+from dinov3seg_jax.text.class_lists import ClassList
 
 if TYPE_CHECKING:
     from dinov3seg_jax.inference.base import BaseSegmenter
@@ -64,13 +65,13 @@ class Videos:
                 print(f"{job.picture.path} is done already", flush=True)
                 self._tell(job.damage())
 
-    def segment(self, model: "BaseSegmenter", names: Sequence[str], describe: Callable[[dict[str, Any]], str]) -> None:
+    def segment(self, model: "BaseSegmenter", asked: ClassList, describe: Callable[[dict[str, Any]], str]) -> None:
         """Segment what is left, and say what became of each; `describe` has words for a summary."""
         from dinov3seg_jax.pictures.clips import segment_clip
 
         for job in self.left:
             started = time.perf_counter()
-            outcome = segment_clip(model, names, job, self._batch, self._overwrite, _watch)
+            outcome = segment_clip(model, asked, job, self._batch, self._overwrite, _watch)
             if (summary := outcome.summary) is not None:
                 seconds = time.perf_counter() - started
                 print(

@@ -132,7 +132,8 @@ class Clip:
         """
         size: tuple[int, int] | None = None
         first_loss: Fraction | None = None
-        time, start, latest = Fraction(0), 0, 0
+        time = end = Fraction(0)
+        start = latest = 0
         for decoded in self._decode():
             if decoded is None:
                 first_loss = time if first_loss is None else first_loss
@@ -145,13 +146,14 @@ class Clip:
             else:
                 ticks = max(ticks, latest + 1)
             latest, time = ticks, (ticks - start) * self.time_base
+            end = (ticks - start * self._from_first + (decoded.duration or 0)) * self.time_base
             self.frames_read += 1
             yield Frame(self.frames_read - 1, time, decoded, size)
         if not self.frames_read:
             raise UserError(f"{self._path} has no frame that can be read; save or copy it again")
         if first_loss is not None:
             self.damage = self._describe(first_loss)
-        elif self.seconds and time + 2 / self.rate + self._tolerance < self.seconds:
+        elif self.seconds and end + 2 / self.rate + self._tolerance < self.seconds:
             self.damage = self._describe(time)
 
     def _decode(self) -> Iterator[Any]:
@@ -174,7 +176,8 @@ class Clip:
 
     def _length(self, base: int) -> tuple[Fraction | None, Fraction]:
         """The seconds that it says it lasts, and how far that may be wrong."""
-        if self._stream.duration:
+        self._from_first = bool(self._stream.duration)  # a container's begins at 0, whenever its first frame comes
+        if self._from_first:
             seconds = self._stream.duration * self.time_base
             return seconds, seconds * ROUNDING
         if self._container.duration:
@@ -204,8 +207,6 @@ def open_clip(path: str | Path) -> Iterator[Clip]:
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error
-        raise UserError(
-            f"{path} is no video that can be read, or its beginning or end is lost; copy it again"
-        ) from error
+        raise UserError(f"{path} is no video that can be read, or a part of it is lost; copy it again") from error
     with container:
         yield Clip(container, path)

@@ -132,7 +132,14 @@ class BaseSegmenter(abc.ABC):
         return self.segment_arrays([rgb], accepted)[0].where(valid)
 
     def segment_video(
-        self, path: str | Path, names: Names, *, every: int = 1, smooth: float = 0.0, batch_size: int = 1
+        self,
+        path: str | Path,
+        names: Names | ClassList,
+        *,
+        every: int = 1,
+        smooth: float = 0.0,
+        batch_size: int = 1,
+        **options: Unpack[Options],
     ) -> Iterator[SegmentedFrame]:
         """Segment the frames of a video, in memory for two batches of them.
 
@@ -143,6 +150,7 @@ class BaseSegmenter(abc.ABC):
             smooth: in [0, 1): the weight that earlier frames have in an exponential mean of the scores, which labels
                 and confidence are taken from; 0 is no mean, and a frame's labels are those of it as a picture.
             batch_size: frames that run together, if the model can run several.
+            **options: as for `segment`.
 
         Returns:
             Frames as they are done: each with its number in the video, its time in seconds, and its result.
@@ -151,14 +159,16 @@ class BaseSegmenter(abc.ABC):
             UserError: the video, the names or an option cannot be used. Damage within a video is no error, but a note.
         """
         check_clip_options(every, smooth)
-        return self._segment_video(path, self.check_names(names), every, Smoothing(smooth), batch_size)
+        asked = self.check_names(names, **options)
+        return self._segment_video(path, asked, every, Smoothing(smooth, asked), batch_size)
 
     def _segment_video(
-        self, path: str | Path, names: tuple[str, ...], every: int, smoothing: Smoothing, batch_size: int
+        self, path: str | Path, asked: ClassList, every: int, smoothing: Smoothing, batch_size: int
     ) -> Iterator[SegmentedFrame]:
         with open_clip(path) as clip:
             wanted = (frame for frame in clip if frame.number % every == 0)
-            segment = partial(self.segment_arrays, names=names, batch_size=batch_size)
+            scores = bool(smoothing.weight)
+            segment = partial(self.segment_arrays, names=asked, batch_size=batch_size, scores=scores)
             with contextlib.closing(segment_frames(segment, wanted, smoothing, batch_size)) as batches:
                 for batch in batches:
                     yield from batch

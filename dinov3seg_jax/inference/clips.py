@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from dinov3seg_jax.data.clips import Frame
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.text.class_lists import ClassList
 
 Segment = Callable[[list[UInt8[np.ndarray, "h w 3"]]], list[Segmentation]]
 
@@ -38,9 +39,9 @@ class Smoothing:
         mean: of the frames so far, in [0, 1]; None before the first.
     """
 
-    def __init__(self, weight: float, mean: Float[np.ndarray, "t h w"] | None = None):
+    def __init__(self, weight: float, asked: ClassList, mean: Float[np.ndarray, "t h w"] | None = None):
         """Begin, or go on from an earlier `mean`; a weight of 0 changes nothing."""
-        self.weight, self.mean = weight, mean
+        self.weight, self.mean, self._asked = weight, mean, asked
 
     def __call__(self, result: Segmentation) -> Segmentation:
         """The next frame, which has scores, with the labels and confidence that the mean gives it."""
@@ -49,8 +50,10 @@ class Smoothing:
         scores = result.scores
         assert scores is not None, "asked for by whoever smooths"
         self.mean = scores if self.mean is None else self.mean + np.float32(1 - self.weight) * (scores - self.mean)
-        labels = self.mean.argmax(axis=0).astype(result.labels.dtype)
-        return dataclasses.replace(result, labels=labels, confidence=self.mean.max(axis=0), scores=None)
+        labels, confidence = self.mean.argmax(axis=0).astype(np.int32), self.mean.max(axis=0)
+        if self._asked.has_unknown:
+            labels[confidence < self._asked.min_confidence] = len(self._asked.names) - 1
+        return dataclasses.replace(result, labels=labels, confidence=confidence, scores=None)
 
 
 def check_clip_options(every: int, smooth: float) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from dinov3seg_jax.pictures.batches import THREADS, Outcome
 from dinov3seg_jax.pictures.clip_job import ClipJob
 from dinov3seg_jax.pictures.clip_labels import delete_frames, read_frame, write_archive, write_frame
 from dinov3seg_jax.pictures.clip_overlay import write_overlay
+from dinov3seg_jax.text.class_lists import ClassList
 
 SECONDS_BETWEEN_MEANS = 10  # of which at most so many are lost where scores are smoothed
 
@@ -34,7 +35,7 @@ Watch = Callable[[Iterable[Frame], str, int | None], Iterable[Frame]]  # frames 
 
 def segment_clip(
     model: BaseSegmenter,
-    names: Sequence[str],
+    asked: ClassList,
     job: ClipJob,
     batch_size: int,
     anew: bool = False,
@@ -44,7 +45,7 @@ def segment_clip(
 
     Args:
         model: any.
-        names: that `model.check_names` returned.
+        asked: what `model.check_names` returned.
         job: the video.
         batch_size: frames that run together.
         anew: begin at its first frame, whatever is done.
@@ -54,7 +55,7 @@ def segment_clip(
         What became of it. One with a damaged end has a summary and an error.
     """
     try:
-        return _segment(model, names, job, batch_size, anew, watch)
+        return _segment(model, asked, job, batch_size, anew, watch)
     except UserError as error:
         return Outcome(job.picture, None, str(error))
     except OSError as error:
@@ -63,7 +64,7 @@ def segment_clip(
 
 
 def _segment(
-    model: BaseSegmenter, names: Sequence[str], job: ClipJob, batch_size: int, anew: bool, watch: Watch
+    model: BaseSegmenter, asked: ClassList, job: ClipJob, batch_size: int, anew: bool, watch: Watch
 ) -> Outcome:
     every, smooth = job.options.every, job.options.smooth
     with open_clip(job.picture.path) as clip:
@@ -72,10 +73,10 @@ def _segment(
         job.folder.mkdir(parents=True, exist_ok=True)
         job.clear()
         done, mean = job.record.begin(batch_size, bool(smooth))
-        smoothing, saved = Smoothing(smooth, mean), time.monotonic()
+        smoothing, saved = Smoothing(smooth, asked, mean), time.monotonic()
         wanted = (frame for frame in watch(clip, "frames", clip.expected) if frame.number % every == 0)
         left = (frame for place, frame in enumerate(wanted) if place >= done)
-        segment = partial(model.segment_arrays, names=names, batch_size=batch_size)
+        segment = partial(model.segment_arrays, names=asked, batch_size=batch_size, scores=bool(smooth))
         batches = segment_frames(segment, left, smoothing, batch_size)
         with contextlib.closing(batches), ThreadPoolExecutor(THREADS) as writers:
             for batch in batches:
