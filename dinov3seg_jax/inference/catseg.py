@@ -1,7 +1,7 @@
 """CAT-Seg as it was published: five views, each with its own best classes, blended as probabilities."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,23 +11,22 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter, checked_arrays
-from dinov3seg_jax.inference.classes.chunks import ClassChunks, ScoredChunk
+from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter
+from dinov3seg_jax.inference.classes.chunks import ClassChunks, ScoredChunk, gather_scores
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.buckets import bucket
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.recipes import describe_inference
-from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.views.catseg import cut_views, load_picture, seen_side, stretched
-from dinov3seg_jax.inference.views.labels import BestClass
+from dinov3seg_jax.inference.views.labels import BestClass, Found, resize_scores
 from dinov3seg_jax.inference.views.local_global import blend_logits, check_inference
 from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.models.scene import REJECTED_LOGIT
-from dinov3seg_jax.text.class_lists import Names
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
 
 BLENDED_TOGETHER = 32  # classes whose scores are at full size at once
 
@@ -97,9 +96,9 @@ class CatSegSegmenter(BaseSegmenter):
         """See `BaseSegmenter`."""
         return describe_inference(self.config.inference)
 
-    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def accept(self, asked: ClassList) -> ClassList:
         """See `BaseSegmenter`: a name must not be empty, doubled or too long for a prompt."""
-        return self.embed.accept(names)
+        return self.embed.accept(asked)
 
     def view_patches(self) -> int:
         """See `BaseSegmenter`: the views run one after the other."""
@@ -133,37 +132,33 @@ class CatSegSegmenter(BaseSegmenter):
             filled = np.pad(some, ((0, 0), (0, count - some.shape[1]), (0, 0), (0, 0)))
             yield ScoredChunk(first, self._blend(filled), jnp.asarray(mask), classes[None])
 
-    def segment_arrays(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
-    ) -> list[Segmentation]:
-        """Segment pictures of any sizes, one after the other.
+    def label(
+        self,
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        classes: Sequence[NamedClass],
+        batch_size: int,
+        scores: bool = False,
+    ) -> list[Found]:
+        """See `BaseSegmenter`: one after the other; `batch_size` is not used.
 
-        Args:
-            images: RGB.
-            names: as in `segment`.
-            batch_size: not used.
-
-        Returns:
-            One result for each picture; its confidence is the blended probability.
-
-        Raises:
-            UserError: see `BaseSegmenter.segment_arrays`.
+        The confidence is the blended probability.
         """
-        images, names = checked_arrays(images, batch_size), self.check_names(names)
-        text = self.embed(names)
-        return [Segmentation(*self._label(image, text), names, image) for image in images]
+        text = self.embed(classes)
+        return [self._label(image, text, scores) for image in images]
 
-    def _label(
-        self, image: UInt8[np.ndarray, "h w 3"], text: Float[np.ndarray, "t d"]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _label(self, image: UInt8[np.ndarray, "h w 3"], text: Float[np.ndarray, "t d"], scores: bool) -> Found:
         options = self.config.inference
         views = cut_views(load_picture(image, options.image_size), options.image_size, options.window, options.stride)
-        best, classes = BestClass([image.shape[:2]]), np.arange(len(text))
+        size = image.shape[0], image.shape[1]
+        best, classes, kept = BestClass([size]), np.arange(len(text)), []
         for chunk in self.scores(self.view_logits(views, text)):
             best.update(chunk.scores, chunk.class_mask, chunk.first)
             classes = classes if chunk.lists is None else chunk.lists[0]
+            if scores:
+                kept.append(chunk)
         ((labels, confidence),) = best.results()
-        return classes[labels].astype(np.int32), confidence
+        every = resize_scores(gather_scores(kept, 1, len(text))[0], *size) if scores else None
+        return Found(classes[labels].astype(np.int32), confidence, every)
 
 
 def _of_view(config: Config) -> Config:

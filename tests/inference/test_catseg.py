@@ -63,7 +63,7 @@ def test_our_mode_without_rejected_classes(folder, count):
     image = np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)
     small = ["inference.image_size=48", "inference.window=48", "inference.mode=whole", *OURS]
     ours = load(folder, [*small, f"inference.class_chunk={count // 2}"])
-    found = [np.asarray(chunk.scores)[0] for chunk in ours.score_list(image[None], ours.check_names(names))]
+    found = [np.asarray(chunk.scores)[0] for chunk in ours.score_list(image[None], ours.check_names(names).rows)]
     scores = np.concatenate(found)[:count]
     published = load(folder, ["inference.image_size=48", "inference.window=48", "inference.stride=48"])
     kept = published.config.model
