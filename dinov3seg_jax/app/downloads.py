@@ -1,11 +1,12 @@
 """The files of an answer, as `predict` writes them, in one archive; drawn as the page draws them."""
 
+import contextlib
 import dataclasses
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
@@ -35,12 +36,18 @@ class Drawing(pydantic.BaseModel):
         Raises:
             UserError: it is something else.
         """
-        try:
+        with _one_sentence():
             return cls.model_validate_json(text or "{}")
-        except pydantic.ValidationError as error:
-            (first, *_) = error.errors()
-            where = ".".join(map(str, first["loc"])) or "drawing"
-            raise UserError(f"'{one_line(where, 60)}' cannot be drawn ({first['msg'].lower()}); see the API page") from error
+
+    @classmethod
+    def of(cls, **values: Any) -> "Drawing":
+        """As a program gives it.
+
+        Raises:
+            UserError: a value is out of range, or of another type.
+        """
+        with _one_sentence():
+            return cls.model_validate(values)
 
     def applied(self, result: Segmentation) -> Segmentation:
         """The result in these colours, with pixels below the threshold as a class of their own."""
@@ -66,9 +73,9 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is none, or one is not known.
     """
-    if not formats:
-        raise UserError(f"no format is chosen; choose some of {', '.join(FORMATS)}")
-    for one in formats:
+    if not isinstance(formats, list | tuple) or not formats:
+        raise UserError(f"no format is chosen; choose some of {', '.join(FORMATS)}, in a list")
+    for one in map(str, formats):
         if one not in FORMATS:
             shown = one_line(one, 40)
             raise UserError(f"there is no format '{shown}'{did_you_mean(shown, FORMATS)}; choose {', '.join(FORMATS)}")
@@ -110,6 +117,17 @@ def stem_of(name: str) -> str:
     """A beginning of files' names, from a name that anybody may have chosen."""
     kept = "".join(letter if letter.isalnum() or letter in "-_ ." else "_" for letter in Path(name).stem)
     return kept.strip(" .")[:LONGEST_STEM] or "result"
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except pydantic.ValidationError as error:
+        (first, *_) = error.errors()
+        where = ".".join(map(str, first["loc"])) or "the drawing"
+        message = first["msg"].replace("Input should be", "it should be")
+        raise UserError(f"{one_line(where, 60)} cannot be used: {message}") from error
 
 
 def _rgb(color: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import html
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dinov3seg_jax.app.downloads import FORMATS, Drawing, archive, check_formats
 from dinov3seg_jax.app.results import Results
 from dinov3seg_jax.app.view import heat_of, view_of_picture, view_of_result
 from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.inference.result import Segmentation
 
 OURS = "something went wrong here, and what was asked is not to blame; the terminal of the app says more"
 LOOK_EVERY = 0.5  # seconds, at a model that is not ready
@@ -68,7 +69,7 @@ class Handlers:
             return sentence(str(error), wrong=True)
         return f'<ul class="chips">{"".join(f"<li>{html.escape(name)}</li>" for name in names)}</ul>'
 
-    def segment(
+    def answer(
         self, picture: str | None, names: str, other_names: str, model: str, request: gr.Request
     ) -> Iterator[tuple[Any, str]]:
         """The button was pressed: sentences while it works, then the view's token."""
@@ -147,23 +148,26 @@ class Handlers:
             return {"error": str(error)}
 
     def api_segment(
-        self, picture: str | None, names: str, other_names: str, model: str, formats: Sequence[str], drawing: str
+        self,
+        picture: str | None,
+        names: str,
+        other_names: str,
+        model: str,
+        formats: Sequence[str],
+        min_confidence: float,
+        opacity: float,
+        colors: dict[str, str],
     ) -> tuple[list[dict[str, Any]], str]:
         """Segment a picture by a list of names, or two: the summary of each, and an archive of the files."""
         with spoken(str):
             if not picture:
                 raise UserError("there is no picture; upload one and give its path")
-            drawn, wanted, path = Drawing.read(drawing), check_formats(formats), Path(picture)
+            drawing = Drawing.of(opacity=opacity, min_confidence=min_confidence, colors=colors or {})
+            wanted, path = check_formats(formats), Path(picture)
             lists = [names, other_names] if other_names and other_names.strip() else [names]
-            work = self.asker.ask(path, path.name, lists, model or self.asker.models.names[0])
-            while True:
-                try:
-                    next(work)
-                except StopIteration as finished:
-                    results = finished.value
-                    break
-            summaries = [{"file": path.name} | drawn.applied(result).summary() for result in results]
-            return summaries, str(archive(results, path.name, wanted, drawn, self.files))
+            results = _last(self.asker.ask(path, path.name, lists, model or self.asker.models.names[0]))
+            summaries = [{"file": path.name} | drawing.applied(result).summary() for result in results]
+            return summaries, str(archive(results, path.name, wanted, drawing, self.files))
 
     def api_understand(self, names: str) -> list[str]:
         """The classes in a list of names, as they are understood; no picture and no model is asked."""
@@ -178,6 +182,15 @@ class Handlers:
     def api_formats(self) -> list[str]:
         """The formats that an archive can hold."""
         return list(FORMATS)
+
+
+def _last(work: Generator[str, None, list[Segmentation]]) -> list[Segmentation]:
+    """What a generator returns, whatever it yields."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as finished:
+            return finished.value
 
 
 def sentence(text: str, wrong: bool = False) -> str:

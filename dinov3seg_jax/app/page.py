@@ -38,7 +38,7 @@ def asset(name: str) -> str:
 def theme() -> gr.themes.Base:
     """Of the page; fonts are the reader's own, so that nothing is asked of other hosts."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
-    made = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=("ui-monospace", "monospace"))
+    made = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=("ui-monospace", "monospace"))
     return made.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
@@ -106,7 +106,7 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> gr.Bl
             box.change(handlers.chips, box, shown, trigger_mode="always_last", **quick)
         gr.on(
             [go.click, names.submit],
-            handlers.segment,
+            handlers.answer,
             [picture, names, other, model],
             [viewer, status],
             concurrency_id=DEVICE,
@@ -132,16 +132,18 @@ def _api(handlers: Handlers) -> None:
     with gr.Group(visible=False):
         picture = Upload(label="the picture's file")
         names = gr.Textbox(label="names, as on the command line")
-        other = gr.Textbox(label="a second list, or nothing")
-        model = gr.Textbox(label="one of /models; nothing: the first")
-        formats = gr.JSON(list(FORMATS), label="a list of /formats")
-        drawing = gr.Textbox("{}", label='JSON: "opacity", "min_confidence" in 0..1, "colors": {name: "#rrggbb"}')
+        other = gr.Textbox("", label="a second list, or nothing")
+        model = gr.Textbox("", label="one of /models; nothing: the first")
+        formats = gr.JSON(["json"], label="a list of /formats")
+        threshold = gr.Number(0, label="0..1; below it a pixel is unknown")
+        opacity = gr.Number(0.55, label="0..1, of the overlay")
+        colors = gr.JSON({}, label="#rrggbb by names")
         call = gr.Button()
-        summaries = gr.JSON(label="for each list: size, and each class's pixels, share and mean confidence")
-        archive = gr.File(label="a zip of the files")
+        summaries = gr.JSON(label="summaries")
+        archive = gr.File(label="archive")
     call.click(
         handlers.api_segment,
-        [picture, names, other, model, formats, drawing],
+        [picture, names, other, model, formats, threshold, opacity, colors],
         [summaries, archive],
         api_name="segment",
         concurrency_id=DEVICE,

@@ -195,6 +195,7 @@ function place(pane) {
     stack.append(pane.canvas, pane.tip);
   }
   figure.append(stack);
+  if (pane) figure.append(pane.list);
   return figure;
 }
 
@@ -232,8 +233,7 @@ function show(view, panes) {
   find("scale").hidden = true;
   const figures = view ? (panes.length ? panes.map(place) : [place(null)]) : [];
   find("panes").replaceChildren(...figures);
-  find("legends").replaceChildren(...panes.map((pane) => pane.list));
-  for (const grid of ["panes", "legends"]) find(grid).classList.toggle("two", panes.length > 1);
+  find("panes").classList.toggle("two", panes.length > 1);
   const names = [...new Set(panes.filter((pane) => pane.maps).flatMap((pane) => pane.classes.map((one) => one.name)))];
   find("heat").replaceChildren(option("", "best class"), ...names.map((name) => option(name, "score of " + name)));
   find("heatbox").hidden = !names.length;
