@@ -39,7 +39,7 @@ class Asker:
         Raises:
             UserError: it is no picture, damaged or too large.
         """
-        self.limits.look(path, name)
+        self.limits.check_upload(path, name)
         try:
             return read_pixels(path)
         except UserError as error:
@@ -66,17 +66,17 @@ class Asker:
             UserError: the picture, a list or the model cannot be used.
         """
         typed = [self.understand(text) for text in lists]
-        look = self.limits.look(path, name)
+        self.limits.check_upload(path, name)
         if not self.models.is_ready(model_name):
             yield f"waiting for {model_name}, which is being loaded"
         model = self.models.open(model_name)
         accepted = [model.check_names(names) for names in typed]
-        size = f"{look.width:,} x {look.height:,} pixels"
-        yield f"reading {name}, {size}"
+        yield f"reading {name}"
         pixels = self.read(path, name)
+        height, width = pixels.rgb.shape[:2]
         results = []
         for names in accepted:
-            yield f"segmenting {size} into {len(names)} {'class' if len(names) == 1 else 'classes'}"
+            yield f"segmenting {width:,} x {height:,} pixels, {len(names)} {'class' if len(names) == 1 else 'classes'}"
             with self.models.device:
                 results.append(_segment(model, pixels, names))
         return results

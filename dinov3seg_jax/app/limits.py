@@ -1,10 +1,12 @@
 """How much a stranger may ask for, and the sentences for what is too much. Headers are read here, never pixels."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinov3seg_jax.data.images import open_picture
+from dinov3seg_jax.data.readers import open_scene
 from dinov3seg_jax.errors import UserError, one_line
-from dinov3seg_jax.pictures.rasters import Look, look_at
 
 LONGEST_TEXT = 50_000  # letters of a list of names
 
@@ -18,8 +20,8 @@ class Limits:
     names: int = 500
     queue: int = 20  # questions that wait
 
-    def look(self, path: Path, name: str) -> Look:
-        """What the header of an upload says.
+    def check_upload(self, path: Path, name: str) -> None:
+        """An upload, by its header alone.
 
         Args:
             path: of the file.
@@ -32,16 +34,13 @@ class Limits:
             size = path.stat().st_size
             if size > self.upload:
                 raise UserError(f"{path} has {size:,} bytes, more than {self.upload:,}; make it smaller")
-            look = look_at(path)
-            if look.height * look.width > self.pixels:
-                raise UserError(
-                    f"{path} has {look.width:,} x {look.height:,} pixels, more than {self.pixels:,}; make it smaller"
-                )
+            height, width = _declared_size(path)
+            if height * width > self.pixels:
+                raise UserError(f"{path} has {width:,} x {height:,} pixels, more than {self.pixels:,}; make it smaller")
         except OSError as error:
             raise UserError(f"{name} is here no more; drop it again") from error
         except UserError as error:
             raise as_known(error, path, name) from error
-        return look
 
     def check_text(self, text: str) -> str:
         """A list of names as it was typed.
@@ -66,6 +65,16 @@ class Limits:
         if len(names) > self.names:
             raise UserError(f"the list has {len(names):,} names, more than {self.names:,}; ask in several parts")
         return names
+
+
+def _declared_size(path: Path) -> tuple[int, int]:
+    """Height and width as the pixels are stored; which way up they go would take decoding a PNG."""
+    scene = open_scene(path, str(path))
+    if scene is not None:
+        with contextlib.closing(scene):
+            return scene.height, scene.width
+    with open_picture(path, str(path)) as image:
+        return image.height, image.width
 
 
 def as_known(error: UserError, path: Path, name: str) -> UserError:
