@@ -25,13 +25,19 @@ class Asker:
     models: Models
     limits: Limits
 
-    def understand(self, text: str) -> tuple[str, ...]:
-        """The classes in a list as it was typed; no model is asked.
+    def understand(self, text: str, model_name: str = "") -> tuple[str, ...]:
+        """The classes in a list as it was typed.
+
+        Args:
+            text: as on the command line.
+            model_name: of a model that has to take them, if it is loaded.
 
         Raises:
-            UserError: it holds none, too many, or can be read in two ways.
+            UserError: it holds none, too many, or can be read in two ways; or the model does not take them.
         """
-        return self.limits.check_count(parse_names(self.limits.check_text(text)))
+        names = self.limits.check_count(parse_names(self.limits.check_text(text)))
+        model = self.models.loaded(model_name)
+        return names if model is None else model.check_names(names)
 
     def read(self, path: Path, name: str) -> Pixels:
         """The pixels of an upload.

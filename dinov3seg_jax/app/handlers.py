@@ -49,22 +49,25 @@ class Handlers:
 
     def look(self, picture: str | None, request: gr.Request) -> tuple[str, str]:
         """A picture was dropped, or taken away: its view's token, and a sentence."""
-        with spoken():
-            if not picture:
-                self.results.forget(request.session_hash or "")
-                return "", sentence("")
-            path = Path(picture)
-            pixels = self.asker.read(path, path.name)
-            height, width = pixels.rgb.shape[:2]
-            token = self.results.keep(request.session_hash or "", path.name, [], view_of_picture(pixels.rgb))
-            return token, sentence(f"{path.name}: {width:,} x {height:,} pixels")
+        session = request.session_hash or ""
+        if not picture:
+            self.results.forget(session)
+            return "", sentence("")
+        path = Path(picture)
+        try:
+            with spoken(str):
+                rgb = self.asker.read(path, path.name).rgb
+                token = self.results.keep(session, path.name, [], view_of_picture(rgb))
+        except gr.Error as error:
+            return "", sentence(error.message, wrong=True)
+        return token, sentence(f"{path.name}: {rgb.shape[1]:,} x {rgb.shape[0]:,} pixels")
 
-    def chips(self, text: str) -> str:
+    def chips(self, text: str, model: str) -> str:
         """A list of names was typed: how it was understood, as HTML."""
         if not (text or "").strip():
             return ""
         try:
-            names = self.asker.understand(text)
+            names = self.asker.understand(text, model)
         except UserError as error:
             return sentence(str(error), wrong=True)
         return f'<ul class="chips">{"".join(f"<li>{html.escape(name)}</li>" for name in names)}</ul>'
@@ -75,7 +78,7 @@ class Handlers:
         """The button was pressed: sentences while it works, then the view's token."""
         started = time.perf_counter()
         try:
-            with spoken():
+            with spoken(str):
                 if not picture:
                     raise UserError("there is no picture; drop one first")
                 path = Path(picture)
@@ -95,8 +98,7 @@ class Handlers:
                 token = self.results.keep(request.session_hash or "", path.name, results, view)
                 yield token, sentence(f"done in {time.perf_counter() - started:.1f} s")
         except gr.Error as error:
-            yield gr.skip(), f'<div class="sentence wrong">{error.message}</div>'
-            raise
+            yield gr.skip(), sentence(error.message, wrong=True)
 
     def download(self, token: str, formats: Sequence[str], drawing: str) -> str:
         """Files of the answer that is shown, as an archive."""

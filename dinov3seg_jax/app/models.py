@@ -89,6 +89,10 @@ class Models:
         """Whether a question to it is answered without loading it first."""
         return name in self._loaded and name not in self.busy
 
+    def loaded(self, name: str) -> "BaseSegmenter | None":
+        """A model that is here already; it does not wait for the device, and is not to compute."""
+        return self._loaded.get(name)
+
     def open(self, name: str) -> "BaseSegmenter":
         """A model, ready for questions.
 

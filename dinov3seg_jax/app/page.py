@@ -103,7 +103,7 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> gr.Bl
         model.input(handlers.choose, model, readiness, concurrency_limit=None, show_progress="hidden", **own)
         picture.change(handlers.look, picture, [viewer, status], concurrency_id=FILES, concurrency_limit=2, **own)
         for box, shown in ((names, chips), (other, other_chips)):
-            box.change(handlers.chips, box, shown, trigger_mode="always_last", **quick)
+            box.change(handlers.chips, [box, model], shown, trigger_mode="always_last", **quick)
         gr.on(
             [go.click, names.submit],
             handlers.answer,
