@@ -9,6 +9,7 @@ from dinov3seg_jax.data.readers import open_scene
 from dinov3seg_jax.errors import UserError, one_line
 
 LONGEST_TEXT = 50_000  # letters of a list of names
+DIVIDERS = ",;|\n[{"  # of which a text that names a file holds none, see `class_lists.parse_names`
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Limits:
             raise as_known(error, path, name) from error
 
     def check_text(self, text: str) -> str:
-        """A list of names as it was typed.
+        """A list of names as it was typed, which is no path: one name alone has a comma behind it.
 
         Raises:
             UserError: it is empty or too long, or names a file, none of which is read for a stranger.
@@ -54,7 +55,7 @@ class Limits:
             raise UserError(f"the list of names has {len(text):,} letters, more than {LONGEST_TEXT:,}; shorten it")
         if text.lstrip().startswith("@"):
             raise UserError(f"'{one_line(text, 60)}' names a file, and none is read here; paste the names themselves")
-        return text
+        return text if any(sign in text for sign in DIVIDERS) else f"{text},"
 
     def check_count(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Names that were understood.

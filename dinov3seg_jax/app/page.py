@@ -11,6 +11,7 @@ from dinov3seg_jax.app.handlers import Handlers
 
 DEVICE, FILES = "device", "files"  # what waits for the same thing waits in one queue
 KEPT = (600, 600)  # seconds between deletions, and after which a file of Gradio's is deleted
+UNFIT = "what was sent does not fit; send a picture's file by gradio_api/upload, and all else as the API page says"
 NAMES_HELP = "names with commas between them, as on the command line"
 
 
@@ -30,6 +31,19 @@ class Upload(gr.File):
         return None if payload is None else payload.path
 
 
+class Page(gr.Blocks):
+    """Whose inputs are checked: what does not fit is an error with a sentence."""
+
+    async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
+        """Gradio's own, of which a caller would get no word."""
+        try:
+            return await super().preprocess_data(*arguments, **options)
+        except gr.Error:
+            raise
+        except Exception:
+            raise gr.Error(UNFIT, print_exception=False) from None
+
+
 def asset(name: str) -> str:
     """A file beside this one."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
@@ -42,7 +56,7 @@ def theme() -> gr.themes.Base:
     return made.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
-def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> gr.Blocks:
+def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
     """The page and its API.
 
     Args:
@@ -57,7 +71,7 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> gr.Bl
     def heat(asked: list[Any]) -> dict[str, Any]:
         return handlers.heat(*asked)
 
-    with gr.Blocks(title="dinov3seg", analytics_enabled=False, delete_cache=KEPT) as page:
+    with Page(title="dinov3seg", analytics_enabled=False, delete_cache=KEPT) as page:
         gr.HTML("<h1>dinov3seg</h1><p>Name what is in a picture, and see where it is.</p>", elem_id="title")
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="seen"):
