@@ -111,7 +111,7 @@ class BaseSegmenter(abc.ABC):
                 "scores of every class are kept of pictures that are seen as a whole, not tile by tile; set "
                 "inference.resize to 'short_side' or 'square'"
             )
-        recipe = self.recipe if self.section == "zero_shot" else {}
+        recipe = (self.recipe if self.section == "zero_shot" else {}) | asked.remark()
         colors = answer_colors(asked)
         results = []
         for image, found in zip(listed, self.label(listed, asked.rows, batch_size, scores), strict=True):

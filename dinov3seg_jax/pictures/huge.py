@@ -205,7 +205,7 @@ def segment_file(
 
     Returns:
         `Segmentation.summary`, and "file", the picture's name; "labels", the label file's name; "tiles", their side and
-        stride in pixels; and "tile_scale".
+        stride in pixels; "tile_scale"; and "asked", where that is more than names.
 
     Raises:
         UserError: the model cannot segment tile by tile, the picture cannot be read, the folder cannot be written, or
@@ -232,6 +232,7 @@ def segment_file(
                 | summarize((picture.height, picture.width), asked.names, totals.counts, totals.sums)
                 | {"tiles": {"side": options.image_size, "stride": tile_stride(options, patch_size)}}
                 | {"tile_scale": options.tile_scale}
+                | asked.remark()
             )
             text = json.dumps(summary, indent=2, ensure_ascii=False)
             write_whole(out_folder / f"{stem}.json", f"{text}\n".encode(errors="replace"))
