@@ -115,13 +115,26 @@ class BaseSegmenter(abc.ABC):
                 "scores of every class are kept of pictures that are seen as a whole, not tile by tile; set "
                 "inference.resize to 'short_side' or 'square'"
             )
+        return self._answers(asked, listed, self.label(listed, asked.rows, batch_size, scores))
+
+    def segment_in_tiles(
+        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names | ClassList, batch_size: int = 1
+    ) -> list[Segmentation]:
+        """The same tile by tile, whatever `inference.resize` says: for large pictures, of a model that has `tiles`."""
+        assert self.tiles is not None
+        listed, asked = checked_arrays(images, batch_size), self.check_names(names)
+        return self._answers(asked, listed, self.tiles.label(listed, asked.rows, batch_size))
+
+    def _answers(
+        self, asked: ClassList, images: Sequence[UInt8[np.ndarray, "h w 3"]], found: Sequence[Found]
+    ) -> list[Segmentation]:
         recipe = (self.recipe if self.section == "zero_shot" else {}) | asked.remark()
         colors = answer_colors(asked)
         results = []
-        for image, found in zip(listed, self.label(listed, asked.rows, batch_size, scores), strict=True):
-            labels, confidence = settle(asked, found.labels, found.confidence)
-            every = None if found.scores is None else settle_scores(asked, found.scores)
-            results.append(Segmentation(labels, confidence, asked.names, image, recipe, colors, scores=every))
+        for image, one in zip(images, found, strict=True):
+            labels, confidence = settle(asked, one.labels, one.confidence)
+            scores = None if one.scores is None else settle_scores(asked, one.scores)
+            results.append(Segmentation(labels, confidence, asked.names, image, recipe, colors, scores=scores))
         return results
 
     def segment_many(

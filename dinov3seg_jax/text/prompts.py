@@ -141,13 +141,13 @@ def understood(names: Names | ClassList) -> str:
 
 
 def _listed(classes: Sequence[NamedClass]) -> str:
-    shown = list(map(_described, classes))
+    shown = list(map(described, classes))
     if len(shown) > SHOWN:
         shown = [*shown[: SHOWN - 2], f"... {len(shown) - SHOWN + 1} more ...", shown[-1]]
     return ", ".join(shown)
 
 
-def _described(one: NamedClass) -> str:
+def described(one: NamedClass) -> str:
     """What a class is called, and how it is asked where that is something else."""
     asks = " | ".join(prompts_of(name.names[0], one.prompt, (SLOT,))[0] for name in one.apart())
     if one.shown == asks:

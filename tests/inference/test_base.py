@@ -128,6 +128,13 @@ def test_a_prompt_of_ones_own_and_a_colour(model):
     assert np.abs(other - model.embed(["grass"])).max() > 0.01
 
 
+def test_tile_by_tile_whatever_the_recipe_says(model, tiled):
+    asked = ClassList.of(NAMES, min_confidence=0.5)
+    (found,), expected = model.segment_in_tiles([PICTURE], asked), tiled.segment(PICTURE, asked)
+    assert found.names == (*NAMES, "unknown")
+    np.testing.assert_array_equal(found.labels, expected.labels)
+
+
 def test_what_models_do_not_take(segmenters, tiled):
     with pytest.raises(UserError, match="not tile by tile; set inference.resize to"):
         tiled.segment(PICTURE, NAMES, scores=True)
