@@ -18,6 +18,7 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.clips import open_clip
 from dinov3seg_jax.data.images import as_pixels
 from dinov3seg_jax.errors import UserError, note, one_line
+from dinov3seg_jax.inference.calibration import Calibration, Kind
 from dinov3seg_jax.inference.classes.answers import answer_colors, settle, settle_scores
 from dinov3seg_jax.inference.clips import SegmentedFrame, Smoothing, check_clip_options, segment_frames
 from dinov3seg_jax.inference.result import Segmentation
@@ -40,6 +41,8 @@ class BaseSegmenter(abc.ABC):
         section: the section of `Config` that says how pictures are segmented.
         config: of the model, and how it is used.
         parameters: of the model, on the device, by name.
+        confidence_kind: what a confidence is: of each class by itself, or a share of one.
+        calibration: makes it a probability of being right; None: it is as the model scores.
         tiles: segments pictures of any size tile by tile; None if the model cannot.
         shares_devices: whether several devices can share a batch of pictures.
     """
@@ -47,6 +50,8 @@ class BaseSegmenter(abc.ABC):
     section: ClassVar[Literal["inference", "zero_shot"]] = "inference"
     shares_devices: ClassVar[bool] = False
     tiles: TileScorer | None = None
+    confidence_kind: Kind = "sigmoid"
+    calibration: Calibration | None = None
     config: Config
     parameters: Parameters
 
@@ -132,8 +137,8 @@ class BaseSegmenter(abc.ABC):
         colors = answer_colors(asked)
         results = []
         for image, one in zip(images, found, strict=True):
-            labels, confidence = settle(asked, one.labels, one.confidence)
-            scores = None if one.scores is None else settle_scores(asked, one.scores)
+            labels, confidence = settle(asked, one.labels, one.confidence, self.calibration)
+            scores = None if one.scores is None else settle_scores(asked, one.scores, self.calibration)
             results.append(Segmentation(labels, confidence, asked.names, image, recipe, colors, scores=scores))
         return results
 
@@ -171,7 +176,13 @@ class BaseSegmenter(abc.ABC):
         Raises:
             UserError: the model does not take it.
         """
-        return self.accept(ClassList.of(names, **options))
+        asked = self.accept(ClassList.of(names, **options))
+        if self.confidence_kind == "softmax" and asked.has_unknown and len(asked.rows) == 1:
+            raise UserError(
+                "this model shares a confidence of 1 among the names, and a single name has all of it, so that nothing "
+                "is ever below min_confidence; name what may be there instead, as in --background other"
+            )
+        return asked
 
     def segment(
         self, image: Picture, names: Names | ClassList, scores: bool = False, **options: Unpack[Options]

@@ -30,6 +30,7 @@ class Stub:
 
     config = Config(inference=InferenceConfig(image_size=64))
     CELLS = 16
+    calibration = None
 
     def __init__(self, fail_after=10**9):
         self.batches, self.fail_after = [], fail_after
