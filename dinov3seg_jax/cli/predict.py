@@ -99,7 +99,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     request = with_own_config(request)
     pictures = list(map(Picture, listing.roots, output_places(listing.roots, options.out), titles(listing.roots)))
     of_folder = not listing.single
-    outputs = outputs_of(options, of_folder)
+    outputs = outputs_of(options, of_folder, request.names)
     sources = [str(path.resolve()) for path in named]
     view = View(options.bands, options.stretch)
     question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question() | view.question()
@@ -130,7 +130,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
             if outcome.summary is None:
                 print(f"error: {outcome.error}", file=sys.stderr)
             else:
-                shown = next((path for path in outcome.picture.results(outputs.formats) if path.exists()), options.out)
+                shown = outcome.picture.shown(outputs.formats) or options.out
                 print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {shown}", flush=True)
 
     batch_size = min(options.batch, len(pictures))
