@@ -23,6 +23,7 @@ from dinov3seg_jax.formats.parts import Classes
 from dinov3seg_jax.formats.table import asked
 from dinov3seg_jax.formats.writing import write_formats
 from dinov3seg_jax.screen import show
+from dinov3seg_jax.visualize import class_colors
 
 PALETTE_NAMES = 256  # what an indexed PNG can hold
 NODATA_NAMES = 255  # the same, where one value stands for no data
@@ -41,6 +42,7 @@ class Segmentation:
         colors: of the classes, RGB; those of `class_colors` unless given.
         place: where on Earth the picture lies, as rasterio writes it ("crs", "transform"); empty if unknown.
         scores: of every class in every pixel, in [0, 1]; None unless they were asked for.
+        drawing: what its overlay looks like.
     """
 
     labels: Int[np.ndarray, "h w"]
@@ -51,6 +53,7 @@ class Segmentation:
     colors: UInt8[np.ndarray, "t 3"] = None  # type: ignore[assignment]  # until __post_init__
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
     scores: Float[np.ndarray, "t h w"] | None = None
+    drawing: visualize.Drawing = dataclasses.field(default_factory=visualize.Drawing)
 
     def __post_init__(self) -> None:
         """Fill the colours in."""
@@ -63,12 +66,37 @@ class Segmentation:
             return self
         return dataclasses.replace(self, labels=np.where(valid, self.labels, visualize.UNLABELLED))
 
-    def overlay(self) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """The picture tinted by class, RGB, with a legend of the classes that occur, the largest first."""
-        tinted = visualize.overlay(self.image, self.labels, self.colors)
-        areas = self._areas()
-        shown = [index for index in np.argsort(-areas, kind="stable") if areas[index]]
-        return visualize.with_legend(tinted, [self.names[index] for index in shown], self.colors[shown])
+    def overlay(
+        self,
+        opacity: float | None = None,
+        contours: visualize.Contours | None = None,
+        labels: bool | None = None,
+        legend: bool | None = None,
+    ) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """The picture tinted by class, RGB, with a legend of the classes that occur, the largest first.
+
+        Args:
+            opacity: of the tint, in [0, 1]; None, here and below: as `drawing` says, 0.55 unless something was asked.
+            contours: "thin"; "off"; or "only", without a tint.
+            labels: write the names into the large regions.
+            legend: list the classes, with their shares of the pixels that have data.
+
+        Raises:
+            UserError: an option cannot be used.
+        """
+        asked: dict[str, Any] = {"opacity": opacity, "contours": contours, "labels": labels, "legend": legend}
+        drawing = dataclasses.replace(self.drawing, **{key: value for key, value in asked.items() if value is not None})
+        return visualize.draw(self.image, self.labels, self.names, self.colors, drawing)
+
+    def compare(
+        self, other: "Segmentation", titles: Sequence[str] = ("first", "second")
+    ) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """This result, another one of the same picture, and where they differ, side by side; see `visualize.compare`.
+
+        Raises:
+            UserError: they are of pictures of two sizes.
+        """
+        return visualize.compare(self, other, titles)
 
     def areas(self) -> dict[str, float]:
         """The share of the pixels with data that each class covers, in (0, 1], the largest first, if it occurs."""
@@ -263,9 +291,3 @@ def summarize(
             for name, count, total in zip(names, counts, sums, strict=True)
         ],
     }
-
-
-def class_colors(names: Sequence[str]) -> UInt8[np.ndarray, "t 3"]:
-    """The colour of each class, in every picture of it; they come again beyond `visualize.MAX_COLORS`."""
-    colors = visualize.palette(min(len(names), visualize.MAX_COLORS))
-    return np.resize(colors, (len(names), 3))

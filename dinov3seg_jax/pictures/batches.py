@@ -17,6 +17,7 @@ from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.pictures.finished import ALONE, Picture
 from dinov3seg_jax.pictures.rasters import look_at, open_raster
+from dinov3seg_jax.text.class_lists import ClassList, Names
 
 THREADS = 4  # that read, and as many that write
 BATCHES_AHEAD = 2  # are read while one is segmented
@@ -53,7 +54,7 @@ class Batch(NamedTuple):
 
 def segment_pictures(
     model: BaseSegmenter,
-    names: Sequence[str],
+    names: Names | ClassList,
     pictures: Sequence[Picture],
     wanted: Collection[Picture],
     batch_size: int,
@@ -68,7 +69,7 @@ def segment_pictures(
 
     Args:
         model: any.
-        names: that `model.check_names` returned.
+        names: as for `model.segment`, best what `model.check_names` returned.
         pictures: all of the run, in an order that is the same each time.
         wanted: those that have no results yet.
         batch_size: pictures that run together, if there is room.
@@ -173,7 +174,7 @@ def _read(look: Look, view: View) -> Pixels | UserError:
 
 def _results(
     model: BaseSegmenter,
-    names: Sequence[str],
+    names: Names | ClassList,
     batch: Batch,
     batch_size: int,
     memory: int,
@@ -187,7 +188,7 @@ def _results(
 
 
 def _segment(
-    model: BaseSegmenter, names: Sequence[str], images: Sequence[Pixels | UserError], batch_size: int
+    model: BaseSegmenter, names: Names | ClassList, images: Sequence[Pixels | UserError], batch_size: int
 ) -> list[Segmentation | UserError]:
     """The result of each picture; errors stay what they are."""
     readable = [image.rgb for image in images if not isinstance(image, UserError)]
@@ -196,7 +197,7 @@ def _segment(
 
 
 def _segment_huge(
-    model: BaseSegmenter, names: Sequence[str], picture: Picture, memory: int, view: View, outputs: Outputs
+    model: BaseSegmenter, names: Names | ClassList, picture: Picture, memory: int, view: View, outputs: Outputs
 ) -> dict[str, Any] | UserError:
     folder, stem = picture.target.parent, picture.target.name
     try:
@@ -237,7 +238,7 @@ def _save(look: Look, result: Segmentation, outputs: Outputs) -> None:
             target.parent,
             target.name,
             look.picture.title,
-            lambda place: huge.write_labels(raster, [result.labels], place, result.names),
+            lambda place: huge.write_labels(raster, [result.labels], place, result.colors),
             outputs,
         )
 

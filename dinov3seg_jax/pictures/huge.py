@@ -21,10 +21,12 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import appearing, expanded, write_whole
 from dinov3seg_jax.formats.answer import Answer
 from dinov3seg_jax.formats.outputs import DEFAULT, MinArea, Outputs
-from dinov3seg_jax.formats.table import FORMATS, asked
+from dinov3seg_jax.formats.table import FORMATS
+from dinov3seg_jax.formats.table import asked as asked_formats
 from dinov3seg_jax.formats.writing import write_formats
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.result import class_colors, summarize
+from dinov3seg_jax.inference.classes.answers import answer_colors, settle
+from dinov3seg_jax.inference.result import summarize
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
@@ -37,6 +39,7 @@ from dinov3seg_jax.pictures.rasters import (
     Raster,
     open_raster,
 )
+from dinov3seg_jax.text.class_lists import ClassList, Names
 
 BYTES_PER_PIXEL = 48  # what a picture takes that is handled as a whole: itself, labels, scores, overlay
 RUNTIME_BYTES = 600 * 2**20  # Python, JAX and compiled programs
@@ -80,6 +83,10 @@ class Overview:
         )
         own = np.ix_(self._rows[rows] - piece.top, self._columns[columns] - piece.left)
         self.labels[rows, columns] = piece.labels[own]
+
+    def sample(self, labels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, "h w"]:
+        """The labels that all pixels have in the overview."""
+        return labels[np.ix_(self._rows, self._columns)]
 
     def picture(self, source: Raster) -> UInt8[np.ndarray, "h w 3"]:
         """The picture itself, a few rows at a time."""
@@ -181,7 +188,7 @@ def needs_streaming(look: Look, room: int) -> bool:
 def segment_file(
     model: BaseSegmenter,
     source: str | Path,
-    names: Sequence[str],
+    names: Names | ClassList,
     out_folder: str | Path,
     stem: str,
     memory_bytes: int,
@@ -205,7 +212,7 @@ def segment_file(
     Args:
         model: with `tiles`, as of a trained dinov3.seg.
         source: the picture's file.
-        names: as `model.check_names` returns them.
+        names: in any form, or as `model.check_names` returns them.
         out_folder: created if it does not exist.
         stem: the beginning of the files' names.
         memory_bytes: that the whole process may take, the model included.
@@ -229,40 +236,43 @@ def segment_file(
     if model.tiles is None:
         raise UserError("this model sees whole pictures only; a picture that is too large needs a trained dinov3.seg.")
     tiles, source, out_folder = model.tiles, expanded(source), expanded(out_folder)
-    outputs = formats if isinstance(formats, Outputs) else asked(formats, min_area, simplify)
+    outputs = formats if isinstance(formats, Outputs) else asked_formats(formats, min_area, simplify)
     view = View(check_bands(bands), parse_stretch(stretch) if isinstance(stretch, str) else stretch)
+    asked = ClassList.of(names)
+    colors = answer_colors(asked)
     with contextlib.closing(open_raster(source, view)) as picture:
-        shapes = tiles.shapes(len(names))
+        shapes = tiles.shapes(len(asked.rows))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
         _check_formats(outputs, picture, memory_bytes, source)
         try:
             out_folder.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as spools:
                 size = (out_folder, picture.height, picture.width)
-                labels = spools.enter_context(contextlib.closing(Spool(*size, label_kind(len(names)))))
+                labels = spools.enter_context(contextlib.closing(Spool(*size, label_kind(len(colors)))))
                 confidence = None
                 if any(not FORMATS[name].labels_only for name in outputs.formats):
                     confidence = spools.enter_context(contextlib.closing(Spool(*size, np.dtype(np.float32))))
-                totals, overview = _run(tiles, picture, names, shapes, plan, labels, confidence, source.name)
+                totals, overview = _run(tiles, picture, asked, shapes, plan, labels, confidence, source.name)
                 said = {"file": source.name}
                 if "labels" in outputs.formats:
-                    path = write_labels(picture, labels.rows(), out_folder / f"{stem}_labels", names)
+                    path = write_labels(picture, labels.rows(), out_folder / f"{stem}_labels", colors)
                     said["labels"] = path.name
                 answer = Answer(
                     file or source.name,
                     labels.array(),
                     np.zeros((0, 0)) if confidence is None else confidence.array(),
-                    tuple(names),
-                    class_colors(names),
+                    asked.names,
+                    colors,
                     picture.place,
                 )
                 write_formats(answer, outputs, out_folder, stem)
             if "overlay" in outputs.formats:
-                write_whole(out_folder / f"{stem}_overlay.png", _overlay(picture, overview, totals, names))
+                drawn = _overlay(picture, overview, totals, asked.names, colors)
+                write_whole(out_folder / f"{stem}_overlay.png", drawn)
             options, patch_size = model.config.inference, model.config.model.vision.patch_size
             summary = (
                 said
-                | summarize((picture.height, picture.width), names, totals.counts, totals.sums)
+                | summarize((picture.height, picture.width), asked.names, totals.counts, totals.sums)
                 | {"tiles": {"side": options.image_size, "stride": tile_stride(options, patch_size)}}
                 | {"tile_scale": options.tile_scale}
             )
@@ -318,7 +328,7 @@ def plan_memory(model: BaseSegmenter, shapes: Shapes, memory_bytes: int, batch_s
 def _run(
     tiles: TileScorer,
     picture: Raster,
-    names: Sequence[str],
+    asked: ClassList,
     shapes: Shapes,
     plan: Plan,
     labels: Spool,
@@ -326,10 +336,12 @@ def _run(
     title: str,
 ) -> tuple[Totals, Overview]:
     tiling = tiles.plan(picture.height, picture.width)
-    totals, overview = Totals(len(names)), Overview(picture.height, picture.width)
-    score = partial(tiles.score, names=names)
+    totals, overview = Totals(len(asked.names)), Overview(picture.height, picture.width)
+    score = partial(tiles.score, names=asked.rows)
     with tqdm(total=count_tiles(tiling, shapes, plan.widest), desc=title, unit="tile", disable=None) as bar:
         for piece in label_tiles([(picture, tiling)], score, shapes, plan.batch_size, plan.widest, bar.update):
+            settled = settle(asked, piece.labels, piece.confidence)
+            piece = piece._replace(labels=settled[0], confidence=settled[1])
             if not picture.whole:
                 height, width = piece.labels.shape
                 valid = picture.valid(piece.top, piece.top + height, piece.left, piece.left + width)
@@ -348,7 +360,7 @@ def label_kind(classes: int) -> np.dtype:
 
 
 def write_labels(
-    picture: Raster, parts: Iterable[Integer[np.ndarray, "n width"]], place: Path, names: Sequence[str]
+    picture: Raster, parts: Iterable[Integer[np.ndarray, "n width"]], place: Path, colors: UInt8[np.ndarray, "t 3"]
 ) -> Path:
     """The label map, as a GeoTIFF if rasterio reads the picture; it appears whole or not at all.
 
@@ -356,7 +368,7 @@ def write_labels(
         picture: that is labelled.
         parts: its labels from top to bottom, a few rows each.
         place: the file's path without the suffix.
-        names: of the classes.
+        colors: of the classes.
 
     Returns:
         The file's path.
@@ -365,7 +377,6 @@ def write_labels(
         OSError: it cannot be written.
     """
     path = place.with_name(place.name + (".tif" if isinstance(picture, Scene) else ".png"))
-    colors = class_colors(names)
     with appearing(path) as temporary:
         file: LabelFile
         if isinstance(picture, Scene):
@@ -378,8 +389,9 @@ def write_labels(
     return path
 
 
-def _overlay(picture: Raster, overview: Overview, totals: Totals, names: Sequence[str]) -> bytes:
-    colors = class_colors(names)
+def _overlay(
+    picture: Raster, overview: Overview, totals: Totals, names: Sequence[str], colors: UInt8[np.ndarray, "t 3"]
+) -> bytes:
     tinted = visualize.overlay(overview.picture(picture), overview.labels, colors)
     shown = [index for index in np.argsort(-totals.counts, kind="stable").tolist() if totals.counts[index]]
     return visualize.encode(
