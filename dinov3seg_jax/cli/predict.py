@@ -113,7 +113,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     clips = [picture for picture in found if is_clip(picture.path)]
     pictures = [picture for picture in found if picture not in clips]
     of_folder = not listing.single
-    outputs = outputs_of(options, of_folder, request.names)
+    outputs = outputs_of(options, of_folder, request.asked.names)
     sources = [str(path.resolve()) for path in named]
     view = View(options.bands, options.stretch)
     question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question() | view.question()

@@ -206,3 +206,18 @@ def test_formats_in_python(tmp_path):
     assert json.loads((tmp_path / "out" / "a.json").read_text()) == summary
     assert "labels" not in summary
     assert (tmp_path / "out" / "a_summary.csv").read_text().splitlines()[1].startswith("sub/a.tif,0,")
+
+
+def test_scores_of_a_folder(folder, tmp_path):  # noqa: F811
+    """They are those of the labels."""
+    whole = "--config.inference.resize=short_side"
+    assert main(words(folder, "out", whole, "--format", "scores,numpy,json")) == 0
+    for number in range(5):
+        found = np.load(tmp_path / "out" / f"{number:03}_scores.npz")
+        labels = np.load(tmp_path / "out" / f"{number:03}_labels.npy")
+        assert found["names"].tolist() == ["red circle", "grass", "sky"]
+        best = np.take_along_axis(found["scores"], labels[None], 0)[0]
+        assert (best == found["scores"].max(0)).mean() > 0.99  # half precision has ties
+        summary = json.loads((tmp_path / "out" / f"{number:03}.json").read_text())
+        mean = sum(row["pixels"] * (row["mean_confidence"] or 0) for row in summary["classes"]) / labels.size
+        assert mean == pytest.approx(best.mean(dtype=float), rel=1e-3)
