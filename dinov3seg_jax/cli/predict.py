@@ -15,7 +15,14 @@ import pydantic
 from tqdm import tqdm
 
 from dinov3seg_jax.cli.parsing import Command, given_path
-from dinov3seg_jax.cli.request import Request, add_model_arguments, check_request, load_model, with_own_config
+from dinov3seg_jax.cli.request import (
+    Request,
+    add_class_arguments,
+    add_model_arguments,
+    check_request,
+    load_model,
+    with_own_config,
+)
 from dinov3seg_jax.data.scenes import View, parse_bands
 from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
@@ -48,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help='"red circle, grass", or @FILE with a list of any kind (docs/class_lists.md)',
     )
+    add_class_arguments(parser)
     shown = parser.add_argument_group("rasters of many bands, or of more than 8 bits")
     shown.add_argument(
         "--bands",
@@ -116,7 +124,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     from dinov3seg_jax.pictures.batches import Outcome, segment_pictures
     from dinov3seg_jax.pictures.huge import auto_memory
 
-    model, names = load_model(request)
+    model, asked = load_model(request)
     begin(options.out, question if of_folder else None, wanted)
 
     def report(outcome: Outcome) -> None:
@@ -129,7 +137,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
 
     batch_size = min(options.batch, len(pictures))
     memory = options.memory or auto_memory()
-    outcomes = segment_pictures(model, names, pictures, set(wanted), batch_size, memory, view)
+    outcomes = segment_pictures(model, asked, pictures, set(wanted), batch_size, memory, view)
     done, started = 0, time.perf_counter()
     hidden = None if of_folder else True  # None: where nobody watches
     for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):

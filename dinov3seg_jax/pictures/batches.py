@@ -15,6 +15,7 @@ from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.pictures.finished import Picture
 from dinov3seg_jax.pictures.rasters import look_at, open_raster
+from dinov3seg_jax.text.class_lists import ClassList, Names
 
 THREADS = 4  # that read, and as many that write
 BATCHES_AHEAD = 2  # are read while one is segmented
@@ -51,7 +52,7 @@ class Batch(NamedTuple):
 
 def segment_pictures(
     model: BaseSegmenter,
-    names: Sequence[str],
+    names: Names | ClassList,
     pictures: Sequence[Picture],
     wanted: Collection[Picture],
     batch_size: int,
@@ -65,7 +66,7 @@ def segment_pictures(
 
     Args:
         model: any.
-        names: that `model.check_names` returned.
+        names: as for `model.segment`, best what `model.check_names` returned.
         pictures: all of the run, in an order that is the same each time.
         wanted: those that have no results yet.
         batch_size: pictures that run together, if there is room.
@@ -168,7 +169,7 @@ def _read(look: Look, view: View) -> Pixels | UserError:
 
 
 def _results(
-    model: BaseSegmenter, names: Sequence[str], batch: Batch, batch_size: int, memory: int, view: View
+    model: BaseSegmenter, names: Names | ClassList, batch: Batch, batch_size: int, memory: int, view: View
 ) -> Iterable[Segmentation | dict[str, Any] | UserError]:
     """What is to be written of each picture of a batch."""
     if batch.looks[0].shape == HUGE:
@@ -177,7 +178,7 @@ def _results(
 
 
 def _segment(
-    model: BaseSegmenter, names: Sequence[str], images: Sequence[Pixels | UserError], batch_size: int
+    model: BaseSegmenter, names: Names | ClassList, images: Sequence[Pixels | UserError], batch_size: int
 ) -> list[Segmentation | UserError]:
     """The result of each picture; errors stay what they are."""
     readable = [image.rgb for image in images if not isinstance(image, UserError)]
@@ -186,7 +187,7 @@ def _segment(
 
 
 def _segment_huge(
-    model: BaseSegmenter, names: Sequence[str], picture: Picture, memory: int, view: View
+    model: BaseSegmenter, names: Names | ClassList, picture: Picture, memory: int, view: View
 ) -> dict[str, Any] | UserError:
     folder, stem = picture.target.parent, picture.target.name
     try:
@@ -218,7 +219,7 @@ def _save(look: Look, result: Segmentation) -> None:
             target.parent,
             target.name,
             file=path.name,
-            label_writer=lambda place: huge.write_labels(raster, [result.labels], place, result.names),
+            label_writer=lambda place: huge.write_labels(raster, [result.labels], place, result.colors),
         )
 
 

@@ -21,7 +21,8 @@ from dinov3seg_jax.data.stretch import Stretch, parse_stretch
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.result import NODATA_NAMES, PALETTE_NAMES, class_colors, summarize
+from dinov3seg_jax.inference.classes.answers import answer_colors, settle
+from dinov3seg_jax.inference.result import NODATA_NAMES, PALETTE_NAMES, summarize
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
@@ -34,6 +35,7 @@ from dinov3seg_jax.pictures.rasters import (
     Raster,
     open_raster,
 )
+from dinov3seg_jax.text.class_lists import ClassList, Names
 
 BYTES_PER_PIXEL = 48  # what a picture takes that is handled as a whole: itself, labels, scores, overlay
 RUNTIME_BYTES = 600 * 2**20  # Python, JAX and compiled programs
@@ -176,7 +178,7 @@ def needs_streaming(look: Look, room: int) -> bool:
 def segment_file(
     model: BaseSegmenter,
     source: str | Path,
-    names: Sequence[str],
+    names: Names | ClassList,
     out_folder: str | Path,
     stem: str,
     memory_bytes: int,
@@ -196,7 +198,7 @@ def segment_file(
     Args:
         model: with `tiles`, as of a trained dinov3.seg.
         source: the picture's file.
-        names: as `model.check_names` returns them.
+        names: in any form, or as `model.check_names` returns them.
         out_folder: created if it does not exist.
         stem: the beginning of the files' names.
         memory_bytes: that the whole process may take, the model included.
@@ -217,19 +219,21 @@ def segment_file(
         raise UserError("this model sees whole pictures only; a picture that is too large needs a trained dinov3.seg.")
     tiles, source, out_folder = model.tiles, expanded(source), expanded(out_folder)
     view = View(check_bands(bands), parse_stretch(stretch) if isinstance(stretch, str) else stretch)
+    asked = ClassList.of(names)
+    colors = answer_colors(asked)
     with contextlib.closing(open_raster(source, view)) as picture:
-        shapes = tiles.shapes(len(names))
+        shapes = tiles.shapes(len(asked.rows))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
         try:
             out_folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(Spool(out_folder, picture.width, label_kind(picture, len(names)))) as spool:
-                totals, overview = _run(tiles, picture, names, shapes, plan, spool, source.name)
-                labels = write_labels(picture, spool.rows(picture.height), out_folder / f"{stem}_labels", names)
-            write_whole(out_folder / f"{stem}_overlay.png", _overlay(picture, overview, totals, names))
+            with contextlib.closing(Spool(out_folder, picture.width, label_kind(picture, len(colors)))) as spool:
+                totals, overview = _run(tiles, picture, asked, shapes, plan, spool, source.name)
+                labels = write_labels(picture, spool.rows(picture.height), out_folder / f"{stem}_labels", colors)
+            write_whole(out_folder / f"{stem}_overlay.png", _overlay(picture, overview, totals, asked.names, colors))
             options, patch_size = model.config.inference, model.config.model.vision.patch_size
             summary = (
                 {"file": source.name, "labels": labels.name}
-                | summarize((picture.height, picture.width), names, totals.counts, totals.sums)
+                | summarize((picture.height, picture.width), asked.names, totals.counts, totals.sums)
                 | {"tiles": {"side": options.image_size, "stride": tile_stride(options, patch_size)}}
                 | {"tile_scale": options.tile_scale}
             )
@@ -271,17 +275,19 @@ def plan_memory(model: BaseSegmenter, shapes: Shapes, memory_bytes: int, batch_s
 def _run(
     tiles: TileScorer,
     picture: Raster,
-    names: Sequence[str],
+    asked: ClassList,
     shapes: Shapes,
     plan: Plan,
     spool: Spool,
     title: str,
 ) -> tuple[Totals, Overview]:
     tiling = tiles.plan(picture.height, picture.width)
-    totals, overview = Totals(len(names)), Overview(picture.height, picture.width)
-    score = partial(tiles.score, names=names)
+    totals, overview = Totals(len(asked.names)), Overview(picture.height, picture.width)
+    score = partial(tiles.score, names=asked.rows)
     with tqdm(total=count_tiles(tiling, shapes, plan.widest), desc=title, unit="tile", disable=None) as bar:
         for piece in label_tiles([(picture, tiling)], score, shapes, plan.batch_size, plan.widest, bar.update):
+            labels, confidence = settle(asked, piece.labels, piece.confidence)
+            piece = piece._replace(labels=labels, confidence=confidence)
             if not picture.whole:
                 height, width = piece.labels.shape
                 valid = picture.valid(piece.top, piece.top + height, piece.left, piece.left + width)
@@ -298,7 +304,7 @@ def label_kind(picture: Raster, classes: int) -> np.dtype:
 
 
 def write_labels(
-    picture: Raster, parts: Iterable[Integer[np.ndarray, "n width"]], place: Path, names: Sequence[str]
+    picture: Raster, parts: Iterable[Integer[np.ndarray, "n width"]], place: Path, colors: UInt8[np.ndarray, "t 3"]
 ) -> Path:
     """The label map, as a GeoTIFF if rasterio reads the picture; it appears whole or not at all.
 
@@ -306,7 +312,7 @@ def write_labels(
         picture: that is labelled.
         parts: its labels from top to bottom, a few rows each.
         place: the file's path without the suffix.
-        names: of the classes.
+        colors: of the classes.
 
     Returns:
         The file's path.
@@ -316,7 +322,6 @@ def write_labels(
     """
     path = place.with_name(place.name + (".tif" if isinstance(picture, Scene) else ".png"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    colors = class_colors(names)
     try:
         file: LabelFile
         if isinstance(picture, Scene):
@@ -332,8 +337,9 @@ def write_labels(
     return path
 
 
-def _overlay(picture: Raster, overview: Overview, totals: Totals, names: Sequence[str]) -> bytes:
-    colors = class_colors(names)
+def _overlay(
+    picture: Raster, overview: Overview, totals: Totals, names: Sequence[str], colors: UInt8[np.ndarray, "t 3"]
+) -> bytes:
     tinted = visualize.overlay(overview.picture(picture), overview.labels, colors)
     shown = [index for index in np.argsort(-totals.counts, kind="stable").tolist() if totals.counts[index]]
     return visualize.encode(
