@@ -15,7 +15,7 @@ from PIL import Image
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.images import as_pixels
 from dinov3seg_jax.errors import UserError, one_line
-from dinov3seg_jax.inference.classes.answers import answer_colors, settle, settle_scores
+from dinov3seg_jax.inference.classes.answers import settle, settle_scores
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.labels import Found
@@ -112,12 +112,11 @@ class BaseSegmenter(abc.ABC):
                 "inference.resize to 'short_side' or 'square'"
             )
         recipe = self.recipe if self.section == "zero_shot" else {}
-        colors = answer_colors(asked)
         results = []
         for image, found in zip(listed, self.label(listed, asked.rows, batch_size, scores), strict=True):
             labels, confidence = settle(asked, found.labels, found.confidence)
             every = None if found.scores is None else settle_scores(asked, found.scores)
-            results.append(Segmentation(labels, confidence, asked.names, image, recipe, colors, scores=every))
+            results.append(Segmentation(labels, confidence, asked.names, image, recipe, asked.colors, scores=every))
         return results
 
     def segment_many(

@@ -21,7 +21,7 @@ from dinov3seg_jax.data.stretch import Stretch, parse_stretch
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.classes.answers import answer_colors, settle
+from dinov3seg_jax.inference.classes.answers import settle
 from dinov3seg_jax.inference.result import NODATA_NAMES, PALETTE_NAMES, summarize
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
@@ -220,7 +220,7 @@ def segment_file(
     tiles, source, out_folder = model.tiles, expanded(source), expanded(out_folder)
     view = View(check_bands(bands), parse_stretch(stretch) if isinstance(stretch, str) else stretch)
     asked = ClassList.of(names)
-    colors = answer_colors(asked)
+    colors = asked.colors
     with contextlib.closing(open_raster(source, view)) as picture:
         shapes = tiles.shapes(len(asked.rows))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
