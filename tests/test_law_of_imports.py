@@ -12,7 +12,7 @@ PACKAGE = Path(dinov3seg_jax.__file__).parent
 FLOORS = (
     {"ground"},
     {"visualize"},
-    {"models", "text", "cache"},
+    {"models", "text", "cache", "formats"},
     {"store", "data"},
     {"inference", "training", "convert"},
     {"pictures", "costs", "export", "zoo"},

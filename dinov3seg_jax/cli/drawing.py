@@ -36,5 +36,5 @@ def drawing_of(options: argparse.Namespace) -> Drawing:
     """
     try:
         return Drawing(options.opacity, options.contours, options.labels_in_regions, not options.no_legend)
-    except UserError as error:
+    except UserError as error:  # which begins with the option's word
         raise UserError(f"--{error}") from None
