@@ -15,6 +15,7 @@ COMMANDS = (
     "models",
     "fetch",
     "predict",
+    "app",
     "compare",
     "train",
     "eval",

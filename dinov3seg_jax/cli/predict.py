@@ -14,7 +14,8 @@ from typing import Any
 import pydantic
 from tqdm import tqdm
 
-from dinov3seg_jax.cli.drawing import add_drawing_arguments, drawing_of
+from dinov3seg_jax.cli.clips import Videos, add_clip_arguments
+from dinov3seg_jax.cli.drawing import add_drawing_arguments, draw_again, drawing_of
 from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.cli.request import (
     Request,
@@ -25,11 +26,11 @@ from dinov3seg_jax.cli.request import (
     with_own_config,
 )
 from dinov3seg_jax.cli.results import add_format_arguments, outputs_of
+from dinov3seg_jax.data.clips import is_clip
 from dinov3seg_jax.data.scenes import View, parse_bands
 from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.formats.outputs import Outputs
-from dinov3seg_jax.pictures.finished import Picture, begin, is_drawn_so, to_do, together
+from dinov3seg_jax.pictures.finished import Picture, begin, to_do, together
 from dinov3seg_jax.pictures.listing import Listing, describe_passed_over, find_pictures, standard_input
 from dinov3seg_jax.pictures.places import output_places, refuse_place, titles
 
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="PATH",
-        help="pictures, folders of pictures, patterns like 'photos/*.jpg', or - for standard input",
+        help="pictures or videos, folders of them, patterns like 'photos/*.jpg', or - for standard input",
     )
     asked.add_argument(
         "--classes",
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RANGE",
         help="what becomes black and white: percentiles as in 2,98, or minmax, or values as in 0:3000",
     )
+    add_clip_arguments(parser)
     add_model_arguments(parser)
     results = parser.add_argument_group("results")
     results.add_argument(
@@ -108,34 +110,40 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path]) -> int:
     listing = find_pictures(named)
     request = with_own_config(request)
-    pictures = list(map(Picture, listing.roots, output_places(listing.roots, options.out), titles(listing.roots)))
+    places = output_places(listing.roots, options.out)
+    found = list(map(Picture, listing.roots, places, titles(listing.roots)))
+    clips = [picture for picture in found if is_clip(picture.path)]
+    pictures = [picture for picture in found if picture not in clips]
     of_folder = not listing.single
-    outputs = outputs_of(options, of_folder)._replace(drawing=drawing_of(options))
+    drawing = drawing_of(options)
+    outputs = outputs_of(options, of_folder)._replace(drawing=drawing)
     sources = [str(path.resolve()) for path in named]
     view = View(options.bands, options.stretch)
     question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question() | view.question()
     question |= outputs.question()
     wanted = to_do(options.out, question, pictures, options.overwrite, outputs)
+    videos = Videos(clips, request.question(), options, drawing)
     skipped = [picture for picture in pictures if picture not in set(wanted)]
     if skipped:
         print(f"{len(skipped)} of {len(pictures)} pictures are done already", flush=True)
-    undrawn = _draw_again(options.out, skipped, view, outputs)
+    undrawn = draw_again(options.out, skipped, view, outputs)
     unnameable = [picture for picture in wanted if picture.has_long_name(outputs.formats)]
     for picture in unnameable:
         print(f"error: {picture.path} has a name that is too long for its results; shorten it", file=sys.stderr)
         wanted.remove(picture)
-    if not wanted:
-        if of_folder:
+    if not wanted and not videos.left:
+        if of_folder and pictures:
             _tell_of_files(together(options.out, pictures, outputs))
         _tell_of_others(listing)
-        return 2 if unnameable or undrawn else 0
+        return 2 if unnameable or undrawn or videos.failed else 0
 
     gc.set_threshold(OBJECTS)
     from dinov3seg_jax.pictures.batches import Outcome, segment_pictures
     from dinov3seg_jax.pictures.huge import auto_memory
 
     model, asked = load_model(request)
-    begin(options.out, question if of_folder else None, wanted, outputs)
+    if pictures or of_folder:
+        begin(options.out, question if of_folder else None, wanted, outputs)
 
     def report(outcome: Outcome) -> None:
         with tqdm.external_write_mode():  # above the bar
@@ -145,7 +153,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
                 shown = next((path for path in outcome.picture.results(outputs.formats) if path.exists()), options.out)
                 print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {shown}", flush=True)
 
-    batch_size = min(options.batch, len(pictures))
+    batch_size = min(options.batch, max(len(pictures), 1))
     memory = options.memory or auto_memory()
     outcomes = segment_pictures(model, asked, pictures, set(wanted), batch_size, memory, view, outputs)
     done, started = 0, time.perf_counter()
@@ -154,7 +162,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
         report(outcome)
         done += outcome.summary is not None
     seconds, failed = time.perf_counter() - started, len(unnameable) + len(wanted) - done
-    if of_folder:
+    if of_folder and pictures:
         _tell_of_files(together(options.out, pictures, outputs))
         print(
             f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s; results are in {options.out}",
@@ -162,22 +170,9 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
         )
         if failed:
             print(f"error: {failed} of {len(pictures)} pictures could not be segmented; see above", file=sys.stderr)
+    videos.segment(model, asked, describe)
     _tell_of_others(listing)
-    return 2 if failed or undrawn else 0
-
-
-def _draw_again(out: Path, done: Sequence[Picture], view: View, outputs: Outputs) -> int:
-    """Draw what is done as it is asked now, if it looks otherwise; returns how many pictures could not be drawn."""
-    if not done or "overlay" not in outputs.formats or is_drawn_so(out, outputs):
-        return 0
-    from dinov3seg_jax.pictures.redraw import redraw  # loads JAX
-
-    again = redraw(out, done, view, outputs)
-    errors = [error for error in tqdm(again, total=len(done), unit="image", dynamic_ncols=True, disable=None) if error]
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    print(f"{len(done) - len(errors)} of them are drawn again, from their labels", flush=True)
-    return len(errors)
+    return 2 if failed or undrawn or videos.failed else 0
 
 
 def _tell_of_files(paths: Sequence[Path]) -> None:

@@ -1,8 +1,10 @@
 """What every segmenter promises, and what some can do besides: tiles, and several devices."""
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, Literal, Unpack
@@ -13,9 +15,11 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.data.clips import open_clip
 from dinov3seg_jax.data.images import as_pixels
-from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.errors import UserError, note, one_line
 from dinov3seg_jax.inference.classes.answers import settle, settle_scores
+from dinov3seg_jax.inference.clips import SegmentedFrame, Smoothing, check_clip_options, segment_frames
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.labels import Found
@@ -182,6 +186,50 @@ class BaseSegmenter(abc.ABC):
         asked = self.check_names(names, **options)
         rgb, valid = as_pixels(image)
         return self.segment_arrays([rgb], asked, scores=scores)[0].where(valid)
+
+    def segment_video(
+        self,
+        path: str | Path,
+        names: Names | ClassList,
+        *,
+        every: int = 1,
+        smooth: float = 0.0,
+        batch_size: int = 1,
+        **options: Unpack[Options],
+    ) -> Iterator[SegmentedFrame]:
+        """Segment the frames of a video, in memory for two batches of them.
+
+        Args:
+            path: of the video.
+            names: as for `segment`.
+            every: only each n-th frame is segmented, the first one among them.
+            smooth: in [0, 1): the weight that earlier frames have in an exponential mean of the scores, which labels
+                and confidence are taken from; 0 is no mean, and a frame's labels are those of it as a picture.
+            batch_size: frames that run together, if the model can run several.
+            **options: as for `segment`.
+
+        Returns:
+            Frames as they are done: each with its number in the video, its time in seconds, and its result.
+
+        Raises:
+            UserError: the video, the names or an option cannot be used. Damage within a video is no error, but a note.
+        """
+        check_clip_options(every, smooth)
+        asked = self.check_names(names, **options)
+        return self._segment_video(path, asked, every, Smoothing(smooth, asked), batch_size)
+
+    def _segment_video(
+        self, path: str | Path, asked: ClassList, every: int, smoothing: Smoothing, batch_size: int
+    ) -> Iterator[SegmentedFrame]:
+        with open_clip(path) as clip:
+            wanted = (frame for frame in clip if frame.number % every == 0)
+            scores = bool(smoothing.weight)
+            segment = partial(self.segment_arrays, names=asked, batch_size=batch_size, scores=scores)
+            with contextlib.closing(segment_frames(segment, wanted, smoothing, batch_size)) as batches:
+                for batch in batches:
+                    yield from batch
+            if clip.damage:
+                note(clip.damage)
 
     def batch_shape(self, height: int, width: int) -> tuple[int, int]:
         """Pictures with the same answer can run together: their size once resized. Default: any, as each runs alone."""

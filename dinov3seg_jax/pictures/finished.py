@@ -21,6 +21,7 @@ ASKED = "formats"  # in it: the formats of these results
 DRAWN = "drawing"  # in it: what their overlays look like, which is no part of the question
 SUMMARY = ".json"  # of a picture; written last
 PICTURES = ("_overlay.png", "_labels.png", "_labels.tif", "_scores.tif")  # that are results
+OF_CLIPS = ("_overlay.mp4", "_labels")  # of a video: its overlay, and the folder of its frames' labels
 NAME_BYTES = 255  # that a file's name can have
 
 ALONE = Outputs()  # the usual files of each picture, none of the whole folder
@@ -101,8 +102,12 @@ class Picture(NamedTuple):
 
 def is_result(path: Path) -> bool:
     """Whether a file is an overlay or a label map that this program wrote beside its summary."""
-    stem = next((path.name.removesuffix(end) for end in PICTURES if path.name.endswith(end)), "")
-    return bool(stem) and Picture(path, path.with_name(stem)).summary_is_ours() is True
+
+    def is_beside_ours(path: Path) -> bool:
+        stem = next((path.name.removesuffix(end) for end in PICTURES + OF_CLIPS if path.name.endswith(end)), "")
+        return bool(stem) and Picture(path, path.with_name(stem)).summary_is_ours() is True
+
+    return is_beside_ours(path) or is_beside_ours(path.parent)
 
 
 def to_do(
