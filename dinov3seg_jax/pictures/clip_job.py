@@ -1,5 +1,6 @@
 """A video and its results: which files they are, whether they are there, and whose they are."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from dinov3seg_jax.inference.clips import check_clip_options
 from dinov3seg_jax.pictures.clip_labels import delete_frames
 from dinov3seg_jax.pictures.clip_record import ClipRecord
 from dinov3seg_jax.pictures.finished import Picture, Question
+from dinov3seg_jax.visualize import Drawing
 
 OVERLAY, FOLDER, ARCHIVE = "_overlay.mp4", "_labels", "_labels.npz"
 
@@ -22,10 +24,11 @@ class ClipOptions(NamedTuple):
     every: int = 1  # each n-th frame is segmented
     smooth: float = 0.0  # weight of the frames before in the mean of scores, in [0, 1)
     archive: bool = False  # labels as one file of NumPy's, not as a folder of PNGs
+    drawing: Drawing = Drawing()
 
     def question(self) -> Question:
         """What results depend on, by the options that a user knows it by."""
-        return {"--every": self.every, "--smooth": self.smooth}
+        return {"--every": self.every, "--smooth": self.smooth, "look": dataclasses.asdict(self.drawing)}
 
 
 class ClipJob:

@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from dinov3seg_jax import visualize
 from dinov3seg_jax.data.clips import HD_HEIGHT, Clip, Frame, import_av
 from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.pictures.clip_job import ClipOptions
 
 ENCODER = "libx264"
 OPTIONS = {"crf": "20", "preset": "fast"}  # of x264: hardly a loss to the eye
@@ -24,7 +25,7 @@ def write_overlay(
     clip: Clip,
     frames: Iterable[Frame],
     labels: Callable[[int], Int[np.ndarray, "h w"]],
-    every: int,
+    options: ClipOptions,
     classes: tuple[list[str], UInt8[np.ndarray, "t 3"], list[int]],
 ) -> None:
     """Write the whole of a video, tinted.
@@ -37,7 +38,7 @@ def write_overlay(
         clip: the video, which `frames` are read from.
         frames: all of its frames.
         labels: of a frame by its number.
-        every: how many frames lie between two that have labels.
+        options: which frames have labels, and how they are drawn.
         classes: names, their colours, and which of them are shown in the legend, in this order.
 
     Raises:
@@ -45,16 +46,20 @@ def write_overlay(
     """
     av = import_av()
     names, colors, order = classes
+    drawing = options.drawing
     shown = order[:MOST_NAMES]
     try:
         with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"}) as out:
             stream: Any = None
             for frame in frames:
-                if frame.number % every == 0:
+                if frame.number % options.every == 0:
                     found = labels(frame.number)
-                tinted = visualize.overlay(frame.rgb(), found, colors)
+                tinted = visualize.overlay(frame.rgb(), found, colors, drawing.opacity, drawing.contours)
+                if drawing.labels:
+                    tinted = visualize.write_names(tinted, found, names)
                 if stream is None:
-                    canvas = even(visualize.with_legend(tinted, [names[index] for index in shown], colors[shown]))
+                    rows = shown if drawing.legend else []
+                    canvas = even(visualize.with_legend(tinted, [names[index] for index in rows], colors[rows]))
                     stream = _stream(out, clip, canvas.shape[:2])
                 _lay(canvas, tinted)
                 out.mux(stream.encode(_encodable(canvas, frame.time, clip.time_base)))

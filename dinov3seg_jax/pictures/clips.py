@@ -98,7 +98,7 @@ def _finish(job: ClipJob, read: Clip, watch: Watch) -> Outcome:
     with open_clip(job.picture.path) as clip, _whole(job.overlay) as place:
         frames = watch(clip, "overlay", summary["frames"])
         labels = partial(read_frame, job.folder)
-        write_overlay(place, clip, frames, labels, job.options.every, (summary["names"], colors, order))
+        write_overlay(place, clip, frames, labels, job.options, (summary["names"], colors, order))
     if job.options.archive:
         with _whole(job.archive) as place, place.open("wb") as file:
             times = {frame["frame"]: frame["time"] for frame in job.record.frames()}
