@@ -51,9 +51,7 @@ class Asker:
         except UserError as error:
             raise as_known(error, path, name) from error
 
-    def ask(
-        self, path: Path, name: str, lists: list[str], model_name: str
-    ) -> Generator[str, None, list[Segmentation]]:
+    def ask(self, path: Path, name: str, lists: list[str], model_name: str) -> Generator[str, None, list[Segmentation]]:
         """Segment a picture by one or several lists of names.
 
         Args:
@@ -89,7 +87,7 @@ class Asker:
 
 
 def _segment(model: "BaseSegmenter", pixels: Pixels, names: tuple[str, ...]) -> Segmentation:
-    """By the rule of `predict`: tile by tile where a picture as a whole would take more than half of the free memory."""
+    """By the rule of `predict`: tile by tile where the whole picture would take more than half of the free memory."""
     height, width = pixels.rgb.shape[:2]
     room = huge.room_for_pictures(model, huge.auto_memory(), 1)
     if model.tiles is not None and height * width * huge.BYTES_PER_PIXEL > room:

@@ -12,32 +12,19 @@ from dinov3seg_jax.app.handlers import Handlers
 DEVICE, FILES = "device", "files"  # what waits for the same thing waits in one queue
 KEPT = (600, 600)  # seconds between deletions, and after which a file of Gradio's is deleted
 UNFIT = "what was sent does not fit; send a picture's file by gradio_api/upload, and all else as the API page says"
+ADDRESSES = ("http:", "https:")
 NAMES_HELP = "names with commas between them, as on the command line"
 
 
-class Upload(gr.File):
-    """A file that was uploaded; addresses are refused, and so are paths of this machine."""
-
-    is_template = True  # else Gradio looks for a component of this name
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        """Gradio's own would fetch an address."""
-        if str(url_or_file_path).startswith(("http:", "https:")):
-            raise gr.Error("the picture is an address; upload the file itself", print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The file's path; Gradio's own leaves an empty file behind each time."""
-        return None if payload is None else payload.path
-
-
 class Page(gr.Blocks):
-    """Whose inputs are checked: what does not fit is an error with a sentence."""
+    """Whose inputs are checked before they are read."""
 
-    async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
-        """Gradio's own, of which a caller would get no word."""
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> Any:
+        """Gradio's own, which would fetch an address, and say nothing of what does not fit."""
+        if any(isinstance(given, dict) and str(given.get("path")).startswith(ADDRESSES) for given in inputs):
+            raise gr.Error("the picture is an address; upload the file itself", print_exception=False)
         try:
-            return await super().preprocess_data(*arguments, **options)
+            return await super().preprocess_data(block_fn, inputs, *arguments, **options)
         except gr.Error:
             raise
         except Exception:
@@ -52,7 +39,8 @@ def asset(name: str) -> str:
 def theme() -> gr.themes.Base:
     """Of the page; fonts are the reader's own, so that nothing is asked of other hosts."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
-    made = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=("ui-monospace", "monospace"))
+    mono = ("ui-monospace", "monospace")
+    made = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=mono)
     return made.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
@@ -84,7 +72,7 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
                     elem_id="viewer",
                 )
             with gr.Column(elem_id="asked"):
-                picture = Upload(label="Picture", file_count="single", height=140, elem_id="picture")
+                picture = gr.File(label="Picture", height=140, elem_id="picture")
                 names = gr.Textbox(
                     label="Names", info=NAMES_HELP, placeholder="dog, grass, sky", lines=2, elem_id="names"
                 )
@@ -144,7 +132,7 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
 def _api(handlers: Handlers) -> None:
     """The same functions for programs; what they take and return is on the page's API page."""
     with gr.Group(visible=False):
-        picture = Upload(label="the picture's file")
+        picture = gr.File(label="the picture's file")
         names = gr.Textbox(label="names, as on the command line")
         other = gr.Textbox("", label="a second list, or nothing")
         model = gr.Textbox("", label="one of /models; nothing: the first")

@@ -56,11 +56,7 @@ class Results:
         folder.mkdir(mode=0o700, parents=True)
         try:
             (folder / VIEW).write_text(json.dumps(view))
-            image = _on_disk(folder / "image.npy", results[0].image) if results else None
-            kept = tuple(
-                dataclasses.replace(result, image=image, **_arrays(folder, number, result))
-                for number, result in enumerate(results)
-            )
+            kept = _kept(folder, results) if results else ()
             size = sum(path.stat().st_size for path in folder.iterdir())
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -109,12 +105,16 @@ class Results:
             shutil.rmtree(self._entries.pop(token).folder, ignore_errors=True)
 
 
-def _arrays(folder: Path, number: int, result: Segmentation) -> dict[str, np.ndarray | None]:
-    given = {name: getattr(result, name) for name in BIG}
-    return {
-        name: None if array is None else _on_disk(folder / f"{name}_{number}.npy", array)
-        for name, array in given.items()
-    }
+def _kept(folder: Path, results: Sequence[Segmentation]) -> tuple[Segmentation, ...]:
+    """The results, which have one picture, with their arrays on disk."""
+    image, kept = _on_disk(folder / "image.npy", results[0].image), []
+    for number, result in enumerate(results):
+        given: dict[str, Any] = {name: getattr(result, name) for name in BIG if getattr(result, name) is not None}
+        arrays: dict[str, Any] = {
+            name: _on_disk(folder / f"{name}_{number}.npy", array) for name, array in given.items()
+        }
+        kept.append(dataclasses.replace(result, image=image, **arrays))
+    return tuple(kept)
 
 
 def _on_disk(path: Path, array: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dinov3seg_jax.app.limits import Limits
 from dinov3seg_jax.app.models import Models
+from dinov3seg_jax.app.results import Results
 from dinov3seg_jax.errors import UserError, reason
 
 SWEEP_EVERY = 60  # seconds
@@ -19,7 +20,6 @@ THREADS = 40
 ENVIRONMENT = {  # read when Gradio is imported
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_SHARE": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
 
@@ -45,7 +45,7 @@ def running(models: Models, limits: Limits, address: Address) -> Iterator[str]:
         uploads.mkdir()
         os.environ.update(ENVIRONMENT, GRADIO_TEMP_DIR=str(uploads))
         try:
-            import gradio
+            import gradio  # noqa: F401, which must not be imported earlier
         except ImportError as error:
             raise UserError(
                 "the app needs gradio; install the extra 'app', as in pip install 'dinov3seg_jax[app]'."
@@ -54,7 +54,6 @@ def running(models: Models, limits: Limits, address: Address) -> Iterator[str]:
         from dinov3seg_jax.app.examples import painted_examples
         from dinov3seg_jax.app.handlers import Handlers
         from dinov3seg_jax.app.page import asset, build, theme
-        from dinov3seg_jax.app.results import Results
 
         results = Results(root / "results")
         handlers = Handlers(Asker(models, limits), results, uploads)
@@ -91,10 +90,9 @@ def running(models: Models, limits: Limits, address: Address) -> Iterator[str]:
         finally:
             stop.set()
             page.close(verbose=False)
-            gradio.close_all(verbose=False)
 
 
-def _sweep(results: "Results", uploads: Path, stop: threading.Event) -> None:  # type: ignore[name-defined]
+def _sweep(results: Results, uploads: Path, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_EVERY):
         results.sweep()
         delete_old(uploads, UPLOADS_KEPT)

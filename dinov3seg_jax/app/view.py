@@ -10,7 +10,7 @@ import io
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax.inference.result import Segmentation
@@ -45,7 +45,8 @@ def view_of_result(result: Segmentation, title: str, side: int = SIDE) -> dict[s
         to be asked for, 0 if there are none.
     """
     counts = counts_above(result.labels, result.confidence, len(result.names))
-    shown = np.ix_(*places(*result.labels.shape, side))
+    height, width = result.labels.shape
+    shown = np.ix_(*places(height, width, side))
     return {
         "title": title,
         "classes": [
@@ -60,8 +61,8 @@ def view_of_result(result: Segmentation, title: str, side: int = SIDE) -> dict[s
 def heat_of(result: Segmentation, number: int, side: int = SIDE) -> dict[str, Any]:
     """The scores of one class everywhere: "width", "height" and "data", as in `packed_map`."""
     assert result.scores is not None
-    t, h, w = result.scores.shape
-    rows, columns = places(h, w, side)
+    height, width = result.labels.shape
+    rows, columns = places(height, width, side)
     scores = result.scores[number][np.ix_(rows, columns)]
     return {"width": len(columns), "height": len(rows), "data": _packed(_differences(scores))}
 

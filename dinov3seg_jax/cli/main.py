@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from dinov3seg_jax.cli.parsing import Command
 
 # Each is a module in this folder, with a COMMAND.
-COMMANDS = ("models", "fetch", "predict", "app", "train", "eval", "plan", "convert", "verify", "prepare", "export", "warmup")
+COMMANDS = (
+    *("models", "fetch", "predict", "app", "train", "eval"),
+    *("plan", "convert", "verify", "prepare", "export", "warmup"),
+)
 SHELLS = ("bash", "zsh", "tcsh")
 
 

@@ -1,6 +1,5 @@
 """An app that runs, with a model that answers at once."""
 
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -88,7 +88,7 @@ def test_formats_that_are_none(formats, message):
     ("name", "stem"),
     [
         ("../../etc/passwd", "passwd"),
-        ("a<b>&\"c.png", "a_b___c"),
+        ('a<b>&"c.png', "a_b___c"),
         ("x" * 300 + ".png", "x" * 60),
         (".png", "png"),
         ("狗.jpg", "狗"),

@@ -149,7 +149,7 @@ def test_a_download_is_drawn_as_the_page_is(page, model, picture, tmp_path):
 
 
 def test_names_are_text_and_never_html(page, picture):
-    names = '<script>alert(1)</script>, <img src=x onerror=alert(2)>, ${alert(3)} {{4}}'
+    names = "<script>alert(1)</script>, <img src=x onerror=alert(2)>, ${alert(3)} {{4}}"
     ask(page, picture, names)
     assert page.locator("#chips li").all_inner_texts() == names.split(", ")
     assert set(legend(page)) == set(names.split(", "))
