@@ -11,6 +11,7 @@ result.save("predictions", "scene")
 - `keep_programs` keeps compiled programs on disk, so that later processes start fast. Call it first.
 - `load_exported` opens what `dinov3seg export` wrote.
 - `load_config` reads a recipe into a `Config`; `train` and `evaluate` take one, as the commands do.
+- `ClassList` is a list of class names with synonyms, a background and a threshold; `NamedClass` is one of its classes.
 - `UserError` is raised for what a user can mend; its message is one sentence.
 """
 
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     from dinov3seg_jax.inference.load import load
     from dinov3seg_jax.inference.result import Segmentation
     from dinov3seg_jax.pictures.huge import segment_file
+    from dinov3seg_jax.text.class_lists import ClassList, NamedClass
     from dinov3seg_jax.training.loop import train
 
     __version__: str
 
 _HOMES = {
+    "ClassList": "text.class_lists",
     "Config": "config",
+    "NamedClass": "text.class_lists",
     "Segmentation": "inference.result",
     "Segmenter": "inference.base:BaseSegmenter",
     "UserError": "errors",
@@ -48,7 +52,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassList",
     "Config",
+    "NamedClass",
     "Segmentation",
     "Segmenter",
     "UserError",

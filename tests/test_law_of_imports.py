@@ -11,7 +11,8 @@ import dinov3seg_jax
 PACKAGE = Path(dinov3seg_jax.__file__).parent
 FLOORS = (
     {"ground"},
-    {"models", "text", "cache"},
+    {"visualize"},
+    {"models", "text", "cache", "formats"},
     {"store", "data"},
     {"inference", "training", "convert"},
     {"pictures", "costs", "export", "zoo"},

@@ -12,8 +12,19 @@ if TYPE_CHECKING:
 
 # Each is a module in this folder, with a COMMAND.
 COMMANDS = (
-    *("models", "fetch", "predict", "app", "train", "eval"),
-    *("plan", "convert", "verify", "prepare", "export", "warmup"),
+    "models",
+    "fetch",
+    "predict",
+    "app",
+    "compare",
+    "train",
+    "eval",
+    "plan",
+    "convert",
+    "verify",
+    "prepare",
+    "export",
+    "warmup",
 )
 SHELLS = ("bash", "zsh", "tcsh")
 

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from dinov3seg_jax import fonts
 from dinov3seg_jax.cli.parsing import count, given_path
@@ -14,8 +14,9 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.load import Way, load, section_of, way_of
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
-from dinov3seg_jax.text.class_lists import parse_names
-from dinov3seg_jax.text.prompts import check_names, load_templates, understood
+from dinov3seg_jax.text.class_lists import ClassList
+from dinov3seg_jax.text.class_lists.asked import UNKNOWN, Synonyms
+from dinov3seg_jax.text.prompts import check_asked, load_templates, understood
 from dinov3seg_jax.text.tokenizers import open_tokenizer
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Request(NamedTuple):
     folder: ModelFolder
     way: Way
     overrides: list[str]
-    names: tuple[str, ...]
+    asked: ClassList
     config: Config  # of the run, or the default one
 
     def question(self) -> dict[str, Any]:
@@ -40,10 +41,35 @@ class Request(NamedTuple):
         options = getattr(self.config, section_of(self.way))
         return {
             "weights": self.folder.fingerprint,
-            "names": list(self.names),
+            **self.asked.question(),
             "options": {"zero_shot": self.way == "zero_shot"} | dataclasses.asdict(options),
             "versions of this program": RESULTS_VERSION,
         }
+
+
+def add_class_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what stands beside the names."""
+    group = parser.add_argument_group("what else is asked (docs/class_lists.md, docs/confidence.md)")
+    group.add_argument(
+        "--background",
+        nargs="+",
+        metavar="NAMES",
+        help="as for --classes: names that compete, and become one class, 'background'",
+    )
+    group.add_argument(
+        "--synonyms",
+        choices=get_args(Synonyms),
+        default="mean",
+        help="how names of one class, as in 'dog|puppy', count: by their mean, or each by itself; default: %(default)s",
+    )
+    group.add_argument(
+        "--min_confidence",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="from 0 to 1; a pixel whose best class is less sure is unknown; default: 0, none is",
+    )
+    group.add_argument("--unknown", metavar="NAME", help="what such pixels are called; default: unknown")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,23 +100,35 @@ def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Requ
     Raises:
         UserError: they cannot be used, whatever the model.
     """
-    names = parse_names(_one_list(options.classes))
+    asked = _asked(options)
     folder = open_folder(options.checkpoint)
     way = way_of(folder, options.zero_shot)
     way = "zero_shot" if way == "linear" else way  # which is refused when it is read
     config = override_inference(Config() if folder.kind == "run" else folder.config, overrides, section_of(way))
     model = config.model
     templates = load_templates(config.zero_shot.templates) if way == "zero_shot" else config.inference.templates
-    check_names(names, open_tokenizer(model), templates, model.text.context_length)
-    return Request(folder, way, list(overrides), names, config)
+    check_asked(asked, open_tokenizer(model), templates, model.text.context_length)
+    return Request(folder, way, list(overrides), asked, config)
 
 
-def _one_list(words: Sequence[str] | str) -> str:
-    """The list of names, which is one word of the command line."""
+def _asked(options: argparse.Namespace) -> ClassList:
+    if options.unknown is not None and not options.min_confidence:
+        raise UserError("--unknown names the pixels below --min_confidence, which is not given; add it, as in 0.3")
+    return ClassList.of(
+        _one_list(options.classes, "--classes"),
+        background=() if options.background is None else _one_list(options.background, "--background"),
+        synonyms=options.synonyms,
+        min_confidence=options.min_confidence,
+        unknown=UNKNOWN if options.unknown is None else options.unknown,
+    )
+
+
+def _one_list(words: Sequence[str] | str, option: str) -> str:
+    """A list of names, which is one word of the command line."""
     if isinstance(words, str) or len(words) == 1:
         return words if isinstance(words, str) else words[0]
     text = (" " if any("," in word for word in words) else ", ").join(words)
-    raise UserError(f'--classes got {len(words)} words; put the list in quotes, as --classes "{text}"')
+    raise UserError(f'{option} got {len(words)} words; put the list in quotes, as {option} "{text}"')
 
 
 def with_own_config(request: Request) -> Request:
@@ -105,22 +143,22 @@ def with_own_config(request: Request) -> Request:
     return request._replace(config=config)
 
 
-def load_model(request: Request) -> "tuple[BaseSegmenter, tuple[str, ...]]":
-    """The model, and the names as it takes them, which are shown; programs are kept on disk from here on.
+def load_model(request: Request) -> "tuple[BaseSegmenter, ClassList]":
+    """The model, and what is asked, which is shown; programs are kept on disk from here on.
 
     Raises:
         UserError: the model cannot be loaded, or does not take these names.
     """
     from dinov3seg_jax.cache.programs import keep_programs
 
-    print(understood(request.names), flush=True)
-    if boxed := fonts.boxed(request.names):
+    print(understood(request.asked), flush=True)
+    if boxed := fonts.boxed(request.asked.names):
         more = f" and {len(boxed) - 1} more" if len(boxed) > 1 else ""
         print(f"note: no font here has the letters of '{boxed[0]}'{more}; install the extra 'fonts'", file=sys.stderr)
     keep_programs()
     zero_shot = request.way == "zero_shot"
     model = load(request.folder.path, request.overrides, zero_shot=zero_shot)
-    names = model.check_names(request.names)
+    asked = model.check_names(request.asked)
     if zero_shot:
         print(model.describe(), flush=True)
-    return model, names
+    return model, asked

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from dinov3seg_jax.cli.parsing import Command
-from dinov3seg_jax.cli.request import add_model_arguments, check_request, load_model, with_own_config
+from dinov3seg_jax.cli.request import (
+    add_class_arguments,
+    add_model_arguments,
+    check_request,
+    load_model,
+    with_own_config,
+)
 from dinov3seg_jax.errors import UserError
 
 DESCRIPTION = "compile programs and embed names ahead of time, for all later processes"
@@ -26,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument(
         "--sizes", default=SIZES, metavar="WxH,...", help="of pictures, the width first; default: %(default)s"
     )
+    add_class_arguments(parser)
     add_model_arguments(parser)
 
 
@@ -48,13 +55,13 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
             "to a folder of yours"
         )
     started = time.perf_counter()
-    model, names = load_model(request)
+    model, asked = load_model(request)
     print(f"loaded in {time.perf_counter() - started:.1f} s", flush=True)
     for width, height in sizes:
         started = time.perf_counter()
         grey = np.full((height, width, 3), 128, np.uint8)
-        model.segment_arrays([grey] * options.batch, names, options.batch)
-        count = f"{options.batch} of {width} x {height}, {len(names)} names"
+        model.segment_arrays([grey] * options.batch, asked, options.batch)
+        count = f"{options.batch} of {width} x {height}, {len(asked.rows)} names"
         print(f"{count}: {time.perf_counter() - started:.1f} s", flush=True)
     print(f"programs are kept in {folder}", flush=True)
     return 0

@@ -175,7 +175,7 @@ def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:
 def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """Score one data set and write its report."""
     opened, merged = model.opened, dataset.merge_from
-    names = model.segmenter.check_names(dataset.classes)
+    names = model.segmenter.check_names(dataset.classes).names
     seen = seen_classes(dataset, opened.config) if opened.way == "run" and not model.linear else None
     classes = names if merged is None else (*names[:merged], "background")
     if merged is not None and seen is not None:

@@ -35,8 +35,7 @@ from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.models.towers import text_width
 from dinov3seg_jax.store.folder import open_folder
-from dinov3seg_jax.text.class_lists import Names, names_of
-from dinov3seg_jax.text.prompts import check_names
+from dinov3seg_jax.text.class_lists import ClassList, Names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TEXT_TOWER = "text/"
@@ -178,8 +177,8 @@ def _embed(
         return (), None
     encode_text = text_encoder(config.model, functools.partial(bind_frozen, config.model))
     embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model)
-    listed = check_names(names_of(names), embed.tokenizer, embed.templates, embed.context_length)
-    return listed, embed(listed)
+    asked = embed.accept(ClassList.of(names))
+    return asked.names, embed(asked.rows)
 
 
 def _check_sizes(sizes: Sequence[Size], patch_size: int) -> None:

@@ -1,11 +1,13 @@
 """What every segmenter promises, and what some can do besides: tiles, and several devices."""
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any, BinaryIO, ClassVar, Literal, Unpack
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,12 +15,16 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.data.clips import open_clip
 from dinov3seg_jax.data.images import as_pixels
-from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.errors import UserError, note, one_line
+from dinov3seg_jax.inference.classes.answers import answer_colors, settle, settle_scores
+from dinov3seg_jax.inference.clips import SegmentedFrame, Smoothing, check_clip_options, segment_frames
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
+from dinov3seg_jax.inference.views.labels import Found
 from dinov3seg_jax.models.parameters import Parameters, parameter_bytes
-from dinov3seg_jax.text.class_lists import Names, names_of
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass, Names, Options
 
 Picture = str | Path | bytes | BinaryIO | Image.Image | ArrayLike  # see `data.images.as_pixels`
 
@@ -54,16 +60,39 @@ class BaseSegmenter(abc.ABC):
         """The recipe in words; it is written beside scores."""
 
     @abc.abstractmethod
-    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Check class names; returns them as the model uses them.
+    def accept(self, asked: ClassList) -> ClassList:
+        """Check classes; returns them.
 
         Raises:
             UserError: the model does not take them.
         """
 
     @abc.abstractmethod
+    def label(
+        self,
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        classes: Sequence[NamedClass],
+        batch_size: int,
+        scores: bool = False,
+    ) -> list[Found]:
+        """The best class in each pixel of pictures of any sizes.
+
+        Args:
+            images: RGB, 0 to 255.
+            classes: accepted ones; several names of one are its mean.
+            batch_size: pictures that run together, if the model can run several.
+            scores: find those of all classes, too.
+
+        Returns:
+            One for each picture, in their order.
+        """
+
     def segment_arrays(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
+        self,
+        images: Iterable[UInt8[np.ndarray, "h w 3"]],
+        names: Names | ClassList,
+        batch_size: int = 1,
+        scores: bool = False,
     ) -> list[Segmentation]:
         """Segment pictures of any sizes that are in memory as RGB bytes.
 
@@ -71,22 +100,46 @@ class BaseSegmenter(abc.ABC):
             images: RGB, 0 to 255; also one array, uint8 [N, H, W, 3].
             names: as for `segment`.
             batch_size: pictures that run together, if the model can run several.
+            scores: as for `segment`.
 
         Returns:
             One result for each picture, in their order.
 
         Raises:
-            UserError: a picture is something else, the names cannot be used, or the batch size is no whole number
-                above 0.
+            UserError: a picture is something else, the names cannot be used, the batch size is no whole number above
+                0, or scores are asked of a model that sees pictures tile by tile.
         """
+        listed, asked = checked_arrays(images, batch_size), self.check_names(names)
+        if scores and self.config.inference.resize == "tiled" and self.section == "inference":
+            raise UserError(
+                "scores of every class are kept of pictures that are seen as a whole, not tile by tile; set "
+                "inference.resize to 'short_side' or 'square'"
+            )
+        recipe = self.recipe if self.section == "zero_shot" else {}
+        colors = answer_colors(asked)
+        results = []
+        for image, found in zip(listed, self.label(listed, asked.rows, batch_size, scores), strict=True):
+            labels, confidence = settle(asked, found.labels, found.confidence)
+            every = None if found.scores is None else settle_scores(asked, found.scores)
+            results.append(Segmentation(labels, confidence, asked.names, image, recipe, colors, scores=every))
+        return results
 
-    def segment_many(self, images: Iterable[Picture], names: Names, batch_size: int = 1) -> list[Segmentation]:
+    def segment_many(
+        self,
+        images: Iterable[Picture],
+        names: Names | ClassList,
+        batch_size: int = 1,
+        scores: bool = False,
+        **options: Unpack[Options],
+    ) -> list[Segmentation]:
         """Segment several pictures of any kinds; all of them are in memory together.
 
         Args:
             images: each as for `segment`.
             names: as for `segment`.
             batch_size: pictures that run together, if the model can run several.
+            scores: as for `segment`.
+            **options: as for `segment`.
 
         Returns:
             One result for each picture, in their order.
@@ -94,38 +147,90 @@ class BaseSegmenter(abc.ABC):
         Raises:
             UserError: a picture or the names cannot be used.
         """
+        asked = self.check_names(names, **options)
         pixels = [as_pixels(image) for image in _listed(images)]
-        results = self.segment_arrays([rgb for rgb, _ in pixels], names, batch_size)
+        results = self.segment_arrays([rgb for rgb, _ in pixels], asked, batch_size, scores)
         return [result.where(valid) for result, (_, valid) in zip(results, pixels, strict=True)]
 
-    def check_names(self, names: Names) -> tuple[str, ...]:
-        """The class names, as `text.class_lists.names_of` understands them.
+    def check_names(self, names: Names | ClassList, **options: Unpack[Options]) -> ClassList:
+        """What is asked, as `ClassList.of` understands it.
 
         Raises:
-            UserError: the model does not take them.
+            UserError: the model does not take it.
         """
-        return self.accept(names_of(names))
+        return self.accept(ClassList.of(names, **options))
 
-    def segment(self, image: Picture, names: Names) -> Segmentation:
+    def segment(
+        self, image: Picture, names: Names | ClassList, scores: bool = False, **options: Unpack[Options]
+    ) -> Segmentation:
         """Segment one picture.
 
         Args:
             image: a file; a PIL image; an array, best of RGB bytes, uint8 [H, W, 3]; or a file's content (see
                 `data.images.as_pixels`).
-            names: class names: a list, a dictionary from numbers, a file, or text like "dog, grass" or "@names.txt"
-                (see `text.class_lists.names_of`).
+            names: class names: a list, a dictionary from numbers, a file, or text like "dog|puppy, grass" or
+                "@names.txt" (see `text.class_lists.names_of`).
+            scores: keep the score of every class in every pixel: 4 bytes for each, so 600 MB for 150 classes in a
+                megapixel. There is a row for each class, then one for the background if there is one; none for what
+                is unknown.
+            **options: `background`, `synonyms`, `min_confidence` and `unknown`, as for `ClassList.of`.
 
         Returns:
             Labels and confidences at the picture's own size.
 
         Raises:
-            UserError: the picture or the names cannot be used.
+            UserError: the picture or the names cannot be used, or scores are asked of a model that sees pictures tile
+                by tile.
         """
         if isinstance(image, list | tuple):
             raise UserError(f"the picture is a {type(image).__name__}; give one picture, or use segment_many")
-        accepted = self.check_names(names)
+        asked = self.check_names(names, **options)
         rgb, valid = as_pixels(image)
-        return self.segment_arrays([rgb], accepted)[0].where(valid)
+        return self.segment_arrays([rgb], asked, scores=scores)[0].where(valid)
+
+    def segment_video(
+        self,
+        path: str | Path,
+        names: Names | ClassList,
+        *,
+        every: int = 1,
+        smooth: float = 0.0,
+        batch_size: int = 1,
+        **options: Unpack[Options],
+    ) -> Iterator[SegmentedFrame]:
+        """Segment the frames of a video, in memory for two batches of them.
+
+        Args:
+            path: of the video.
+            names: as for `segment`.
+            every: only each n-th frame is segmented, the first one among them.
+            smooth: in [0, 1): the weight that earlier frames have in an exponential mean of the scores, which labels
+                and confidence are taken from; 0 is no mean, and a frame's labels are those of it as a picture.
+            batch_size: frames that run together, if the model can run several.
+            **options: as for `segment`.
+
+        Returns:
+            Frames as they are done: each with its number in the video, its time in seconds, and its result.
+
+        Raises:
+            UserError: the video, the names or an option cannot be used. Damage within a video is no error, but a note.
+        """
+        check_clip_options(every, smooth)
+        asked = self.check_names(names, **options)
+        return self._segment_video(path, asked, every, Smoothing(smooth, asked), batch_size)
+
+    def _segment_video(
+        self, path: str | Path, asked: ClassList, every: int, smoothing: Smoothing, batch_size: int
+    ) -> Iterator[SegmentedFrame]:
+        with open_clip(path) as clip:
+            wanted = (frame for frame in clip if frame.number % every == 0)
+            scores = bool(smoothing.weight)
+            segment = partial(self.segment_arrays, names=asked, batch_size=batch_size, scores=scores)
+            with contextlib.closing(segment_frames(segment, wanted, smoothing, batch_size)) as batches:
+                for batch in batches:
+                    yield from batch
+            if clip.damage:
+                note(clip.damage)
 
     def batch_shape(self, height: int, width: int) -> tuple[int, int]:
         """Pictures with the same answer can run together: their size once resized. Default: any, as each runs alone."""

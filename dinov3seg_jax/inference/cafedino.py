@@ -1,6 +1,6 @@
 """CAFe-DINO as its scripts evaluate it: a stretched square, overlapping windows, their raw logits averaged."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -10,18 +10,18 @@ from jaxtyping import Array, Float, UInt8
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import BaseSegmenter, checked_arrays
+from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.classes.embedding_cache import open_cache
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
-from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.inference.views.labels import Found
 from dinov3seg_jax.inference.views.opencv_resize import resize_as_opencv
-from dinov3seg_jax.inference.views.sliding import Views, cut, label_views
+from dinov3seg_jax.inference.views.sliding import Views, cut, find_in_views
 from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.text.class_lists import Names
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
 
 MEANS_OF_RAW_TEXTS = "mean before length 1"  # tells its embeddings on disk from those of other models
 
@@ -90,41 +90,34 @@ class CafeDinoSegmenter(BaseSegmenter):
             f"{len(options.templates)} prompts a name."
         )
 
-    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def accept(self, asked: ClassList) -> ClassList:
         """See `BaseSegmenter`: a name must not be empty, doubled or too long for a prompt."""
-        return self.embed.accept(names)
+        return self.embed.accept(asked)
 
     def view_patches(self) -> int:
         """See `BaseSegmenter`: the windows run one after the other."""
         return (self._side // self.config.model.vision.patch_size) ** 2
 
-    def segment_arrays(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
-    ) -> list[Segmentation]:
-        """Segment pictures of any sizes, one after the other.
+    def label(
+        self,
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        classes: Sequence[NamedClass],
+        batch_size: int,
+        scores: bool = False,
+    ) -> list[Found]:
+        """See `BaseSegmenter`: one after the other; `batch_size` is not used.
 
-        Args:
-            images: RGB.
-            names: as in `segment`.
-            batch_size: not used.
-
-        Returns:
-            One result for each picture; its confidence is the softmax over the names. It is published at
-            `inference.image_size`; here the averaged logits are resized bilinearly to the picture's own size.
-
-        Raises:
-            UserError: see `BaseSegmenter.segment_arrays`.
+        The confidence is the softmax over the names. It is published at `inference.image_size`; here the averaged
+        logits are resized bilinearly to the picture's own size.
         """
-        images, names = checked_arrays(images, batch_size), self.check_names(names)
         size = self.config.inference.image_size
-        text = self.embed(names)[:, -self.config.model.vision.dim :]
-        corner, square, every = np.zeros((1, 2), int), (size, size), jnp.ones(len(names), bool)
+        text = self.embed(classes)[:, -self.config.model.vision.dim :]
+        corner, square, mask = np.zeros((1, 2), int), (size, size), jnp.ones(len(classes), bool)
         results = []
         for image in images:
             logits = self.logits(resize_as_opencv(image, size, size), text)
             views = Views(jnp.asarray(logits[None]), corner, square, square)
-            labels, confidence = label_views(views, every, *image.shape[:2], softmax="pixels")
-            results.append(Segmentation(labels, confidence, names, image))
+            results.append(find_in_views(views, mask, *image.shape[:2], softmax="pixels", scores=scores))
         return results
 
     def logits(self, image: UInt8[np.ndarray, "h w 3"], text: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t h w"]:

@@ -1,39 +1,59 @@
 """CAT-Seg as it was published: five views, each with its own best classes, blended as probabilities."""
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter, checked_arrays
-from dinov3seg_jax.inference.classes.chunks import ScoredChunk
+from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter
+from dinov3seg_jax.inference.classes.chunks import ClassChunks, ScoredChunk, gather_scores
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
+from dinov3seg_jax.inference.device.buckets import bucket
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.recipes import describe_inference
-from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.views.catseg import cut_views, load_picture, seen_side
-from dinov3seg_jax.inference.views.labels import BestClass
+from dinov3seg_jax.inference.views.catseg import cut_views, load_picture, seen_side, stretched
+from dinov3seg_jax.inference.views.labels import BestClass, Found, resize_scores
 from dinov3seg_jax.inference.views.local_global import blend_logits, check_inference
 from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.bound import bind_frozen
-from dinov3seg_jax.models.functions import resize_linear
+from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.text.class_lists import Names
+from dinov3seg_jax.models.scene import REJECTED_LOGIT
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
 
 BLENDED_TOGETHER = 32  # classes whose scores are at full size at once
+
+
+class ViewLogits(NamedTuple):
+    """Logits of the classes that each view keeps."""
+
+    kept: Float[np.ndarray, "n k h w"]  # on the host
+    lists: Int[np.ndarray, "n k"]  # which classes these are, each view's in rising order
+
+    def of(self, classes: Int[np.ndarray, " t"]) -> Float[np.ndarray, "n t h w"]:
+        """Of some classes, in rising order; those of classes that a view rejects are `REJECTED_LOGIT`."""
+        views, k, h, w = self.kept.shape
+        found = np.full((views, len(classes), h, w), REJECTED_LOGIT, np.float32)
+        for own, kept, listed in zip(found, self.kept, self.lists, strict=True):
+            places = np.minimum(np.searchsorted(listed, classes), k - 1)
+            there = listed[places] == classes
+            own[there] = kept[places[there]]
+        return found
 
 
 class CatSegSegmenter(BaseSegmenter):
     """A model with the inference of `inference.resize = "catseg"`.
 
-    A picture's views run one after the other, so that memory is that of one view and the classes it keeps. Of more than
-    `model.late.max_classes` names each view keeps those that resemble it most; the others count 0 there.
+    A picture's views run one after the other, and of each some classes at a time, so that memory is that of one view
+    and of the logits that are kept. Of more than `model.late.max_classes` names each view keeps those that resemble it
+    most; the others count 0 there.
     """
 
     def __init__(self, config: Config, parameters: Parameters):
@@ -46,6 +66,9 @@ class CatSegSegmenter(BaseSegmenter):
         check_inference(options, patch)
         if options.all_classes:
             raise UserError("inference.all_classes is not CAT-Seg's form; set inference.resize to 'short_side'.")
+        of_view = _of_view(config)
+        if not can_chunk(of_view.model):
+            raise UserError("inference.resize 'catseg' needs linear class attention; set it to 'square'.")
         config, parameters = at_precision(config, parameters)
         self.config = config
         self.parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
@@ -56,19 +79,8 @@ class CatSegSegmenter(BaseSegmenter):
             config.model,
             NO_CHECKSUMS,
         )
-
-        self._side = side = seen_side(options, patch)
-
-        @jit
-        @traced_once((config.model, options))
-        def decode(
-            parameters: Parameters,
-            view: Float[Array, "1 h w 3"],
-            text: Float[Array, "1 t d"],
-            class_mask: Bool[Array, "1 t"],
-        ) -> Float[Array, "1 t h2 w2"]:
-            images = resize_linear(view / 255, side, side)
-            return bind_frozen(config.model, parameters)(images, text, class_mask).logits
+        self._side = seen_side(options, patch)
+        self._score_view = ClassChunks(_of_view(config))
 
         @jit
         def blend(logits: Float[Array, "n t h w"]) -> Float[Array, "1 t square square"]:
@@ -78,63 +90,80 @@ class CatSegSegmenter(BaseSegmenter):
                 logits[None, :-1], logits[-1:], corners, (window, window), (window, window), (square, square)
             )
 
-        self._decode, self._blend = decode, blend
+        self._blend = blend
 
     def describe(self) -> str:
         """See `BaseSegmenter`."""
         return describe_inference(self.config.inference)
 
-    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def accept(self, asked: ClassList) -> ClassList:
         """See `BaseSegmenter`: a name must not be empty, doubled or too long for a prompt."""
-        return self.embed.accept(names)
+        return self.embed.accept(asked)
 
     def view_patches(self) -> int:
         """See `BaseSegmenter`: the views run one after the other."""
         return (self._side // self.config.model.vision.patch_size) ** 2
 
-    def view_logits(
-        self, views: Float[np.ndarray, "n side side 3"], text: Float[np.ndarray, "t d"], mask: Bool[np.ndarray, " t"]
-    ) -> Float[np.ndarray, "n t h w"]:
-        """Logits of each view, on the host; those of classes that a view drops are -100."""
-        found = (self._decode(self.parameters, view[None], text[None], mask[None]) for view in views)
-        return np.concatenate([np.asarray(logits, np.float32) for logits in found])
+    def view_logits(self, views: Float[np.ndarray, "n side side 3"], text: Float[np.ndarray, "t d"]) -> ViewLogits:
+        """What the model says of each view."""
+        kept, lists = zip(*(self._of_view(stretched(view, self._side), text) for view in views), strict=True)
+        return ViewLogits(np.stack(kept), np.stack(lists))
 
-    def scores(self, logits: Float[np.ndarray, "n t h w"], mask: Bool[np.ndarray, " t"]) -> Iterator[ScoredChunk]:
-        """Blended scores of a few classes at a time, in [0, 1], on the square."""
-        count = min(BLENDED_TOGETHER, len(mask))
-        missing = -len(mask) % count
-        logits, mask = np.pad(logits, ((0, 0), (0, missing), (0, 0), (0, 0))), np.pad(mask, (0, missing))
-        for first in range(0, len(mask), count):
-            some = slice(first, first + count)
-            yield ScoredChunk(first, self._blend(logits[:, some]), jnp.asarray(mask[some]))
+    def _of_view(
+        self, view: Float[np.ndarray, "side side 3"], text: Float[np.ndarray, "t d"]
+    ) -> tuple[Float[np.ndarray, "k h w"], Int[np.ndarray, " k"]]:
+        """Logits of the classes that a view keeps, and which these are."""
+        logits, listed = [], np.arange(len(text))
+        for chunk in self._score_view(self.parameters, view[None], text):
+            logits.append(np.asarray(chunk.scores[0], np.float32))
+            listed = listed if chunk.lists is None else chunk.lists[0]
+        return np.concatenate(logits)[: len(listed)], listed
 
-    def segment_arrays(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
-    ) -> list[Segmentation]:
-        """Segment pictures of any sizes, one after the other.
+    def scores(self, logits: ViewLogits) -> Iterator[ScoredChunk]:
+        """Blended scores in [0, 1] on the square, a few at a time, of the classes that some view keeps.
 
-        Args:
-            images: RGB.
-            names: as in `segment`.
-            batch_size: not used.
-
-        Returns:
-            One result for each picture; its confidence is the blended probability.
-
-        Raises:
-            UserError: see `BaseSegmenter.segment_arrays`.
+        The others are 0 everywhere. Indices are into `lists` of the chunks, which has those that are kept.
         """
-        images, names = checked_arrays(images, batch_size), self.check_names(names)
-        text, mask = self.embed.filled(names)
-        return [Segmentation(*self._label(image, text, mask), names, image) for image in images]
+        classes = np.unique(logits.lists)
+        count = min(BLENDED_TOGETHER, bucket(len(classes)))
+        for first in range(0, len(classes), count):
+            some = logits.of(classes[first : first + count])
+            mask = np.arange(count) < some.shape[1]
+            filled = np.pad(some, ((0, 0), (0, count - some.shape[1]), (0, 0), (0, 0)))
+            yield ScoredChunk(first, self._blend(filled), jnp.asarray(mask), classes[None])
 
-    def _label(
-        self, image: UInt8[np.ndarray, "h w 3"], text: Float[np.ndarray, "t d"], mask: Bool[np.ndarray, " t"]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def label(
+        self,
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        classes: Sequence[NamedClass],
+        batch_size: int,
+        scores: bool = False,
+    ) -> list[Found]:
+        """See `BaseSegmenter`: one after the other; `batch_size` is not used.
+
+        The confidence is the blended probability.
+        """
+        text = self.embed(classes)
+        return [self._label(image, text, scores) for image in images]
+
+    def _label(self, image: UInt8[np.ndarray, "h w 3"], text: Float[np.ndarray, "t d"], scores: bool) -> Found:
         options = self.config.inference
         views = cut_views(load_picture(image, options.image_size), options.image_size, options.window, options.stride)
-        best = BestClass([image.shape[:2]])
-        for chunk in self.scores(self.view_logits(views, text, mask), mask):
+        size = image.shape[0], image.shape[1]
+        best, classes, kept = BestClass([size]), np.arange(len(text)), []
+        for chunk in self.scores(self.view_logits(views, text)):
             best.update(chunk.scores, chunk.class_mask, chunk.first)
-        (found,) = best.results()
-        return found
+            classes = classes if chunk.lists is None else chunk.lists[0]
+            if scores:
+                kept.append(chunk)
+        ((labels, confidence),) = best.results()
+        every = resize_scores(gather_scores(kept, 1, len(text))[0], *size) if scores else None
+        return Found(classes[labels].astype(np.int32), confidence, every)
+
+
+def _of_view(config: Config) -> Config:
+    """How one view is scored: as a picture of its own, whose classes are rejected before the head sees them."""
+    late, options = config.model.late, config.inference
+    model = dataclasses.replace(config.model, late=dataclasses.replace(late, max_classes=0))
+    inference = dataclasses.replace(options, mode="whole", best_classes=late.max_classes)
+    return dataclasses.replace(config, model=model, inference=inference)

@@ -1,6 +1,6 @@
 """Sliding inference of a linear head as the DINOv3 repository evaluates it (its specification, section 12.2)."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +11,17 @@ from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.transforms import short_side_size
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import BaseSegmenter, checked_arrays
+from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.recipes import describe_inference
-from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, label_views
+from dinov3seg_jax.inference.views.labels import Found
+from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, find_in_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.text.class_lists import Names
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
 
@@ -62,15 +62,20 @@ class LinearSegmenter(BaseSegmenter):
         """See `BaseSegmenter`."""
         return describe_inference(self.config.inference)
 
-    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """See `BaseSegmenter`: there must be as many names as the head has classes."""
-        classes = self.config.model.linear.classes
-        if len(names) != classes:
+    def accept(self, asked: ClassList) -> ClassList:
+        """See `BaseSegmenter`: there must be as many names as the head has classes, and no others."""
+        count = self.config.model.linear.classes
+        if len(asked.classes) != count:
             raise UserError(
-                f"{len(names)} class names were given and the linear head has {classes} classes; name those that it "
-                "was trained on, in their order."
+                f"{len(asked.classes)} class names were given and the linear head has {count} classes; name those that "
+                "it was trained on, in their order."
             )
-        return names
+        if asked.background or any(len(one.names) > 1 or one.prompt for one in asked.classes):
+            raise UserError(
+                "a linear head knows the classes that it was trained on and reads no names; leave synonyms, prompts "
+                "and the background out."
+            )
+        return asked
 
     def view_patches(self) -> int:
         """See `BaseSegmenter`."""
@@ -78,24 +83,18 @@ class LinearSegmenter(BaseSegmenter):
         pixels = options.image_size**2 if options.mode == "whole" else WINDOWS_AT_ONCE * options.window**2
         return pixels // self.config.model.vision.patch_size**2
 
-    def segment_arrays(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
-    ) -> list[Segmentation]:
-        """Segment pictures of any sizes, one after the other: the windows of one are the batch.
+    def label(
+        self,
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        classes: Sequence[NamedClass],
+        batch_size: int,
+        scores: bool = False,
+    ) -> list[Found]:
+        """See `BaseSegmenter`: one after the other, as the windows of one are the batch; `batch_size` is not used.
 
-        Args:
-            images: RGB.
-            names: of the classes that the head was trained on, in their order.
-            batch_size: not used.
-
-        Returns:
-            One result for each picture; its confidence is the softmax over the classes.
-
-        Raises:
-            UserError: there are more or fewer names than the head has classes.
+        The confidence is the softmax over the classes.
         """
-        images, names = checked_arrays(images, batch_size), self.check_names(names)
-        options, every = self.config.inference, jnp.ones(len(names), bool)
+        options, mask = self.config.inference, jnp.ones(len(classes), bool)
         results = []
         for image in images:
             pixels = resize_as_dinov3(image, options.image_size).astype(np.float32) / 255
@@ -104,8 +103,7 @@ class LinearSegmenter(BaseSegmenter):
                 side = options.image_size
                 pixels = np.asarray(resize_linear(jnp.asarray(pixels[None]), side, side)[0])
             views = self._see(pixels, side)
-            labels, confidence = label_views(views, every, *image.shape[:2], softmax="pixels")
-            results.append(Segmentation(labels, confidence, names, image))
+            results.append(find_in_views(views, mask, *image.shape[:2], softmax="pixels", scores=scores))
         return results
 
     def _see(self, pixels: Float[np.ndarray, "h w 3"], side: int) -> Views:

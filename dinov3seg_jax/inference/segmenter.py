@@ -1,7 +1,7 @@
 """dinov3.seg, ready for pictures and class names (§7)."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -13,16 +13,15 @@ from jaxtyping import Array, Bool, Float, UInt8
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter, checked_arrays
-from dinov3seg_jax.inference.classes.chunks import ClassChunks, ScoredChunk
+from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter
+from dinov3seg_jax.inference.classes.chunks import ClassChunks, ScoredChunk, gather_scores
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.device.sharing import make_mesh, on_every_device, on_own_pictures, shared_out
 from dinov3seg_jax.inference.recipes import describe_inference
-from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
-from dinov3seg_jax.inference.views.labels import BestClass, Labelled
+from dinov3seg_jax.inference.views.labels import BestClass, Found, resize_scores
 from dinov3seg_jax.inference.views.local_global import (
     check_inference,
     resize_image,
@@ -33,7 +32,7 @@ from dinov3seg_jax.inference.views.windows import plan_windows
 from dinov3seg_jax.models.bound import bind_frozen
 from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.text.class_lists import Names
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
 
 
 class Segmenter(BaseSegmenter):
@@ -105,45 +104,38 @@ class Segmenter(BaseSegmenter):
         """See `BaseSegmenter`."""
         return describe_inference(self.config.inference)
 
-    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def accept(self, asked: ClassList) -> ClassList:
         """See `BaseSegmenter`: a name must not be empty, doubled or too long for a prompt."""
-        return self.embed.accept(names)
+        return self.embed.accept(asked)
 
-    def segment_arrays(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
-    ) -> list[Segmentation]:
-        """Segment pictures of any sizes, in batches of those that have the same size once resized.
+    def label(
+        self,
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        classes: Sequence[NamedClass],
+        batch_size: int,
+        scores: bool = False,
+    ) -> list[Found]:
+        """See `BaseSegmenter`: in batches of pictures that have the same size once resized.
 
-        Args:
-            images: RGB.
-            names: as in `segment`.
-            batch_size: pictures, or tiles of them, that run together, rounded up to a multiple of the devices. A batch
-                that is not full is filled up, so that it needs no program of its own.
-
-        Returns:
-            One result for each picture, in their order.
-
-        Raises:
-            UserError: see `BaseSegmenter.segment_arrays`.
+        `batch_size` counts pictures, or tiles of them, and is rounded up to a multiple of the devices. A batch that is
+        not full is filled up, so that it needs no program of its own.
         """
-        images, names = checked_arrays(images, batch_size), self.check_names(names)
         batch_size = self._whole_batch(batch_size)
         if self.config.inference.resize == "tiled":
-            return self.tiles.segment(images, names, batch_size)
+            return self.tiles.label(images, classes, batch_size)
         options, patch_size = self.config.inference, self.config.model.vision.patch_size
         resized = [resize_image(image, options, patch_size) for image in images]
         same_size: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(resized):
             same_size.setdefault(picture.shape, []).append(index)
-        results: dict[int, Segmentation] = {}
+        results: dict[int, Found] = {}
         for group in same_size.values():
             for start in range(0, len(group), batch_size):
                 batch = group[start : start + batch_size]
                 filled = batch + batch[-1:] * (batch_size - len(batch))
                 sizes = [images[index].shape[:2] for index in filled]
-                found = self._label_batch(np.stack([resized[index] for index in filled]), sizes, len(batch), names)
-                for index, labelled in zip(batch, found, strict=True):
-                    results[index] = Segmentation(*labelled, names, images[index])
+                stacked = np.stack([resized[index] for index in filled])
+                results |= zip(batch, self._label_batch(stacked, sizes, len(batch), classes, scores), strict=True)
         return [results[index] for index in range(len(images))]
 
     def batch_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -161,7 +153,9 @@ class Segmenter(BaseSegmenter):
         windows = 0 if options.mode == "whole" else len(plan_windows(side, side, window, min(options.stride, window)))
         return (side**2 + windows * window**2) // self.config.model.vision.patch_size**2
 
-    def score_list(self, pixels: UInt8[np.ndarray | Array, "b h w 3"], names: Sequence[str]) -> Iterator[ScoredChunk]:
+    def score_list(
+        self, pixels: UInt8[np.ndarray | Array, "b h w 3"], names: Sequence[str | NamedClass]
+    ) -> Iterator[ScoredChunk]:
         """Scores of all names on resized pictures, a few names at a time where the model allows it."""
         if self.chunks is not None:
             yield from self.chunks(self.parameters, pixels, self.embed(names))
@@ -179,25 +173,33 @@ class Segmenter(BaseSegmenter):
         pixels: UInt8[np.ndarray, "b h w 3"],
         sizes: Sequence[tuple[int, int]],
         wanted: int,
-        names: Sequence[str],
-    ) -> list[Labelled]:
-        """Labels and confidence of the first `wanted` pictures, resized to `sizes`."""
+        classes: Sequence[NamedClass],
+        scores: bool,
+    ) -> list[Found]:
+        """What is found in the first `wanted` pictures, resized to `sizes`."""
         mesh = self._mesh
         each = len(pixels) // (1 if mesh is None else mesh.size)
         # Labelled together: the first picture of every device, then the second of every device, ...
         together = [range(place, len(pixels), each) for place in range(min(each, wanted))]
         best = [BestClass([sizes[place] for place in places], mesh) for places in together]
         on_devices = pixels if mesh is None else jax.device_put(pixels, shared_out(mesh))
-        lists = None
-        for first, scores, class_mask, kept in self.score_list(on_devices, names):
-            lists = kept
+        lists, kept = None, []
+        for chunk in self.score_list(on_devices, classes):
+            lists = chunk.lists
             for place, so_far in enumerate(best):
-                so_far.update(scores, class_mask, first, place)
+                so_far.update(chunk.scores, chunk.class_mask, chunk.first, place)
+            if scores:
+                kept.append(chunk)
         found = {
-            place: labelled
+            place: Found(*labelled)
             for places, so_far in zip(together, best, strict=True)
             for place, labelled in zip(places, so_far.results(), strict=True)
         }
         if lists is not None:
-            found = {place: (lists[place][labels], confidence) for place, (labels, confidence) in found.items()}
+            found = {place: one._replace(labels=lists[place][one.labels]) for place, one in found.items()}
+        if scores:
+            grids = gather_scores(kept, len(pixels), len(classes))
+            found = {
+                place: one._replace(scores=resize_scores(grids[place], *sizes[place])) for place, one in found.items()
+            }
         return [found[place] for place in range(wanted)]

@@ -9,13 +9,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.inference.classes.chunks import ScoredChunk
+from dinov3seg_jax.inference.classes.chunks import ScoredChunk, gather_scores
 from dinov3seg_jax.inference.device.sharing import shared_out
-from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.views.blend import Shapes, label_tiles
+from dinov3seg_jax.inference.views.labels import Found
 from dinov3seg_jax.inference.views.tiles import ArraySource, Tiling, plan_tiles, tile_stride
+from dinov3seg_jax.text.class_lists import NamedClass
 
-ScoreList = Callable[[UInt8[np.ndarray | Array, "b h w 3"], Sequence[str]], Iterator[ScoredChunk]]
+ScoreList = Callable[[UInt8[np.ndarray | Array, "b h w 3"], Sequence[str | NamedClass]], Iterator[ScoredChunk]]
 
 BAND_BYTES = 2**30  # of the scores that are blended together
 DECODER_SCALE = 4  # of its grid to that of its input
@@ -46,25 +47,16 @@ class TileScorer:
         cells = side if pixels else side // patch_size * model.early.factor * DECODER_SCALE
         return Shapes.of(side, cells, classes, tile_stride(options, patch_size), options.tile_scale)
 
-    def score(self, pixels: UInt8[np.ndarray, "b side side 3"], names: Sequence[str]) -> Float[np.ndarray, "b t g g"]:
+    def score(
+        self, pixels: UInt8[np.ndarray, "b side side 3"], names: Sequence[str | NamedClass]
+    ) -> Float[np.ndarray, "b t g g"]:
         """Scores of all names on tiles, on the host; a class that `best_classes` rejects in a tile has 0 there."""
-        found = np.zeros(0, np.float32)
         on_devices = pixels if self._mesh is None else jax.device_put(pixels, shared_out(self._mesh))
-        for first, scores, _, lists in self._score_list(on_devices, names):
-            part = np.asarray(scores, np.float32)
-            if lists is None and part.shape[1] >= len(names):
-                return part[:, : len(names)]
-            if not found.size:
-                found = np.zeros((len(pixels), len(names), *part.shape[2:]), np.float32)
-            meant = np.broadcast_to(np.arange(len(names)), (len(part), len(names))) if lists is None else lists
-            for place, own in enumerate(part):
-                classes = meant[place][first : first + len(own)]
-                found[place, classes] = own[: len(classes)]
-        return found
+        return gather_scores(self._score_list(on_devices, names), len(pixels), len(names))
 
-    def segment(
-        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: tuple[str, ...], batch_size: int
-    ) -> list[Segmentation]:
+    def label(
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[NamedClass], batch_size: int
+    ) -> list[Found]:
         """Pictures in memory; `batch_size` tiles, of whichever picture, run together."""
         shapes = self.shapes(len(names))
         widest = max(BAND_BYTES // (4 * shapes.classes * (shapes.cells + 1)), shapes.cells)
@@ -76,5 +68,4 @@ class TileScorer:
             place = slice(piece.top, piece.top + height), slice(piece.left, piece.left + width)
             labels[piece.picture][place] = piece.labels
             confidence[piece.picture][place] = piece.confidence
-        found = zip(labels, confidence, images, strict=True)
-        return [Segmentation(chosen, score, names, image) for chosen, score, image in found]
+        return list(map(Found, labels, confidence))

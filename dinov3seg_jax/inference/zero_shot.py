@@ -4,7 +4,7 @@ Each patch gets the cosine of its features with each class's text embedding, wit
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -17,21 +17,20 @@ from PIL import Image
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter, checked_arrays
+from dinov3seg_jax.inference.base import NO_CHECKSUMS, BaseSegmenter
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import runnable
 from dinov3seg_jax.inference.recipes import describe_zero_shot
-from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.views.labels import label_pixels
-from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, label_views
+from dinov3seg_jax.inference.views.labels import Found, label_pixels, resize_scores
+from dinov3seg_jax.inference.views.sliding import WINDOWS_AT_ONCE, Views, batches, cut, find_in_views
 from dinov3seg_jax.inference.views.windows import plan_windows, window_size
 from dinov3seg_jax.models.functions import l2_normalize, resize_cubic
 from dinov3seg_jax.models.graph import any_values, bind, describe
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.models.pixels import normalize_pixels
 from dinov3seg_jax.models.towers import TOWERS, TwoTowers
-from dinov3seg_jax.text.class_lists import Names
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
 from dinov3seg_jax.text.prompts import load_templates
 
 LONGEST_FOR_SIDE = 8  # ours: longer pictures are made smaller still
@@ -97,9 +96,9 @@ class ZeroShotSegmenter(BaseSegmenter):
         """See `BaseSegmenter`."""
         return describe_zero_shot(self.config.zero_shot, self.config.model.towers)
 
-    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def accept(self, asked: ClassList) -> ClassList:
         """See `BaseSegmenter`: a name must not be empty, doubled or too long for a prompt."""
-        return self.embed.accept(names)
+        return self.embed.accept(asked)
 
     def view_patches(self) -> int:
         """See `BaseSegmenter`."""
@@ -107,40 +106,36 @@ class ZeroShotSegmenter(BaseSegmenter):
         pixels = recipe.short_side**2 if recipe.mode == "whole" else WINDOWS_AT_ONCE * recipe.window**2
         return pixels // self.config.model.vision.patch_size**2
 
-    def segment_arrays(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names, batch_size: int = 1
-    ) -> list[Segmentation]:
-        """Segment pictures of any sizes, one after the other: the windows of one are the batch.
+    def label(
+        self,
+        images: list[UInt8[np.ndarray, "h w 3"]],
+        classes: Sequence[NamedClass],
+        batch_size: int,
+        scores: bool = False,
+    ) -> list[Found]:
+        """See `BaseSegmenter`: one after the other, as the windows of one are the batch; `batch_size` is not used.
 
-        Args:
-            images: RGB.
-            names: as in `segment`.
-            batch_size: not used.
-
-        Returns:
-            One result for each picture. Its confidence is the mean of the windows' softmax over the cosines, which is
-            nearly the same for all classes; in mode "whole" it is (1 + cosine) / 2.
-
-        Raises:
-            UserError: see `BaseSegmenter.segment_arrays`.
+        The confidence is the mean of the windows' softmax over the cosines, which is nearly the same for all classes;
+        in mode "whole" it is (1 + cosine) / 2.
         """
-        images, names = checked_arrays(images, batch_size), self.check_names(names)
-        text, class_mask = self.embed.filled(names)
+        text, class_mask = self.embed.filled(classes)
         local = text[:, -self.config.model.vision.shared_dim :]
         recipe, mask = self.config.zero_shot, jnp.asarray(class_mask)
         results = []
         for image in images:
+            own = image.shape[0], image.shape[1]
             resized = resize_as_torchvision(image, recipe.short_side, LONGEST_FOR_SIDE)
             size = resized.shape[0], resized.shape[1]
             if recipe.mode == "whole":
                 (cosines,) = self._compare(_floats(resized[None]), local)
-                labels, confidence = label_pixels((1 + cosines) / 2, mask, *image.shape[:2])
+                maps = (1 + cosines) / 2
+                found = Found(*label_pixels(maps, mask, *own), resize_scores(maps, *own) if scores else None)
             else:
                 corners = plan_windows(*size, recipe.window, recipe.stride)
                 window = window_size(*size, recipe.window)
                 views = Views(self._compare(_floats(cut(resized, corners, window)), local), corners, window, size)
-                labels, confidence = label_views(views, mask, *image.shape[:2], softmax="windows")
-            results.append(Segmentation(labels, confidence, names, image, self.recipe))
+                found = find_in_views(views, mask, *own, softmax="windows", scores=scores)
+            results.append(found)
         return results
 
     def _compare(

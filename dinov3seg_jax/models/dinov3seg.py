@@ -16,11 +16,9 @@ from dinov3seg_jax.models.late_refinement import LateRefinement
 from dinov3seg_jax.models.layers import Linear
 from dinov3seg_jax.models.pixels import normalize_pixels
 from dinov3seg_jax.models.sam import SamEncoder
-from dinov3seg_jax.models.scene import ImageFeatures, PriorMaps
+from dinov3seg_jax.models.scene import REJECTED_LOGIT, ImageFeatures, PriorMaps
 from dinov3seg_jax.models.semantic_prior import Guidance, GuidanceProjection
 from dinov3seg_jax.models.towers import TOWERS, Towers, text_width, unit_halves
-
-REJECTED_LOGIT = -100.0
 
 
 class Output(NamedTuple):

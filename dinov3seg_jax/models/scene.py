@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float
 
+REJECTED_LOGIT = -100.0  # of a class that a view does not refine
+
 
 class PriorMaps(NamedTuple):
     """What SAM, or the vision tower in its place, says of an image, on its own grid."""

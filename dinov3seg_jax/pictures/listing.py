@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from dinov3seg_jax.data import clips
 from dinov3seg_jax.data.images import FORMATS, SUFFIXES
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.pictures.finished import is_result
@@ -67,6 +68,8 @@ def describe_passed_over(passed_over: Counter[str]) -> str:
     line = f"{total} {'file' if total == 1 else 'files'} passed over: {', '.join(parts)}"
     if any(kind in HEIF for kind in passed_over):
         line += "; to read .heic, install the extra 'heif'"
+    if not clips.has_reader() and (videos := sorted(clips.SUFFIXES & passed_over.keys())):
+        line += f"; to read {videos[0]}, install the extra 'video'"
     return line
 
 
@@ -90,8 +93,9 @@ def standard_input(named: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def readable_suffixes() -> frozenset[str]:
-    """The endings of files that can be read with what is installed."""
-    return SUFFIXES if importlib.util.find_spec("pillow_heif") else SUFFIXES.difference(HEIF)
+    """The endings of pictures and videos that can be read with what is installed."""
+    pictures = SUFFIXES if importlib.util.find_spec("pillow_heif") else SUFFIXES.difference(HEIF)
+    return pictures | clips.SUFFIXES if clips.has_reader() else pictures
 
 
 def _expand(path: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:

@@ -15,6 +15,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.load import load
 from dinov3seg_jax.store.converted import ConvertedFolder
 from tests.convert.files import LAYOUTS, save
+from tests.convert.scenic import scenic_text, scenic_vision
 from tests.parity.fixtures import SHIPPED
 from tests.parity.official import arrays, described, section
 
@@ -78,6 +79,28 @@ def test_npz_of_each_tower_without_a_tokenizer(tmp_path):
     assert alone.arrays == {name: array for name, array in whole.arrays.items() if name.startswith("vision/")}
     with pytest.raises(UserError, match="without text/; zero-shot segmentation needs what `dinov3seg convert tips`"):
         load(tmp_path / "vision")
+
+
+def test_scenic_files_answer_as_the_hub_s_do(tmp_path, tokenizer):
+    vision, text = section(STATE, "vision_encoder."), section(STATE, "text_encoder.")
+    grid, depths = round((vision["pos_embed"].shape[1] - 1) ** 0.5), []
+    for state, start in ((vision, "blocks."), (text, "transformer.resblocks.")):
+        depths.append(1 + max(int(key[len(start) :].split(".")[0]) for key in state if key.startswith(start)))
+    np.savez(tmp_path / "vision.npz", **scenic_vision(vision, grid, depths[0]))
+    np.savez(tmp_path / "text.npz", **scenic_text(text, depths[1]))
+    manifest = convert("tips", [tmp_path / "vision.npz", tmp_path / "text.npz", tokenizer], tmp_path / "scenic", HEADS)
+    whole = convert("tips", [save(tmp_path / "model.safetensors", STATE), tokenizer], tmp_path / "hub", HEADS)
+    assert (manifest.name, manifest.model | {"tokenizer": ""}) == (whole.name, whole.model | {"tokenizer": ""})
+    case = described(VALUES, "config")["cases"]["slide_uint8"]
+    small = [f"zero_shot.short_side={case['short_side']}", f"zero_shot.window={case['side']}"]
+    small.append(f"zero_shot.stride={case['stride']}")
+    names = json.loads((SHIPPED / "tips_tokenizer.json").read_text())["zeroshot"]["names"]
+    ours, theirs = (
+        load(tmp_path / folder, small).segment(VALUES["in/slide_uint8/image"], names) for folder in ("scenic", "hub")
+    )
+    np.testing.assert_allclose(ours.confidence, theirs.confidence, atol=2e-6)
+    decided = VALUES["out/slide_uint8/top2_margin"] > 1e-5
+    np.testing.assert_array_equal(ours.labels[decided], theirs.labels[decided])
 
 
 def test_pickled_and_damaged_npz(tmp_path):

@@ -16,6 +16,7 @@ from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter
 from dinov3seg_jax.models.graph import initialize
 from dinov3seg_jax.pictures.huge import segment_file
+from dinov3seg_jax.text.class_lists import ClassList
 from tests.tiny import MODEL
 
 NAMES = ("grass", "wood", "sky")
@@ -40,7 +41,7 @@ def segmenters(model, config, parameters):
 def test_promises(segmenters, kind):
     segmenter = segmenters[kind]
     assert isinstance(segmenter, dinov3seg_jax.Segmenter)
-    assert segmenter.check_names("grass, wood, sky") == segmenter.check_names(list(NAMES)) == NAMES
+    assert segmenter.check_names("grass, wood, sky") == segmenter.check_names(list(NAMES)) == ClassList.of(NAMES)
     result = segmenter.segment(PICTURE, NAMES)
     assert result.labels.shape == (40, 56)
     (same,) = segmenter.segment_arrays([PICTURE], NAMES)

@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+import dinov3seg_jax
 from dinov3seg_jax.cli.main import main
 from dinov3seg_jax.config import Config, InferenceConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.cafedino import CafeDinoSegmenter
 from dinov3seg_jax.inference.load import open_model
 from dinov3seg_jax.models.graph import build
-from tests.convert.files import FIXTURES, official, save
+from tests.convert.files import FIXTURES, drawn, official, save
 from tests.parity.official import arrays, described
 from tests.parity.test_cafedino import TOLERANCE, model_config
 
@@ -82,3 +83,39 @@ def test_what_does_not_fit(options, message):
 
 def test_the_recipe_in_words():
     assert "windows of 128 every 64" in segmenter().describe()
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A converted file with CLIP's whole vocabulary, so that any name can be asked."""
+    path = tmp_path_factory.mktemp("asked")
+    weights = {key: np.asarray(value) for key, value in official("cafedino_model").items()}
+    weights = {key: value.astype(np.int64) if value.dtype == np.int32 else value for key, value in weights.items()}
+    for end, length in (("token_embedding.weight", 49408), ("positional_embedding", 77)):
+        (key,) = (key for key in weights if key.endswith(end))
+        weights[key] = 0.02 * drawn(key, (length, weights[key].shape[1]))
+    source = save(path / "cafedino.safetensors", weights)
+    options = ["--config.early.heads=2", "--config.vision.heads=2", "--config.text.heads=2"]
+    assert not main(["convert", "cafedino", "--source", str(source), "--out", str(path / "out"), *options])
+    return path / "out"
+
+
+@pytest.mark.slow
+def test_eval_asks_it_as_its_folder_says(asked):
+    data = ["data.eval.name=painted_scenes", "data.eval.size=1", "data.eval.image_size=64"]
+    small = ["inference.image_size=128", "inference.window=128", "inference.stride=64"]
+    scores = dinov3seg_jax.evaluate(dinov3seg_jax.load_config("ade", ["benchmarks=", *data, *small]), asked)
+    assert 0 <= scores["miou"] <= 100
+    assert "CAFe-DINO: each picture is stretched to 128 x 128" in (asked / "whole" / "metrics.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_long_list(asked):
+    names = [f"thing {number}" for number in range(847)]
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    small = ["inference.image_size=64", "inference.window=64", "inference.stride=64"]
+    result = dinov3seg_jax.load(asked, small).segment(image, names)
+    assert result.labels.shape == (40, 60)
+    assert result.labels.max() < 847
+    assert np.isfinite(result.confidence).all()
+    assert result.confidence.min() >= 1 / 847 - 1e-6  # the best of a softmax

@@ -63,7 +63,7 @@ def test_our_mode_without_rejected_classes(folder, count):
     image = np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)
     small = ["inference.image_size=48", "inference.window=48", "inference.mode=whole", *OURS]
     ours = load(folder, [*small, f"inference.class_chunk={count // 2}"])
-    found = [np.asarray(chunk.scores)[0] for chunk in ours.score_list(image[None], ours.check_names(names))]
+    found = [np.asarray(chunk.scores)[0] for chunk in ours.score_list(image[None], ours.check_names(names).rows)]
     scores = np.concatenate(found)[:count]
     published = load(folder, ["inference.image_size=48", "inference.window=48", "inference.stride=48"])
     kept = published.config.model
@@ -71,12 +71,12 @@ def test_our_mode_without_rejected_classes(folder, count):
     whole = CatSegSegmenter(
         dataclasses.replace(published.config, model=dataclasses.replace(kept, late=late)), published.parameters
     )
-    text, mask = whole.embed.filled(names)
-    logits = whole.view_logits(image[None].astype(np.float32), text, mask)[0, :count]
+    view, text = image[None].astype(np.float32), whole.embed(names)
+    logits = whole.view_logits(view, text).kept[0]
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=2e-5)
     if count > kept.late.max_classes:
-        rejected = published.view_logits(image[None].astype(np.float32), text, mask)[0, :count] == -100
-        assert rejected.all(axis=(1, 2)).sum() == count - kept.late.max_classes
+        (found,) = published.view_logits(view, text).of(np.arange(count))
+        assert (found == -100).all(axis=(1, 2)).sum() == count - kept.late.max_classes
         assert published.segment(image, names).labels.max() < count
 
 

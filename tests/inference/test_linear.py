@@ -31,7 +31,7 @@ def test_options_that_are_not_for_a_linear_head(options, message):
 
 @pytest.mark.parametrize("names", ["cat, dog", "cat, dog, sky, sea"])
 def test_a_head_has_as_many_names_as_classes(names):
-    assert segmenter().check_names("cat, dog, sky") == ("cat", "dog", "sky")
+    assert segmenter().check_names("cat, dog, sky").names == ("cat", "dog", "sky")
     with pytest.raises(
         UserError, match=r"\d class names were given and the linear head has 3 classes; name those that"
     ):

@@ -71,13 +71,10 @@ def test_from_the_photograph_to_its_labels(path, name, compare):
     values, told, model, segmenter = case_of(path, name)
     _, views = views_of(values, told)
     text = np.asarray(run(model, lambda model, ids: model.encode_text(ids), values["in/tokens"]))
-    names, filled_up = len(text), 3  # as lists are filled up to lengths that they share
-    text = np.pad(text, ((0, filled_up), (0, 0)))
-    mask = np.arange(names + filled_up) < names
     with jax.default_matmul_precision("highest"):
-        logits = segmenter.view_logits(views, text, mask)
-        chunks = list(segmenter.scores(logits, mask))
-    logits = logits[:, :names]
+        kept = segmenter.view_logits(views, text)
+        chunks = list(segmenter.scores(kept))
+    logits = kept.of(np.arange(len(text)))
     every, official = told["logit_stride"], values["mid/view_logits_strided"]
     dropped = (logits == REJECTED_LOGIT).all(axis=(2, 3))
     if "mid/kept_classes" in values:
@@ -86,13 +83,15 @@ def test_from_the_photograph_to_its_labels(path, name, compare):
     compare("logits", ours[~dropped], official[~dropped], TOLERANCE, relative=True)
 
     height, width = told["photo_hw"]
-    scores = np.concatenate([np.asarray(chunk.scores)[0] for chunk in chunks])[:names]
+    classes = chunks[0].lists[0]  # the others are 0
+    scores = np.zeros((len(text), *chunks[0].scores.shape[2:]), np.float32)
+    scores[classes] = np.concatenate([np.asarray(chunk.scores)[0] for chunk in chunks])[: len(classes)]
     resized = np.asarray(resize_linear(scores[..., None], height, width))[..., 0]
     compare("scores", resized, values["out/sem_seg"], TOLERANCE, relative=True)
     best = BestClass([(height, width)])
     for chunk in chunks:
         best.update(chunk.scores, chunk.class_mask, chunk.first)
-    ((labels, _),) = best.results()
+    labels = classes[best.results()[0][0]]
     clear = values["out/top2_margin"] > MARGIN
     np.testing.assert_array_equal(labels[clear], values["out/argmax"][clear])
     assert clear.mean() > 0.9

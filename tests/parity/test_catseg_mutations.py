@@ -237,8 +237,9 @@ def test_views(case):
 def blended_error(logits) -> float:
     """Error of the blended probabilities of all classes, in tolerances, from logits of the views."""
     values, told, _, segmenter = test_catseg_inference.case_of(INFERENCE, SMALL)
-    (chunk,) = segmenter.scores(logits, np.ones(logits.shape[1], bool))
-    scores = resize_linear(jnp.moveaxis(chunk.scores, 1, -1), *told["photo_hw"])[0]
+    every = np.broadcast_to(np.arange(logits.shape[1]), logits.shape[:2])
+    (chunk,) = segmenter.scores(catseg.ViewLogits(logits, every))
+    scores = resize_linear(jnp.moveaxis(chunk.scores[:, : logits.shape[1]], 1, -1), *told["photo_hw"])[0]
     return error(np.moveaxis(np.asarray(scores), -1, 0), values["out/sem_seg"], test_catseg_inference.TOLERANCE)
 
 
@@ -255,5 +256,5 @@ def test_sigmoid_before_resizing(monkeypatch):
 @pytest.mark.slow
 def test_views_not_brought_to_the_model_s_size(monkeypatch):
     monkeypatch.setattr(test_catseg_inference, "case_of", test_catseg_inference.case_of.__wrapped__)
-    monkeypatch.setattr(catseg, "resize_linear", lambda views, *size: views)
+    monkeypatch.setattr(catseg, "stretched", lambda view, side: view)
     assert not passes(test_catseg_inference.test_from_the_photograph_to_its_labels, INFERENCE, SMALL)

@@ -140,8 +140,6 @@ def test_names_keep_what_is_theirs(tmp_path, content, names):
 @pytest.mark.parametrize(
     "text",
     [
-        "grass | wood",
-        "dog|puppy, grass",
         "grass, wood; blue ring",
         "grass. wood. blue ring",
         "dog. cat",
@@ -279,7 +277,7 @@ SYNTAXES = {
     "yaml": lambda names: "names:\n" + "".join(f"  {place}: {name}\n" for place, name in enumerate(names)),
     "csv": lambda names: "id,name\n" + "".join(f"{place},{name}\n" for place, name in enumerate(names)),
     "headless csv": lambda names: "".join(f"{place},{name}\n" for place, name in enumerate(names)),
-    "tsv": lambda names: "name\tcolor\n" + "".join(f"{name}\t{place}\n" for place, name in enumerate(names)),
+    "tsv": lambda names: "name\tcount\n" + "".join(f"{name}\t{place}\n" for place, name in enumerate(names)),
 }
 
 

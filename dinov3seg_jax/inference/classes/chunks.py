@@ -1,7 +1,7 @@
 """Scores of a class list, a few classes at a time (§4): memory and compiled programs know nothing of its length."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -32,6 +32,22 @@ class ScoredChunk(NamedTuple):
     scores: Float[Array, "b t h w"]  # in [0, 1]; see `local_global.score_classes`
     class_mask: Bool[Array, " t"]  # False for entries that fill the last chunk up
     lists: Int[np.ndarray, "b k"] | None = None  # what indices mean for each picture, if most classes were rejected
+
+
+def gather_scores(chunks: Iterable[ScoredChunk], pictures: int, classes: int) -> Float[np.ndarray, "b t h w"]:
+    """Scores of a whole list, on the host; a class that was rejected in a picture has 0 there."""
+    found = np.zeros(0, np.float32)
+    for first, scores, _, lists in chunks:
+        part = np.asarray(scores, np.float32)
+        if lists is None and part.shape[1] >= classes:
+            return part[:, :classes]
+        if not found.size:
+            found = np.zeros((pictures, classes, *part.shape[2:]), np.float32)
+        meant = np.broadcast_to(np.arange(classes), (len(part), classes)) if lists is None else lists
+        for place, own in enumerate(part):
+            some = meant[place][first : first + len(own)]
+            found[place, some] = own[: len(some)]
+    return found
 
 
 class ClassChunks:

@@ -16,10 +16,14 @@ from dinov3seg_jax.inference.device.buckets import bucket
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.models.towers import TOWERS
-from dinov3seg_jax.text.prompts import LENGTH_STEP, check_names, cut_padding, prompt_tokens, spoken_name
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
+from dinov3seg_jax.text.class_lists.named import name_asked
+from dinov3seg_jax.text.prompts import LENGTH_STEP, check_asked, cut_padding, prompts_of, tokens_of
 from dinov3seg_jax.text.tokenizers import TowerTokenizer, open_tokenizer
 
 EncodeText = Callable[[Parameters, Int[Array, "n length"]], Float[Array, "n d2"]]  # token ids to embeddings
+
+Way = tuple[str, str]  # in which a name is asked: as it is spoken, and with which prompt of its own
 
 NAMES_AT_ONCE = 64
 LISTS_KNOWN = 64  # that were found to be fine: checking a thousand names takes a while
@@ -88,7 +92,7 @@ class ClassEmbeddings:
         self.tokenizer = open_tokenizer(model)
         self._halves = TOWERS[model.towers].halves
         self._parameters = parameters
-        self._known: dict[str, np.ndarray] = {}
+        self._known: dict[Way, np.ndarray] = {}
         self._cache = functools.cache(functools.partial(find_cache, self.tokenizer))
         self._encode = jit(encode)
         self._accepted = functools.lru_cache(LISTS_KNOWN)(self._check)
@@ -116,44 +120,58 @@ class ClassEmbeddings:
             lambda tokenizer: open_cache(model, parameters, checksums, tokenizer.fingerprint),
         )
 
-    def accept(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The names, if they can be embedded.
+    def accept(self, asked: ClassList) -> ClassList:
+        """The classes, if their names can be embedded.
 
         Raises:
             UserError: a name is empty, doubled or too long, or there is none.
         """
-        return self._accepted(names)
+        return self._accepted(asked)
 
-    def filled(self, names: Sequence[str]) -> tuple[Float[np.ndarray, "t d2"], Bool[np.ndarray, " t"]]:
+    def filled(self, names: Sequence[str | NamedClass]) -> tuple[Float[np.ndarray, "t d2"], Bool[np.ndarray, " t"]]:
         """Embeddings filled up with zeros to a length that lists share, and which entries are names."""
         embeddings = self(names)
         missing = bucket(len(names)) - len(names)
         return np.pad(embeddings, ((0, missing), (0, 0))), np.arange(len(names) + missing) < len(names)
 
-    def _check(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return check_names(names, self.tokenizer, self.templates, self.context_length)
+    def _check(self, asked: ClassList) -> ClassList:
+        check_asked(asked, self.tokenizer, self.templates, self.context_length)
+        return asked
 
-    def __call__(self, names: Sequence[str]) -> Float[np.ndarray, "t d2"]:
-        """Embed names that `text.prompts.check_names` has accepted: [global half | local half], each of length 1."""
-        spoken = [spoken_name(name) for name in names]
-        new = [name for name in dict.fromkeys(spoken) if name not in self._known]
-        if new:
-            tokens = prompt_tokens(new, self.templates, self.context_length, self.tokenizer)
-            cache = self._cache()
-            if cache is not None:
-                rows = ((name, cache.read(prompts)) for name, prompts in zip(new, tokens, strict=True))
-                self._known.update((name, row) for name, row in rows if row is not None)
-            missing = [place for place, name in enumerate(new) if name not in self._known]
-            for start in tqdm(range(0, len(missing), NAMES_AT_ONCE), desc="class names", delay=5, leave=False):
-                places = missing[start : start + NAMES_AT_ONCE]
-                for place, row in zip(places, self._embed(tokens[places]), strict=True):
-                    self._known[new[place]] = row
-                    if cache is not None:  # at once: what an interruption leaves is not lost
-                        cache.write(tokens[place], row)
-        embeddings = np.stack([self._known[name] for name in spoken])
-        for name in list(self._known)[: max(len(self._known) - NAMES_KNOWN, 0)]:
-            del self._known[name]
+    def __call__(self, names: Sequence[str | NamedClass]) -> Float[np.ndarray, "t d2"]:
+        """Embed classes that `text.prompts.check_asked` has accepted: [global half | local half], each of length 1.
+
+        That of several names is their mean, each half normalised again; their order does not count.
+        """
+        ways = [_ways(name) for name in names]
+        new = [way for way in dict.fromkeys(way for of_class in ways for way in of_class) if way not in self._known]
+        for own in (False, True):  # which have another number of prompts
+            self._learn([way for way in new if bool(way[1]) is own])
+        embeddings = np.stack([self._mean([self._known[way] for way in of_class]) for of_class in ways])
+        for way in list(self._known)[: max(len(self._known) - NAMES_KNOWN, 0)]:
+            del self._known[way]
         return embeddings
+
+    def _mean(self, rows: Sequence[Float[np.ndarray, " d2"]]) -> Float[np.ndarray, " d2"]:
+        return rows[0] if len(rows) == 1 else average_templates(np.stack(rows)[None], self._halves)[0]
+
+    def _learn(self, new: Sequence[Way]) -> None:
+        """Read or compute the embeddings of names that have equally many prompts each."""
+        if not new:
+            return
+        prompts = [prompts_of(spoken, prompt, self.templates) for spoken, prompt in new]
+        tokens = tokens_of(prompts, self.context_length, self.tokenizer)
+        cache = self._cache()
+        if cache is not None:
+            rows = ((way, cache.read(of_way)) for way, of_way in zip(new, tokens, strict=True))
+            self._known.update((way, row) for way, row in rows if row is not None)
+        missing = [place for place, way in enumerate(new) if way not in self._known]
+        for start in tqdm(range(0, len(missing), NAMES_AT_ONCE), desc="class names", delay=5, leave=False):
+            places = missing[start : start + NAMES_AT_ONCE]
+            for place, row in zip(places, self._embed(tokens[places]), strict=True):
+                self._known[new[place]] = row
+                if cache is not None:  # at once: what an interruption leaves is not lost
+                    cache.write(tokens[place], row)
 
     def _embed(self, tokens: Int[np.ndarray, "t p length"]) -> Float[np.ndarray, "t d2"]:
         """Each prompt in a program whose shape follows from its own length, in steps of 8, and the number of templates.
@@ -178,3 +196,9 @@ class ClassEmbeddings:
         found = np.concatenate([np.asarray(x)[: len(part)] for part, x in zip(places, rows, strict=True)])
         embeddings = found[np.argsort(np.concatenate(places))].reshape(t, p, -1)
         return np.concatenate([average_templates(of_name[None], self._halves) for of_name in embeddings])
+
+
+def _ways(name: str | NamedClass) -> list[Way]:
+    """Of all names of a class, each once."""
+    one = NamedClass((name,)) if isinstance(name, str) else name
+    return sorted({(name_asked(own, one.prompt), one.prompt) for own in one.names})

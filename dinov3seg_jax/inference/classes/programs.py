@@ -28,7 +28,7 @@ class HeadPrograms(NamedTuple):
     start: Any  # (parameters, images) -> what of the pictures depends on no class, one `Scene` for each kind of view
     resemble: Any  # (scene, text) -> the greatest correlation of each class anywhere in a picture
     collect: Any  # (parameters, scene, chunk, sums, kept, total, keep) -> maps of a chunk and sums over its classes
-    decode: Any  # (parameters, scene, chunk, sums, kept) -> logits of a chunk, or scores where there is one view
+    decode: Any  # (parameters, scene, chunk, sums, kept) -> logits of a chunk, or scores where nothing is blended
     blend: Any  # (local, whole, size) -> scores of a chunk from the logits of both kinds of view
 
 
@@ -39,7 +39,9 @@ def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
         config: its `model` is one that `models.chunked.can_chunk`.
         mesh: of the devices that share the pictures out.
     """
-    blends = config.inference.fusion == "logits" and config.inference.mode != "whole"
+    options = config.inference
+    # CAT-Seg's views are blended by the segmenter.
+    blends = options.fusion == "logits" and (options.mode != "whole" or options.resize == "catseg")
     # Where classes are rejected, every picture has a list of its own.
     common = ("parameters",) if config.inference.best_classes else ("parameters", "chunk")
     kept_on_disk = traced_once((config.model, config.inference))

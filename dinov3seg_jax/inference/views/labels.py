@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,14 @@ PIECE = 256  # side of the squares that are labelled at once: pictures of all si
 SHORTEST = 64
 
 Labelled = tuple[Int[np.ndarray, "height width"], Float[np.ndarray, "height width"]]  # classes and their scores
+
+
+class Found(NamedTuple):
+    """What a model finds in one picture, at its own size."""
+
+    labels: Int[np.ndarray, "height width"]  # the best class of each pixel
+    confidence: Float[np.ndarray, "height width"]  # its score, in [0, 1]
+    scores: Float[np.ndarray, "t height width"] | None = None  # of every class, where they were asked for
 
 
 def label_pixels(
@@ -35,6 +44,18 @@ def label_pixels(
     best.update(scores[None], class_mask)
     (result,) = best.results()
     return result
+
+
+def resize_scores(
+    scores: Float[np.ndarray | Array, "t h w"], height: int, width: int
+) -> Float[np.ndarray, "t height width"]:
+    """All scores as `label_pixels` compares them, on the host."""
+    rows, columns = taps(scores.shape[1], height), taps(scores.shape[2], width)
+    found = np.empty((len(scores), height, width), np.float32)
+    for grid, resized in zip(np.asarray(scores), found, strict=True):
+        wide = _between(grid[:, columns.first], grid[:, columns.second], columns.weight)
+        resized[:] = _between(wide[rows.first], wide[rows.second], rows.weight[:, None])
+    return found
 
 
 class BestClass:
@@ -158,5 +179,5 @@ def _label_own(
     return jax.vmap(label)(best, own, rows, columns)
 
 
-def _between(low: Array, high: Array, weight: np.ndarray | Array) -> Array:
+def _between(low: Any, high: Any, weight: np.ndarray | Array) -> Any:
     return low + (high - low) * weight

@@ -6,6 +6,7 @@ picture's height nor, but for the coarse maps, on the number of classes.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from dinov3seg_jax.inference.views.labels import padded
+from dinov3seg_jax.inference.views.labels import Found, padded
 from dinov3seg_jax.inference.views.linear_resize import taps
 from dinov3seg_jax.models.functions import half_pixel_weights
 
@@ -63,11 +64,39 @@ def label_views(
     Returns:
         The classes' indices, int32, the first of equal ones; and their probabilities, float32 in [0, 1].
     """
+    labels, confidence = np.empty((height, width), np.int32), np.empty((height, width), np.float32)
+    for wanted, (best, probability) in _strips(views, class_mask, height, width, softmax, every=False):
+        labels[wanted], confidence[wanted] = best, probability
+    return labels, confidence
+
+
+def score_views(
+    views: Views, class_mask: Bool[Array, " t"], height: int, width: int, *, softmax: str
+) -> Float[np.ndarray, "t height width"]:
+    """The probabilities of all classes that `label_views` compares; of those that cannot be chosen, 0."""
+    scores = np.empty((views.maps.shape[1], height, width), np.float32)
+    for wanted, (probabilities,) in _strips(views, class_mask, height, width, softmax, every=True):
+        scores[:, wanted] = probabilities
+    return scores
+
+
+def find_in_views(
+    views: Views, class_mask: Bool[Array, " t"], height: int, width: int, *, softmax: str, scores: bool
+) -> Found:
+    """Both of them, the second where `scores` asks for it."""
+    best = label_views(views, class_mask, height, width, softmax=softmax)
+    every = score_views(views, class_mask, height, width, softmax=softmax) if scores else None
+    return Found(*best, every)
+
+
+def _strips(
+    views: Views, class_mask: Bool[Array, " t"], height: int, width: int, softmax: str, every: bool
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Rows of the result, and what `_label_strip` says of them."""
     columns_seen = padded(views.size[1])
     strip, most = strip_rows(views.maps.shape[1], columns_seen, views.size[0], height)
     above, below, down = taps(views.size[0], height)
     columns = [np.pad(taps, (0, padded(width) - width)) for taps in taps(views.size[1], width)]
-    labels, confidence = np.empty((height, width), np.int32), np.empty((height, width), np.float32)
     for top in range(0, height, strip):
         wanted = slice(top, min(top + strip, height))
         needed = np.unique(np.concatenate([above[wanted], below[wanted]]))
@@ -77,11 +106,9 @@ def label_views(
         np.add.at(weights, (np.arange(count), np.searchsorted(needed, below[wanted])), down[wanted])
         rows = np.pad(needed, (0, most - len(needed)), mode="edge")
         strip_of = _label_strip(
-            views.maps, class_mask, views.corners, rows, weights, columns, views.window, columns_seen, softmax
+            views.maps, class_mask, views.corners, rows, weights, columns, views.window, columns_seen, softmax, every
         )
-        best, probability = jax.device_get(strip_of)
-        labels[wanted], confidence[wanted] = best[:count, :width], probability[:count, :width]
-    return labels, confidence
+        yield wanted, [values[..., :count, :width] for values in jax.device_get(strip_of)]
 
 
 def strip_rows(classes: int, width: int, inputs: int, outputs: int) -> tuple[int, int]:
@@ -133,7 +160,7 @@ def _within(places: Int[Array, " p"], starts: Int[Array, " n"], length: int) -> 
     return ((places >= starts[:, None]) & (places < starts[:, None] + length)).astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("window", "width", "softmax"))
+@functools.partial(jax.jit, static_argnames=("window", "width", "softmax", "every"))
 def _label_strip(
     maps: Float[Array, "n t gh gw"],
     class_mask: Bool[Array, " t"],
@@ -144,10 +171,12 @@ def _label_strip(
     window: tuple[int, int],
     width: int,
     softmax: str,
-) -> tuple[Int[Array, "strip outputs"], Float[Array, "strip outputs"]]:
+    every: bool,
+) -> tuple[Array, ...]:
+    """Labels and probabilities [strip, outputs]; or, if `every`, the probabilities of all classes alone."""
     left, right, across = columns
 
-    def keep_best(best: tuple[Array, Array, Array], one: tuple[Array, Array, Array]) -> tuple[tuple, None]:
+    def keep_best(best: tuple[Array, Array, Array], one: tuple[Array, Array, Array]) -> tuple[tuple, Array | None]:
         label, score, total = best
         index, band, allowed = one
         at_rows = jnp.matmul(weights, band, precision=HIGHEST)
@@ -155,11 +184,14 @@ def _label_strip(
         if softmax == "pixels":
             total = jnp.logaddexp(total, resized)
         better = resized > score
-        return (jnp.where(better, index, label), jnp.where(better, resized, score), total), None
+        kept = resized if every else None
+        return (jnp.where(better, index, label), jnp.where(better, resized, score), total), kept
 
     averaged = average_rows(maps, class_mask, corners, rows, window, width, softmax)
     shape = len(weights), len(left)
     nothing = jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf), jnp.full(shape, -jnp.inf)
     classes = jnp.arange(maps.shape[1], dtype=jnp.int32)
-    (label, score, total), _ = jax.lax.scan(keep_best, nothing, (classes, averaged, class_mask))
+    (label, score, total), kept = jax.lax.scan(keep_best, nothing, (classes, averaged, class_mask))
+    if kept is not None:
+        return (jnp.exp(kept - total) if softmax == "pixels" else jnp.maximum(kept, 0),)
     return label, jnp.exp(score - total) if softmax == "pixels" else score

@@ -8,6 +8,7 @@ from typing import Any
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.text.class_lists.marks import unmarked
+from dinov3seg_jax.text.class_lists.named import Given, NamedClass
 from dinov3seg_jax.text.class_lists.plain import read_plain
 from dinov3seg_jax.text.class_lists.structured import looks_structured, names_in, read_structured
 from dinov3seg_jax.text.class_lists.tables import is_table, read_table
@@ -18,18 +19,31 @@ LINES = (".txt", ".names", ".lst", ".list", ".labels")
 OTHERS = (".xml", ".xlsx", ".xls", ".ods", ".docx", ".pdf", ".pbtxt", ".html", ".md", ".toml", ".ini", ".cfg", ".py")
 NAME_FILES = (*TABLES, *DATA, *LINES)
 
-Names = str | Path | Mapping[Any, Any] | Iterable[str]
+Names = str | Path | Mapping[Any, Any] | Iterable[Given]
+Found = str | NamedClass  # a class as it was written; a text may hold several names, see `named.BARS`
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Class names from a command line.
+    """Class names alone from a command line or a data set: one of each class, whatever else is said of it.
+
+    Args:
+        text: as for `parse_classes`.
+
+    Returns:
+        The names without outer whitespace, unchecked (see `prompts.check_names`).
+
+    Raises:
+        UserError: as for `parse_classes`.
+    """
+    return tuple(one if isinstance(one, str) else one.names[0] for one in parse_classes(text))
+
+
+def parse_classes(text: str) -> tuple[Found, ...]:
+    """Classes from a command line.
 
     Args:
         text: a list in any common syntax (see docs/class_lists.md), or a file with one: `@path`, or a path that ends
             in one of `NAME_FILES`.
-
-    Returns:
-        The names without outer whitespace, unchecked (see `prompts.check_names`).
 
     Raises:
         UserError: No name is left, the list can be read in two ways, or the file cannot be read.
@@ -37,7 +51,8 @@ def parse_names(text: str) -> tuple[str, ...]:
     path = _path_in(text)
     source = str(path) if path else "the list of class names"
     names = _read_file(path) if path else _read_text(text.replace("\\n", "\n"), source)  # as shells pass it on
-    if not path and (file := next((name for name in names if name.lower().endswith(NAME_FILES + OTHERS)), "")):
+    texts = [name for name in names if isinstance(name, str)]
+    if not path and (file := next((name for name in texts if name.lower().endswith(NAME_FILES + OTHERS)), "")):
         raise UserError(
             f"the class name {file!r} looks like a file; give the file alone, as --classes @names.txt, with one name "
             f"per line, or as {', '.join(TABLES + DATA)}"
@@ -47,23 +62,24 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def names_of(names: Names) -> tuple[str, ...]:
-    """Class names that were given in Python.
+def names_of(names: Names) -> tuple[Given, ...]:
+    """Classes that were given in Python.
 
     Args:
-        names: text, as for `parse_names`; the path of a file; names by their numbers, as {0: "grass"}, or numbers by
-            their names; or a list of names, each taken as it is.
+        names: text, as for `parse_classes`; the path of a file; names by their numbers, as {0: "grass"}, or numbers by
+            their names; or a list. Each entry of a list is a name, a tuple of names of one class, a dictionary with the
+            keys of `NamedClass.of_row`, or a `NamedClass`.
 
     Returns:
-        The names, unchecked (see `prompts.check_names`).
+        The classes as they were given, unchecked (see `prompts.check_asked`).
 
     Raises:
         UserError: it is none of these.
     """
     if isinstance(names, str):
-        return parse_names(names)
+        return parse_classes(names)
     if isinstance(names, Path):
-        return parse_names(f"@{names}")
+        return parse_classes(f"@{names}")
     if isinstance(names, Mapping):
         return tuple(names_in(dict(names), "the dictionary of class names"))
     if isinstance(names, bytes | bytearray | set | frozenset) or not isinstance(names, Iterable):
@@ -76,20 +92,21 @@ def names_of(names: Names) -> tuple[str, ...]:
     except TypeError as error:  # as of NumPy's array of no axes
         raise UserError(f"the class names cannot be listed ({reason(error)}); give a list of texts") from error
     for place, name in enumerate(listed, start=1):
-        if not isinstance(name, str):
+        if not isinstance(name, str | tuple | Mapping | NamedClass):
             raise UserError(
                 f"class name {place} of {len(listed)} is of the type {type(name).__name__}, and no text; "
                 'give a list of texts, as ["cat", "dog"]'
             )
-    if len(listed) == 1 and ", " not in listed[0] and len(parts := _certain_parts(listed[0])) > 1:
+    only = listed[0] if len(listed) == 1 else None
+    if isinstance(only, str) and ", " not in only and len(parts := _certain_parts(only)) > 1:
         raise UserError(
-            f"the list holds one text, {listed[0]!r}, which reads as {len(parts)} names; give each name by itself, as "
+            f"the list holds one text, {only!r}, which reads as {len(parts)} names; give each name by itself, as "
             f"[{', '.join(map(repr, parts[:2]))}, ...]"
         )
-    return tuple(map(str, listed))  # NumPy's texts are texts of another class
+    return tuple(str(name) if isinstance(name, str) else name for name in listed)  # NumPy's are of another class
 
 
-def _certain_parts(name: str) -> list[str]:
+def _certain_parts(name: str) -> list[Found]:
     """The names in a text that is certainly a list; one of two readings may be the name itself."""
     try:
         return _read_text(name, "the name")
@@ -115,7 +132,7 @@ def _path_in(text: str) -> Path | None:
     return None
 
 
-def _read_file(path: Path) -> list[str]:
+def _read_file(path: Path) -> list[Found]:
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -133,9 +150,9 @@ def _read_file(path: Path) -> list[str]:
     return _read_text(text, source)
 
 
-def _read_text(text: str, source: str) -> list[str]:
+def _read_text(text: str, source: str) -> list[Found]:
     if looks_structured(text):
         return read_structured(text, source)
     if is_table(text):
         return read_table(text, source)
-    return unmarked(read_plain(text, source), source)
+    return [*unmarked(read_plain(text, source), source)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dinov3seg_jax.errors import UserError
 
+BARS = "|｜¦"  # between the names of one class
 BULLET = re.compile(r"[-*•·‣▪◦–—+]\s+(?=\S)")
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "„": "“", "«": "»", "「": "」", "`": "`"}
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.text.class_lists.marks import BULLET, QUOTES, counts_up, is_numbered, unquoted
+from dinov3seg_jax.text.class_lists.marks import BARS, BULLET, QUOTES, counts_up, is_numbered, unquoted
 
-COMMAS, SEMICOLONS, BARS = ",，、،﹐", ";；؛", "|｜¦"
+COMMAS, SEMICOLONS = ",，、،﹐", ";；؛"
+SPACED_BAR = re.compile(rf"\s[{BARS}]|[{BARS}]\s")
 COMMENT = re.compile(r"^\s*(?:#(?!\d)|//).*|\s#\s.*$")
 HEADING = re.compile(r"(?:class(?:es)?|class[_ ]?names?|names?|labels|categories)\s*:\s*", re.IGNORECASE)
 HEADER = re.compile(r"(?:classes|class[_ ]?names?|names?|labels|categories)", re.IGNORECASE)  # a whole line
@@ -27,8 +28,8 @@ def read_plain(text: str, source: str) -> list[str]:
 
     Args:
         text: One line: names between commas, semicolons or tabs, or each with a full stop behind it. Several lines: a
-            name per line, which may list others after commas; or a list between commas that goes on. Comments (#) are
-            passed over.
+            name per line, which may list others after commas; or a list between commas that goes on. Bars, without
+            blanks around them on one line, are between names of one class, and stay. Comments (#) are passed over.
         source: What an error calls it.
 
     Raises:
@@ -57,8 +58,8 @@ def _of_lines(lines: Sequence[str], source: str) -> list[str]:
                 f"{source} has lines with a comma at the end, as {_short(line)}, and others without; "
                 "write one name per line, or a comma behind each name"
             )
-        if any(sign in line for sign in SEMICOLONS + BARS) and not _is_quoted(line):
-            _refuse(source, [line], _split(line, COMMAS + SEMICOLONS + BARS))
+        if any(sign in line for sign in SEMICOLONS) and not _is_quoted(line):
+            _refuse(source, [line], _split(line, COMMAS + SEMICOLONS))
     listing = [line for line in lines if any(sign in line for sign in COMMAS) and not _is_quoted(line)]
     if listing and len(listing) == len(lines) and not is_numbered(lines):
         _refuse(source, lines, [name for line in lines for name in _split(line, COMMAS)])
@@ -72,11 +73,11 @@ def _of_line(line: str, source: str) -> list[str]:
     if run := _numbered_run(line):
         return run
     free = "".join(part for part, quoted in _parts(line) if not quoted)
-    commas, semicolons, bars = (any(sign in free for sign in signs) for signs in (COMMAS, SEMICOLONS, BARS))
-    if bars or (commas and semicolons):
-        whole = _split(line, COMMAS + SEMICOLONS + BARS)
-        outer = _split(line, (SEMICOLONS if semicolons else COMMAS) if commas else "\0")
-        _refuse(source, outer, whole)
+    commas, semicolons = (any(sign in free for sign in signs) for signs in (COMMAS, SEMICOLONS))
+    if commas and semicolons:
+        _refuse(source, _split(line, SEMICOLONS), _split(line, COMMAS + SEMICOLONS))
+    if SPACED_BAR.search(free):
+        _refuse_bars(source, line)
     if commas or semicolons or "\t" in free:
         names = _finished(_split(line, COMMAS + SEMICOLONS if commas or semicolons else "\t"))
         parts = [part for name in names for part in _dotted(name)]
@@ -174,6 +175,16 @@ def _refuse(source: str, one: Sequence[str], other: Sequence[str]) -> NoReturn:
     raise UserError(
         f"{source} can be read as {first}, or as {second}; for the second write commas between names on one line, "
         f"for the first a JSON list, [{_cut(example)}]"
+    )
+
+
+def _refuse_bars(source: str, line: str) -> NoReturn:
+    """Both readings of bars with blanks, as they stand between columns and between synonyms."""
+    tight = re.sub(rf"\s*([{BARS}])\s*", r"\1", line)
+    one, each = (_reading(_split(tight, signs)) for signs in (COMMAS + SEMICOLONS, COMMAS + SEMICOLONS + BARS))
+    raise UserError(
+        f"{source} can be read as {one}, or as {each}; for the first, where '|' is between names of one class, "
+        f"write no blanks around it, as '{_cut(tight)}', for the second commas"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.text.class_lists.marks import unmarked
+from dinov3seg_jax.text.class_lists.named import SAID, NamedClass
 from dinov3seg_jax.text.class_lists.plain import read_plain
 
 # Words under which files keep their list, and entries their name, the surest first.
@@ -26,7 +27,7 @@ def looks_structured(text: str) -> bool:
     return bool(opened or tuple_of_texts or ASSIGNED.match(text) or PRINTED.match(text) or KEYED.search(text))
 
 
-def read_structured(text: str, source: str) -> list[str]:
+def read_structured(text: str, source: str) -> list[str | NamedClass]:
     """The names in JSON, YAML or Python's notation.
 
     Raises:
@@ -35,29 +36,30 @@ def read_structured(text: str, source: str) -> list[str]:
     return names_in(_parse(text, source), source)
 
 
-def names_in(found: Any, source: str) -> list[str]:
+def names_in(found: Any, source: str) -> list[str | NamedClass]:
     """The names in plain data: a list of texts, of (number, name) or of {id, name}; names by number, or the reverse.
+
+    Where a colour or anything else of `NamedClass` is said of one, it is a `NamedClass`.
 
     Raises:
         UserError: It is none of these.
     """
     if isinstance(found, str):  # as in YAML, names: grass, wood
-        return unmarked(read_plain(found, source), source)
+        return [*unmarked(read_plain(found, source), source)]
     if isinstance(found, Mapping):
         return _in_mapping(found, source)
     if not isinstance(found, Sequence):
         _refuse(source)
-    if all(isinstance(entry, str) for entry in found):
-        return [entry.strip() for entry in found if entry.strip()]
-    if all(isinstance(entry, Mapping) for entry in found):
-        return [_in_entry(entry, source) for entry in found]
+    if all(isinstance(entry, str | Mapping) for entry in found):
+        entries = (entry.strip() if isinstance(entry, str) else _in_entry(entry, source) for entry in found)
+        return [entry for entry in entries if entry]
     pairs = [entry for entry in found if isinstance(entry, Sequence) and not isinstance(entry, str)]
     if len(pairs) == len(found) and all(len(pair) == 2 for pair in pairs):
         return _in_mapping(_unique([(number, name) for number, name in pairs], source), source)
     _refuse(source)
 
 
-def _in_mapping(found: Mapping[Any, Any], source: str) -> list[str]:
+def _in_mapping(found: Mapping[Any, Any], source: str) -> list[str | NamedClass]:
     for word in LISTS:
         if word in found and not _is_number(found[word]):
             return names_in(found[word], source)
@@ -72,14 +74,15 @@ def _in_mapping(found: Mapping[Any, Any], source: str) -> list[str]:
         if all(_is_number(number) for number in found.values()):
             return [name.strip() for name in sorted(found, key=lambda name: int(found[name]))]
         if all(_is_color(color) for color in found.values()):
-            return [name.strip() for name in found]
+            return [NamedClass.of({"name": name, "color": color}, source) for name, color in found.items()]
     _refuse(source)
 
 
-def _in_entry(entry: Mapping[Any, Any], source: str) -> str:
+def _in_entry(entry: Mapping[Any, Any], source: str) -> str | NamedClass:
     for word in NAMES:
         if isinstance(entry.get(word), str) and entry[word].strip():
-            return entry[word].strip()
+            said = {key: entry[key] for key in SAID if entry.get(key) is not None}
+            return NamedClass.of_row({"name": entry[word]} | said, source) if said else entry[word].strip()
     if len(entry) == 1 and _is_number(next(iter(entry))) and isinstance(next(iter(entry.values())), str):
         return next(iter(entry.values())).strip()
     _refuse(source)
