@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
-from dinov3seg_jax.app.downloads import FORMATS
+from dinov3seg_jax.app.downloads import available
 from dinov3seg_jax.app.handlers import Handlers
+from dinov3seg_jax.formats.outputs import DEFAULT
+from dinov3seg_jax.text.class_lists.asked import Synonyms
 
 DEVICE, FILES = "device", "files"  # what waits for the same thing waits in one queue
 KEPT = (600, 600)  # seconds between deletions, and after which a file of Gradio's is deleted
@@ -74,7 +76,7 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
             with gr.Column(elem_id="asked"):
                 picture = gr.File(label="Picture", height=140, elem_id="picture")
                 names = gr.Textbox(
-                    label="Names", info=NAMES_HELP, placeholder="dog, grass, sky", lines=2, elem_id="names"
+                    label="Names", info=NAMES_HELP, placeholder="dog|puppy, grass, sky", lines=2, elem_id="names"
                 )
                 chips = gr.HTML("", elem_id="chips")
                 go = gr.Button("Segment", variant="primary", elem_id="segment")
@@ -89,13 +91,28 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
                         label="Painted scenes for the quick start's model",
                     )
                 with gr.Accordion("Download", open=False, elem_id="download-box"):
-                    formats = gr.CheckboxGroup(list(FORMATS), value=list(FORMATS), label="Formats", elem_id="formats")
+                    formats = gr.CheckboxGroup(available(), value=list(DEFAULT), label="Formats", elem_id="formats")
                     save = gr.Button("Download", elem_id="download")
                     archive = gr.DownloadButton("", visible="hidden", elem_id="archive")
                     drawing = gr.Textbox(visible=False)
-                with gr.Accordion("Other names to compare with", open=False, elem_id="compare-box"):
-                    other = gr.Textbox(label="Other names", placeholder="animal, plant, sky", lines=2, elem_id="other")
+                with gr.Accordion("More about the names", open=False, elem_id="names-box"):
+                    other = gr.Textbox(
+                        label="Compare with", info="a second list", placeholder="animal, plant, sky", elem_id="other"
+                    )
                     other_chips = gr.HTML("", elem_id="other-chips")
+                    background = gr.Textbox(
+                        label="Background",
+                        info="names that compete, and become one class",
+                        placeholder="sky, other",
+                        elem_id="background",
+                    )
+                    synonyms = gr.Radio(
+                        list(get_args(Synonyms)),
+                        value="mean",
+                        label="Synonyms, as in dog|puppy",
+                        info="the mean of the names counts, or the best of them",
+                        elem_id="synonyms",
+                    )
                 with gr.Accordion("Model", open=False, elem_id="model-box"):
                     model = gr.Dropdown(models, value=models[0], label="Model", elem_id="model")
 
@@ -105,11 +122,18 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
         model.input(handlers.choose, model, readiness, concurrency_limit=None, show_progress="hidden", **own)
         picture.change(handlers.look, picture, [viewer, status], concurrency_id=FILES, concurrency_limit=2, **own)
         for box, shown in ((names, chips), (other, other_chips)):
-            box.change(handlers.chips, [box, model], shown, trigger_mode="always_last", **quick)
+            gr.on(
+                [box.change, background.change],
+                handlers.chips,
+                [box, background, model],
+                shown,
+                trigger_mode="always_last",
+                **quick,
+            )
         gr.on(
             [go.click, names.submit],
             handlers.answer,
-            [picture, names, other, model],
+            [picture, names, background, synonyms, other, model],
             [viewer, status],
             concurrency_id=DEVICE,
             concurrency_limit=1,
@@ -132,20 +156,27 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
 def _api(handlers: Handlers) -> None:
     """The same functions for programs; what they take and return is on the page's API page."""
     with gr.Group(visible=False):
-        picture = gr.File(label="the picture's file")
-        names = gr.Textbox(label="names, as on the command line")
-        other = gr.Textbox("", label="a second list, or nothing")
-        model = gr.Textbox("", label="one of /models; nothing: the first")
-        formats = gr.JSON(["json"], label="a list of /formats")
-        threshold = gr.Number(0, label="0..1; below it a pixel is unknown")
-        opacity = gr.Number(0.55, label="0..1, of the overlay")
-        colors = gr.JSON({}, label="#rrggbb by names")
+        asked = [
+            gr.File(label="the picture's file"),
+            gr.Textbox(label="names, as on the command line"),
+            gr.Textbox("", label="names that compete, and become one class"),
+            gr.Textbox("mean", label="mean or best"),
+            gr.Number(0, label="0..1; below it a pixel is unknown"),
+            gr.Textbox("", label="what such pixels are called"),
+            gr.Textbox("", label="a second list of names, or nothing"),
+            gr.Textbox("", label="one of /models; nothing: the first"),
+            gr.JSON(["json"], label="a list of /formats"),
+            gr.Textbox("", label="pixels of a region, at least: 50, or dog=50,sky=500"),
+            gr.Number(0, label="pixels that borders of polygons may move"),
+            gr.Number(0.55, label="0..1, opacity of the overlay"),
+            gr.JSON({}, label="#rrggbb by names"),
+        ]
         call = gr.Button()
         summaries = gr.JSON(label="summaries")
         archive = gr.File(label="archive")
     call.click(
         handlers.api_segment,
-        [picture, names, other, model, formats, threshold, opacity, colors],
+        asked,
         [summaries, archive],
         api_name="segment",
         concurrency_id=DEVICE,
