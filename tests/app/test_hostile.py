@@ -117,9 +117,25 @@ CALLS = [
     *({"min_confidence": number} for number in (-1, 2, "x", None, [])),
     *({"colors": colors} for colors in ([], {"red ball": "url(x)"}, {"red ball": 5}, "x", {"a" * 10_000: "#fff"})),
     *({"model": name} for name in ("../../etc", "/etc/passwd", 5)),
+    *({"background": names} for names in ("@/etc/passwd", "/etc/passwd", NAMES, 5, [])),
+    *({"unknown": name} for name in ("<b>", 5, [], "x" * 100_000)),
+    *({"synonyms": word} for word in ("", "worst", None, [])),
+    *({"min_area": area} for area in ("-5", "x", "dog=5", 5, [], "9" * 400)),
+    *({"simplify": number} for number in (-1, "x", None, 1e308)),
     {"opacity": 1e308},
 ]
-FIELDS = ("picture", "names", "other_names", "model", "formats", "min_confidence", "opacity", "colors")
+USUAL = {
+    **{"picture": None, "names": NAMES, "background": "", "synonyms": "mean", "min_confidence": 0, "unknown": ""},
+    **{
+        "other_names": "",
+        "model": "",
+        "formats": ["json"],
+        "min_area": "",
+        "simplify": 0,
+        "opacity": 0.5,
+        "colors": {},
+    },
+}
 
 
 class Caller:
@@ -131,8 +147,9 @@ class Caller:
     def upload(self, name, content):
         return self.http.post("gradio_api/upload", files={"files": (name, content)})
 
-    def call(self, data):
+    def call(self, changes):
         """The status, "complete" or "error", and what came with it."""
+        data = list((USUAL | changes).values())
         begun = self.http.post("gradio_api/call/segment", json={"data": data})
         if begun.status_code != 200:
             return begun.status_code, begun.text
@@ -154,7 +171,7 @@ def caller(app):
 
 def test_odd_uploads(app, caller):
     outside = {path for path in app.folder.parent.rglob("*") if app.folder not in (path, *path.parents)}
-    caller.call([*_asked(caller, "warm.png", encoded("PNG")), NAMES, "", "", ["json"], 0, 0.5, {}])
+    caller.call({"picture": _uploaded(caller, "warm.png", encoded("PNG"))})
     before, statuses, count = psutil.Process().memory_info().rss, {}, 0
     for name, content in uploads():
         sent = caller.upload(name, content)
@@ -166,7 +183,7 @@ def test_odd_uploads(app, caller):
         (path,) = sent.json()
         assert os.path.realpath(path).startswith(str(app.folder.resolve()))
         picture = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        event, found = caller.call([picture, NAMES, "", "", ["json"], 0, 0.5, {}])
+        event, found = caller.call({"picture": picture})
         statuses[name] = found if event == "complete" else _sentence(name, event, found)
         assert event == "complete" or str(app.folder) not in statuses[name]
     assert count > 130
@@ -184,9 +201,8 @@ def test_odd_uploads(app, caller):
 
 @pytest.mark.parametrize("changes", CALLS, ids=lambda changes: repr(changes)[:60])
 def test_odd_calls(app, caller, changes):
-    picture = _asked(caller, "scene.png", encoded("PNG"))[0]
-    usual = dict(zip(FIELDS, (picture, NAMES, "", "", ["json"], 0, 0.5, {}), strict=True))
-    event, found = caller.call([(usual | changes)[field] for field in FIELDS])
+    picture = _uploaded(caller, "scene.png", encoded("PNG"))
+    event, found = caller.call({"picture": picture} | changes)
     if event == "complete":
         assert sum(row["pixels"] for row in found[0][0]["classes"]) == 50 * 30
     else:
@@ -209,8 +225,8 @@ def test_answers_of_others_are_not_handed_out(app, caller):
         assert caller.http.get(f"gradio_api/file={path}").status_code == 403
 
 
-def _asked(caller, name, content):
-    return [{"path": caller.upload(name, content).json()[0], "meta": {"_type": "gradio.FileData"}}]
+def _uploaded(caller, name, content):
+    return {"path": caller.upload(name, content).json()[0], "meta": {"_type": "gradio.FileData"}}
 
 
 def _sentence(what, event, found):

@@ -81,7 +81,8 @@ def test_who_comes_when_the_queue_is_full_is_told_so(models, picture, monkeypatc
     monkeypatch.setattr("dinov3seg_jax.app.asking.read_pixels", lambda path: gate.wait(60) and 1 / 0)
     with running(models, Limits(queue=2), Address(port=free_port())) as url, httpx.Client(base_url=url) as http:
         path = http.post("gradio_api/upload", files={"files": ("a.png", picture.read_bytes())}).json()[0]
-        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, NAMES, "", "", ["json"], 0, 0.5, {}]
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, NAMES]
+        data += ["", "mean", 0, "", "", "", ["json"], "", 0, 0.5, {}]
         begun = [http.post("gradio_api/call/segment", json={"data": data}) for _ in range(8)]
         refused = [answer.text for answer in begun if answer.status_code != 200]
         gate.set()
