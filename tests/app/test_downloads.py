@@ -104,6 +104,16 @@ def test_scores_are_asked_for_when_they_are_wanted(tmp_path):
         assert found["names"].tolist() == ["dog", "grass"]
 
 
+def test_what_is_unknown_has_no_score(tmp_path):
+    scores = np.ones((2, 2, 3), np.float32)
+    drawing = Drawing.of(min_confidence=0.5)
+    path = archive(answer_of(result()), check_formats(["scores", "json"]), drawing, tmp_path, lambda number: scores)
+    with zipfile.ZipFile(path) as zipped, zipped.open("my dog_scores.npz") as file:
+        found = np.load(io.BytesIO(file.read()))
+        assert found["names"].tolist() == ["dog", "grass"]
+        assert json.loads(zipped.read("my dog.json"))["names"] == ["dog", "grass", "unknown"]
+
+
 def test_a_place_on_earth_is_kept(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     source = tmp_path / "scene.tif"
