@@ -16,7 +16,7 @@ DIVIDERS = ",;|\n[{"  # of which a text that names a file holds none, see `class
 class Limits:
     """What one question may hold, and how many may wait."""
 
-    upload: int = 50_000_000  # bytes of a file
+    upload: int = 100_000_000  # bytes of a file
     pixels: int = 100_000_000  # of a picture, by its header
     names: int = 500
     queue: int = 20  # questions that wait
