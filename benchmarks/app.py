@@ -89,7 +89,7 @@ def one_user(url: str, picture: Path, end: float, asked: list[Asked]) -> None:
     with httpx2.Client(base_url=url, timeout=PATIENCE) as http:
         content = picture.read_bytes()
         path = http.post("gradio_api/upload", files={"files": (picture.name, content)}).json()[0]
-        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, CLASSES]
+        data: list[Any] = [{"path": path, "meta": {"_type": "gradio.FileData"}}, CLASSES]
         data += ["", "mean", 0, "", "", "", ["json"], "", 0, 0.55, {}]
         while time.monotonic() < end:
             start = time.monotonic()

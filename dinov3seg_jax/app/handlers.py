@@ -50,6 +50,14 @@ class Handlers:
     results: Results
     files: Path  # a folder for archives
 
+    def dropped(self, event: gr.EventData) -> str:
+        """A file was dropped on the view, which has uploaded it."""
+        path = Path(str(event._data.get("path")))
+        with spoken(html.escape):
+            if not path.resolve().is_relative_to(self.files):
+                raise UserError("this was not uploaded; drop a picture's file")
+            return str(path)
+
     def look(self, picture: str | None, request: gr.Request) -> tuple[str, str]:
         """A picture was dropped, or taken away: its view's token, and a sentence."""
         session = request.session_hash or ""

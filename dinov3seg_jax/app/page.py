@@ -120,6 +120,7 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
         quick = own | {"queue": False, "show_progress": "hidden"}
         page.load(handlers.readiness, model, readiness, concurrency_limit=None, show_progress="hidden", **own)
         model.input(handlers.choose, model, readiness, concurrency_limit=None, show_progress="hidden", **own)
+        viewer.dropped(handlers.dropped, None, picture, show_progress="hidden", **own)
         picture.change(handlers.look, picture, [viewer, status], concurrency_id=FILES, concurrency_limit=2, **own)
         for box, shown in ((names, chips), (other, other_chips)):
             gr.on(

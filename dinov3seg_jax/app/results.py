@@ -21,7 +21,7 @@ from dinov3seg_jax.text.class_lists import ClassList
 MOST_BYTES = 4 * 10**9  # of all answers together; the one looked at longest ago goes first
 IDLE = 3600  # seconds without a look, after which an answer goes
 VIEW = "view.json"
-ARRAYS = ("labels", "confidence")  # of a result
+LABELS = np.int16  # more than any list has names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +143,9 @@ def _kept(folder: Path, results: Sequence[Segmentation]) -> tuple[Segmentation, 
         return ()
     image, kept = _on_disk(folder / "image.npy", results[0].image), []
     for number, result in enumerate(results):
-        arrays: dict[str, Any] = {
-            name: _on_disk(folder / f"{name}_{number}.npy", getattr(result, name)) for name in ARRAYS
-        }
-        kept.append(dataclasses.replace(result, image=image, **arrays))
+        labels = _on_disk(folder / f"labels_{number}.npy", result.labels.astype(LABELS))
+        confidence = _on_disk(folder / f"confidence_{number}.npy", result.confidence)
+        kept.append(dataclasses.replace(result, image=image, labels=labels, confidence=confidence))
     return tuple(kept)
 
 

@@ -1,6 +1,7 @@
 """Starts the app: what Gradio does by default and should not is set here."""
 
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -13,7 +14,9 @@ from dinov3seg_jax.app.limits import Limits
 from dinov3seg_jax.app.models import Models
 from dinov3seg_jax.app.results import Results
 from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.files import has_ended
 
+PREFIX = "dinov3seg-app-"  # of folders; then comes the process's number
 SWEEP_EVERY = 60  # seconds
 UPLOADS_KEPT = 600  # seconds
 THREADS = 40
@@ -39,7 +42,8 @@ def running(models: Models, limits: Limits, address: Address) -> Iterator[str]:
     Raises:
         UserError: Gradio is not installed, or the address cannot be used.
     """
-    with tempfile.TemporaryDirectory(prefix="dinov3seg-app-", ignore_cleanup_errors=True) as folder:
+    delete_left_over(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
         root = Path(folder).resolve()
         uploads = root / "uploads"
         uploads.mkdir()
@@ -96,6 +100,14 @@ def _sweep(results: Results, uploads: Path, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_EVERY):
         results.sweep()
         delete_old(uploads, UPLOADS_KEPT)
+
+
+def delete_left_over(parent: Path) -> None:
+    """Delete what apps of this user left behind that were killed."""
+    for path in parent.glob(f"{PREFIX}*-*"):
+        process = path.name.removeprefix(PREFIX).partition("-")[0]
+        if process.isdecimal() and path.stat().st_uid == os.getuid() and has_ended(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def delete_old(folder: Path, seconds: float) -> None:

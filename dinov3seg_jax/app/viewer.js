@@ -255,6 +255,21 @@ find("threshold").addEventListener("input", (event) => {
 });
 find("heat").addEventListener("change", (event) => choose(event.target.value));
 
+// A file that is dropped anywhere on the view is the next picture.
+element.addEventListener("dragover", (event) => event.preventDefault());
+element.addEventListener("drop", async (event) => {
+  event.preventDefault();
+  const file = event.dataTransfer.files[0];
+  if (!file) return;
+  say("uploading " + file.name + " ...");
+  try {
+    trigger("dropped", { path: (await upload(file)).path });
+    say("");
+  } catch (error) {
+    say(file.name + " was not taken (" + error.message + ")");
+  }
+});
+
 // What a download is drawn with.
 window.dinov3seg = {
   drawing: () =>

@@ -1,5 +1,6 @@
 """The page in a real browser: what is seen is what the model says."""
 
+import base64
 import json
 import re
 import shutil
@@ -116,6 +117,20 @@ def test_drawing_asks_the_model_nothing(page, app, model, picture, monkeypatch):
     page.locator(".viewer .legend li", has_text=first).locator("input[type=checkbox]").uncheck()
     assert (shown(page)[mine][:, 3] == 0).all()
     assert (shown(page)[~mine][:, 3] == 255).all()
+
+
+def test_a_file_that_is_dropped_on_the_view(page, picture):
+    script = """([view, content, name]) => {
+        const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], name));
+        view.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+    }"""
+    content = base64.b64encode(picture.read_bytes()).decode()
+    page.wait_for_selector(".viewer .empty")
+    page.evaluate(script, [page.locator(".viewer").element_handle(), content, "dropped.png"])
+    page.wait_for_selector(".viewer img", timeout=WAIT)
+    assert page.locator("#status").inner_text() == "dropped.png: 60 x 40 pixels"
 
 
 def test_the_scores_of_a_class_as_a_map(page, model, picture):

@@ -61,7 +61,7 @@ def test_the_last_answer_of_a_session_takes_the_place_of_the_one_before(tmp_path
 
 
 def test_what_was_looked_at_longest_ago_goes_first(tmp_path):
-    kept = Results(tmp_path, most_bytes=12_000)  # of 4,800 each
+    kept = Results(tmp_path, most_bytes=10_000)  # of 4,000 each
     tokens = [kept.keep(str(number), Answer("", {}, results=(result_of(),))) for number in range(2)]
     kept.find(tokens[0])
     tokens.append(kept.keep("2", Answer("", {}, results=(result_of(),))))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 
@@ -44,6 +45,15 @@ def test_old_files_are_deleted(tmp_path):
     assert (tmp_path / "old" / "deep" / "a.png").exists()
     delete_old(tmp_path, -1)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_apps_left_is_deleted(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    names = [f"dinov3seg-app-{ended.stdout.strip()}-abc", f"dinov3seg-app-{os.getppid()}-abc", "dinov3seg-app-x-y"]
+    for name in names:
+        (tmp_path / name / "deep").mkdir(parents=True)
+    server.delete_left_over(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`dinov3seg app`: what is wrong with a command line is said before anything starts."""
 
 import contextlib
+import signal
 
 import pytest
 
@@ -19,6 +20,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DINOV3SEG_MODELS", str(tmp_path / "kept"))
     monkeypatch.delenv(app.PASSWORD_VARIABLE, raising=False)
     write_config(tmp_path / "run", Config(model=MODEL))
+
+
+ENDS = {"warmed": "run", "ends_by": signal.SIGTERM}
 
 
 class Ended(Exception):
@@ -42,13 +46,14 @@ def started(monkeypatch):
     monkeypatch.setattr("dinov3seg_jax.app.models.Models.warm", lambda self, name: seen.update(warmed=name))
     monkeypatch.setattr("dinov3seg_jax.cache.programs.keep_programs", lambda: None)
     monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("signal.signal", lambda number, handler: seen.update(ends_by=number))
     return seen
 
 
 def test_the_defaults_let_nobody_else_in(started, capsys):
     with pytest.raises(Ended):
         app.main(["--checkpoint", "run"])
-    assert started == {"models": ["run"], "limits": Limits(), "address": server.Address(), "warmed": "run"}
+    assert started == {"models": ["run"], "limits": Limits(), "address": server.Address()} | ENDS
     assert started["address"].host == "127.0.0.1"
     assert capsys.readouterr() == ("open http://here/ in a browser; Ctrl-C ends the app\n", "")
 
