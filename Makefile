@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SETUP_LOG := $(VENV)/setup_seconds
 
-.PHONY: quickstart setup test test-slow test-all lint bench ablation lock clean
+.PHONY: quickstart setup test test-slow test-all lint bench docs docs-check ablation lock clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: setup
@@ -50,6 +50,20 @@ lint: setup
 bench: setup
 	$(RUN) -m benchmarks.windows
 	$(RUN) -m benchmarks.head --grids 24 --classes 20 171
+
+# The pages with code are run on the quick start's model, which is trained first where there is none. Links to other
+# sites are not followed.
+SPHINX := $(RUN) -m sphinx -W --keep-going --doctree-dir build/docs/doctrees
+
+docs: setup
+	@ls runs/quickstart/checkpoints > /dev/null 2>&1 || $(MAKE) quickstart
+	$(SPHINX) -b html docs build/docs/html
+	$(SPHINX) -b linkcheck -D 'linkcheck_ignore=https?://.*' docs build/docs/links
+	@echo "open build/docs/html/index.html"
+
+# Every page of it in headless Chromium.
+docs-check: docs
+	DINOV3SEG_SITE=build/docs/html $(RUN) -m pytest -m slow tests/docs/test_site.py
 
 # The parts of the method, each left out in turn; an hour on two cores.
 ablation: setup

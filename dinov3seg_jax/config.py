@@ -21,6 +21,7 @@ Above0 = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
+Prompts = Annotated[tuple[str, ...], Field(min_length=1)]
 Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda value: _names(value))]  # "a,b" on a command line
 
 closed = pydantic.ConfigDict(extra="forbid")
@@ -33,19 +34,19 @@ class VisionConfig:
     Those two have learned positions in place of rotary ones, and read only the options that say so.
     """
 
-    dim: Positive = 1024
-    depth: Positive = 24
-    heads: Positive = 16
-    patch_size: Positive = 16
-    ffn: Literal["mlp", "swiglu"] = "mlp"
-    ffn_ratio: Above0 = 4.0
+    dim: Positive = 1024  # width of the tokens
+    depth: Positive = 24  # transformer blocks
+    heads: Positive = 16  # of each block's attention; they divide `dim`
+    patch_size: Positive = 16  # side of a patch in pixels
+    ffn: Literal["mlp", "swiglu"] = "mlp"  # of each block: two layers, or SwiGLU's gated three
+    ffn_ratio: Above0 = 4.0  # width inside the MLP, in multiples of `dim`
     ffn_align: Positive = 8  # SwiGLU's hidden width is rounded up to a multiple of this
-    qkv_bias: Flag = True
-    storage_tokens: NonNegative = 4
-    layerscale_init: From0 = 1e-5
-    rope_base: Above0 = 100.0
-    rope_normalize: Literal["separate", "max", "min"] = "separate"
-    untie_cls_and_patch_norms: Flag = False
+    qkv_bias: Flag = True  # queries, keys and values have biases
+    storage_tokens: NonNegative = 4  # registers: tokens that belong to no patch
+    layerscale_init: From0 = 1e-5  # what LayerScale begins with in a new model
+    rope_base: Above0 = 100.0  # of the rotary positions' wavelengths
+    rope_normalize: Literal["separate", "max", "min"] = "separate"  # extents that positions are divided by
+    untie_cls_and_patch_norms: Flag = False  # CLS and storage tokens have a last norm of their own
     head_blocks: NonNegative = 2  # 0: the backbone alone
     taps: tuple[NonNegative, ...] = ()  # two blocks whose outputs guide, from 0; (): after 1/3 and 2/3 of the depth
     grid: Positive = 32  # CLIP, TIPSv2: side of the square grid that positions were learned on
@@ -61,26 +62,26 @@ class VisionConfig:
 class TextConfig:
     """§1: the text tower. dinov3.txt's output is twice as wide as its vision tower: one half for each granularity."""
 
-    dim: Positive = 1280
-    depth: Positive = 24
-    heads: Positive = 20
-    ffn_ratio: Above0 = 4.0
-    vocab_size: Positive = 49408
-    context_length: Positive = 77
+    dim: Positive = 1280  # width of the tokens
+    depth: Positive = 24  # transformer blocks
+    heads: Positive = 20  # of each block's attention; they divide `dim`
+    ffn_ratio: Above0 = 4.0  # width inside the MLP, in multiples of `dim`
+    vocab_size: Positive = 49408  # tokens that the tokenizer knows
+    context_length: Positive = 77  # tokens of the longest prompt
 
 
 @dataclass(frozen=True, config=closed)
 class SamConfig:
     """§4: SAM's image encoder as the Semantic Prior Encoder; the defaults are SAM ViT-L."""
 
-    dim: Positive = 1024
-    depth: Positive = 24
-    heads: Positive = 16
-    patch_size: Positive = 16
-    mlp_ratio: Above0 = 4.0
-    window: Positive = 14
-    global_blocks: tuple[Integer, ...] = (5, 11, 17, 23)
-    neck_dim: Positive = 256
+    dim: Positive = 1024  # width of the tokens
+    depth: Positive = 24  # transformer blocks
+    heads: Positive = 16  # of each block's attention; they divide `dim`
+    patch_size: Positive = 16  # side of a patch in pixels
+    mlp_ratio: Above0 = 4.0  # width inside the MLP, in multiples of `dim`
+    window: Positive = 14  # side of the attention windows, in patches
+    global_blocks: tuple[Integer, ...] = (5, 11, 17, 23)  # blocks that attend to the whole picture, counted from 0
+    neck_dim: Positive = 256  # channels of the output
     image_size: Positive = 1024  # what the position tables are stored for
 
 
@@ -88,15 +89,15 @@ class SamConfig:
 class EarlyRefinementConfig:
     """§2: window cross-attention over unprojected patch features, after AnyUp."""
 
-    enabled: Flag = True
-    dim: Positive = 128
-    heads: Positive = 4
+    enabled: Flag = True  # False: patches go to the correlation as they are
+    dim: Positive = 128  # width of queries and keys
+    heads: Positive = 4  # of the cross-attention
     window_ratio: Probability = 0.1  # 0: no window
     output_stride: Literal[4, 8, 16] = 16  # of the output grid, in pixels of a patch-16 model
     image_stride: Positive = 1  # the guiding image is reduced by this factor before it is encoded
     unification: Literal["per_channel", "official"] = "per_channel"  # "official": AnyUp's, depends on channel order
     kernels: tuple[Positive, Positive, Positive] = (1, 1, 1)  # sides of image, query and key encoders' first kernels
-    unification_kernel: Positive = 5
+    unification_kernel: Positive = 5  # side of the kernel that unifies features, in cells
     unification_dim: NonNegative = 0  # filters of the unification; 0: dim
     locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
 
@@ -110,19 +111,19 @@ class EarlyRefinementConfig:
 class LateRefinementConfig:
     """§4: (spatial block, class block), `layers` times. The last four options are CAT-Seg's, for parity."""
 
-    enabled: Flag = True
-    layers: Positive = 2
-    dim: Positive = 128
-    heads: Positive = 4
-    window: Positive = 12
-    class_attention: Literal["linear", "full"] = "linear"
+    enabled: Flag = True  # False: the embedded correlation goes to the decoder as it is
+    layers: Positive = 2  # pairs of a spatial and a class block
+    dim: Positive = 128  # width of each class's map
+    heads: Positive = 4  # of each attention; they divide `dim`
+    window: Positive = 12  # side of the spatial blocks' windows, in cells
+    class_attention: Literal["linear", "full"] = "linear"  # "full" is the usual softmax; it needs all classes at once
     remat: Flag = False  # recompute each block in the backward pass instead of keeping its activations
     kernel: Literal["xla", "fused"] = "xla"  # of the spatial blocks: "fused" is one TPU kernel (models/fused_swin.py)
     appearance_dim: NonNegative = 0  # width of the projected appearance that guides spatial blocks; 0: dim
     text_dim: NonNegative = 0  # width of the projected text that guides class blocks; 0: dim
     pooling: Positive = 1  # the class block works on a grid reduced by this factor
     training_pooling: NonNegative = 0  # of the same, while training; 0: as `pooling`
-    doubled_residual: Flag = False
+    doubled_residual: Flag = False  # the class block adds its input twice
     pad_classes: NonNegative = 0  # the class list is padded to this length with learned, unmasked entries
     max_classes: NonNegative = 0  # 0: every class; else the best per image, and a logit of -100 for the rest
 
@@ -131,8 +132,8 @@ class LateRefinementConfig:
 class DecoderConfig:
     """§5: two upsampling stages: their widths, and the widths of the projected guidance they take in."""
 
-    dims: tuple[Positive, Positive] = (64, 32)
-    guidance_dims: tuple[Positive, Positive] = (32, 16)
+    dims: tuple[Positive, Positive] = (64, 32)  # channels after each stage
+    guidance_dims: tuple[Positive, Positive] = (32, 16)  # channels of the guidance that each stage takes in
     remat: Flag = False  # recompute each stage in the backward pass instead of keeping its activations
     correlation_skip: Flag = False  # ours: add a logit read off the correlation, where nothing is pre-trained
 
@@ -151,8 +152,8 @@ class CafeDinoConfig:
     """CAFe-DINO's head on dinov3.txt. It replaces the whole method, and upsamples with `ModelConfig.early`."""
 
     layers: NonNegative = 0  # 0: another model
-    dim: Positive = 64
-    heads: Positive = 8
+    dim: Positive = 64  # width of each class's map
+    heads: Positive = 8  # of each attention; they divide `dim`
     window: tuple[Positive, Positive] = (7, 7)  # cells down and across that its relative biases were made for
     linear: Flag = False  # the class blocks attend between classes; False: between heads, as released
     batch_statistics: Flag = False  # batch norms by the view and the classes at hand, as its scripts have them
@@ -167,10 +168,10 @@ class ModelConfig:
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     sam: SamConfig = SamConfig()
-    patch_features: Literal["head", "backbone"] = "head"
+    patch_features: Literal["head", "backbone"] = "head"  # after or before dinov3.txt's vision head
     early: EarlyRefinementConfig = EarlyRefinementConfig()
-    correlation: Literal["local+global", "local", "global"] = "local+global"
-    spe: Literal["sam", "vision", "none"] = "sam"
+    correlation: Literal["local+global", "local", "global"] = "local+global"  # with which halves of texts
+    spe: Literal["sam", "vision", "none"] = "sam"  # what guides: SAM's encoder, the vision tower, or nothing
     spe_dims: tuple[Positive, Positive] = (
         256,
         128,
@@ -188,8 +189,8 @@ class ModelConfig:
 class DatasetConfig:
     """One source of images and masks. Which fields a dataset reads is in `data/datasets.py`."""
 
-    name: str = "painted_scenes"
-    split: str = "train"
+    name: str = "painted_scenes"  # `painted_scenes`, `folder`, `coco_panoptic` or a benchmark's
+    split: str = "train"  # `train` or `eval`; of a folder, its subfolder's name
     root: str = ""  # folder on disk, for datasets that live there
     size: NonNegative = 0  # painted scenes: how many
     image_size: Positive = 160  # painted scenes: height and width in pixels
@@ -203,11 +204,11 @@ class DataConfig:
 
     train: DatasetConfig = DatasetConfig()
     eval: DatasetConfig = DatasetConfig(split="eval")
-    crop_size: Positive = 384
+    crop_size: Positive = 384  # side of the square that a training step sees, in pixels
     short_side: tuple[Positive, Positive] = (384, 384)  # drawn uniformly; images are resized to it before the crop
     crop_tries: Positive = 1  # crops drawn at most; one in which a class covers 75 % is drawn again
-    flip: Flag = True
-    color_jitter: Flag = True
+    flip: Flag = True  # mirror half of the pictures while training
+    color_jitter: Flag = True  # change brightness, contrast, saturation and hue while training
     classes_per_image: NonNegative = 0  # 0: all; else the classes present, and a random draw of others
     workers: NonNegative = 0  # grain worker processes; 0: threads of this process
 
@@ -216,19 +217,19 @@ class DataConfig:
 class TrainConfig:
     """§6: the optimisation."""
 
-    steps: Positive = 80_000
-    batch_size: Positive = 4
+    steps: Positive = 80_000  # updates of the weights
+    batch_size: Positive = 4  # pictures in a step, on all devices together
     accumulate: Positive = 1  # a batch runs in so many parts; their gradients are averaged
-    learning_rate: Above0 = 2e-4
-    warmup_steps: NonNegative = 0
+    learning_rate: Above0 = 2e-4  # AdamW's, at its highest
+    warmup_steps: NonNegative = 0  # steps in which the rate rises from 0
     schedule: Literal["cosine", "one_cycle"] = "cosine"  # "one_cycle": of DINOv3's linear evaluation
-    weight_decay: From0 = 1e-4
+    weight_decay: From0 = 1e-4  # AdamW's, of matrices
     decay_all: Flag = False  # weight decay for vectors too, not only for matrices
     beta2: Fraction = 0.999  # decay of AdamW's second moment
-    clip_norm: Above0 = 0.01
+    clip_norm: Above0 = 0.01  # the largest norm of all gradients together
     finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
     finetune_blocks: NonNegative = 4  # for "last_blocks"
-    encoder_lr_scale: From0 = 0.01
+    encoder_lr_scale: From0 = 0.01  # the towers' learning rate, in multiples of `learning_rate`
     ema_decay: Fraction = 0.0  # 0: off; else checkpoints hold a moving average of the weights
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
@@ -237,9 +238,9 @@ class TrainConfig:
     alignment_steps: NonNegative = 0  # ours: steps on that loss that come first, for random towers; 0: none
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
-    log_every: Positive = 20
-    checkpoint_every: Positive = 1000
-    keep_checkpoints: Positive = 2
+    log_every: Positive = 20  # steps between two records
+    checkpoint_every: Positive = 1000  # steps between two checkpoints
+    keep_checkpoints: Positive = 2  # older ones are deleted
     profile_steps: tuple[NonNegative, NonNegative] = (
         0,
         0,
@@ -251,12 +252,12 @@ class InferenceConfig:
     """§7: local-global inference."""
 
     mode: Literal["local_global", "whole", "slide"] = "local_global"  # "slide": a linear head, CAFe-DINO
-    fusion: Literal["features", "logits"] = "features"
+    fusion: Literal["features", "logits"] = "features"  # "logits": after the head, as CAT-Seg
     resize: Literal["square", "short_side", "native", "tiled", "catseg"] = "square"  # see docs/inference.md
     tile_scale: Annotated[Above0, Field(le=16)] = 1.0  # of a picture's height and width, before it is cut into tiles
-    image_size: Positive = 640
-    window: Positive = 384
-    stride: Positive = 128
+    image_size: Positive = 640  # side that pictures are resized to, or of a tile, in pixels
+    window: Positive = 384  # side of a window in pixels
+    stride: Positive = 128  # pixels from a window to the next
     view_size: NonNegative = 0  # of "catseg": side at which the model sees windows; 0: see inference/views/catseg.py
     global_size: NonNegative = 0  # side of the global view; 0: the resized image itself
     all_classes: Flag = False  # ours: every class passes the head, whatever model.late.max_classes rejects in training
@@ -265,7 +266,7 @@ class InferenceConfig:
     kept_megabytes: NonNegative = 256  # the classes' maps are kept between passes if they fit, else computed anew
     dtype: Literal["model", "float32", "bfloat16"] = "model"  # of the arithmetic; "model": as in training
     weights: Literal["float32", "bfloat16", "int8"] = "float32"  # how matrices are held; see docs/inference.md
-    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("A photo of a {} in the scene",)
+    templates: Prompts = ("A photo of a {} in the scene",)  # {} is the name's place; several prompts are averaged
 
 
 @dataclass(frozen=True, config=closed)
@@ -276,11 +277,11 @@ class ZeroShotConfig:
     """
 
     patch_features: Literal["backbone", "head"] = "backbone"  # "head": TIPSv2's value path too
-    mode: Literal["slide", "whole"] = "slide"
-    short_side: Positive = 512
-    window: Positive = 384
-    stride: Positive = 192
-    templates: Literal["imagenet_80", "paper", "tcl_9", "cafedino_10"] = "imagenet_80"
+    mode: Literal["slide", "whole"] = "slide"  # windows, or the whole picture at once
+    short_side: Positive = 512  # that pictures are resized to, in pixels
+    window: Positive = 384  # side of a window in pixels
+    stride: Positive = 192  # pixels from a window to the next
+    templates: Literal["imagenet_80", "paper", "tcl_9", "cafedino_10"] = "imagenet_80"  # set of prompts
 
 
 @dataclass(frozen=True, config=closed)
@@ -292,11 +293,11 @@ class Config:
     train: TrainConfig = TrainConfig()
     inference: InferenceConfig = InferenceConfig()
     zero_shot: ZeroShotConfig = ZeroShotConfig()
-    workdir: Annotated[str, Field(min_length=1)] = "runs/default"
-    seed: NonNegative = 0
+    workdir: Annotated[str, Field(min_length=1)] = "runs/default"  # the run's folder
+    seed: NonNegative = 0  # of all that is drawn: weights, order, crops
     init_from: str = ""  # folders whose weights a new run starts from: runs or converted weights, separated by commas
     data_parallel: Integer = -1  # devices along the data axis; -1: all
-    model_parallel: Positive = 1
+    model_parallel: Positive = 1  # devices that share the work on each crop
     fsdp_bytes: NonNegative = 4 * 2**20  # larger parameters are also spread over the data axis
     fsdp_frozen: Flag = True  # also parameters that do not train; False: more memory, but no gathering in each step
     benchmarks: Names = ()  # data sets to score on, one after the other, instead of data.eval.name

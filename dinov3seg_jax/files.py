@@ -3,7 +3,9 @@
 Which is how the next run tells what a killed one left behind from what another is writing; no library names files so.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from dinov3seg_jax.errors import UserError
@@ -27,9 +29,16 @@ def expanded(path: str | Path) -> Path:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace a file in one step; an interruption leaves the old one, or none."""
+    with appearing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A temporary path for a file that is written piece by piece; at the end it takes its place in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

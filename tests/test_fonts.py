@@ -1,4 +1,4 @@
-"""Names are drawn with a font that has their letters, where there is one."""
+"""Names are drawn with fonts that have their letters, where there are some."""
 
 from pathlib import Path
 
@@ -6,45 +6,68 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax import fonts
+from dinov3seg_jax.fonts import Run
 from dinov3seg_jax.visualize import legend, palette
 
-GREEK, CHINESE = "χόρτο", "草地"
+GREEK, CHINESE, HEBREW = "χόρτο", "草地", "כלב"
+G, C, B, H = (Path(f"{name}.ttf") for name in ("greek", "chinese", "both", "hebrew"))
+LETTERS = {None: "abcdefgh ", G: GREEK, C: CHINESE, B: GREEK + CHINESE + "åa ", H: HEBREW}
+
+
+@pytest.fixture(autouse=True)
+def forgetful():
+    fonts._somewhere.cache_clear()
+    yield
+    fonts._somewhere.cache_clear()
 
 
 @pytest.fixture
 def files(monkeypatch):
-    """Fonts that have only Greek, only Chinese, and both; the order is that of preference."""
-    letters = {"greek.ttf": GREEK, "chinese.ttf": CHINESE, "both.ttf": GREEK + CHINESE}
-    monkeypatch.setattr(fonts, "_files", lambda: tuple(map(Path, letters)))
-    monkeypatch.setattr(fonts, "_has", lambda file, letter: letter in (letters[str(file)] if file else "abcdefgh"))
+    """Fonts that have only Greek, only Chinese, both, and Hebrew; the order is that of preference."""
+    monkeypatch.setattr(fonts, "_files", lambda: (G, C, B, H))
+    monkeypatch.setattr(fonts, "_has", lambda file, cluster: all(letter in LETTERS[file] for letter in cluster))
 
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(
-    ("text", "line", "file"),
+    ("text", "parts"),
     [
-        ("bed", "bed", None),
-        ("Straße\n Ål", "Strasse Al", None),
-        (GREEK, GREEK, Path("greek.ttf")),
-        (CHINESE, CHINESE, Path("chinese.ttf")),
-        (f"{GREEK} {CHINESE}", f"{GREEK} {CHINESE}", Path("both.ttf")),
-        (f"{CHINESE} ж", f"{CHINESE} ж", Path("chinese.ttf")),
-        ("ж", "ж", None),
-        ("bad\udcff", "bad?", None),
+        ("bed", [Run("bed", None)]),
+        ("", []),
+        ("bé\n édb", [Run("be edb", None)]),
+        ("åa bed", [Run("åa", B), Run(" bed", None)]),
+        (GREEK, [Run(GREEK, G)]),
+        (CHINESE, [Run(CHINESE, C)]),
+        (f"{GREEK} {CHINESE}", [Run(f"{GREEK} {CHINESE}", B)]),
+        (f"{CHINESE} bed {GREEK}", [Run(CHINESE, B), Run(" bed ", None), Run(GREEK, G)]),
+        (f"{CHINESE}ж", [Run(f"{CHINESE}ж", C)]),
+        ("жb", [Run("жb", None)]),
+        ("b\udcff", [Run("b?", None)]),
+        (f"bed {HEBREW}", [Run("bed ", None), Run(HEBREW, H, True)]),
+        (f"{HEBREW} bed", [Run("bed", None), Run(" ", None, True), Run(HEBREW, H, True)]),
+        ("b\u202eed\u200b", [Run("bed", None)]),
     ],
 )
-def test_the_first_font_with_all_letters(text, line, file):
-    assert fonts.drawable(text) == (line, file)
+def test_each_part_has_a_font_with_its_letters(text, parts):
+    assert fonts.runs(text) == parts
 
 
 @pytest.mark.usefixtures("files")
 def test_names_that_no_font_has():
-    assert fonts.boxed(["bed", GREEK, "ж", f"ж {CHINESE}", "Ål"]) == ["ж", f"ж {CHINESE}"]
+    names = ["bed", GREEK, "ж", f"ж {CHINESE}", "éd", f"{GREEK} {HEBREW} bed"]
+    assert fonts.boxed(names) == ["ж", f"ж {CHINESE}"]
+
+
+def test_marks_stay_with_their_letters():
+    assert fonts.clusters("e\u0301a") == ["e\u0301", "a"]
+    assert fonts.clusters("a👩\U0001f3fd\u200d🌾b") == (
+        ["a", "👩\U0001f3fd\u200d🌾", "b"] if fonts.SHAPES else ["a", "👩\U0001f3fd", "\u200d", "🌾", "b"]
+    )
 
 
 def test_pillows_own_font_has_latin_letters_and_no_others():
-    assert not fonts._lacking(None, "the quick brown fox, 12 times!")
-    assert fonts._lacking(None, GREEK) == len(set(GREEK))
+    assert fonts._has(None, "the quick brown fox, 12 times!")
+    assert not any(fonts._has(None, letter) for letter in GREEK)
 
 
 def test_files_that_are_no_fonts_have_no_letters(tmp_path):
@@ -53,16 +76,16 @@ def test_files_that_are_no_fonts_have_no_letters(tmp_path):
 
 
 def test_upright_and_wide_families_come_first():
-    names = ["Zapf.ttf", "NotoSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf"]
+    names = ["Zapf.ttf", "NotoSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSans.ttf", "NotoSans[wght].ttf"]
     ordered = [path.name for path in sorted(map(Path, names), key=fonts._rank)]
-    assert ordered[:3] == ["NotoSans-Regular.ttf", "DejaVuSans.ttf", "Zapf.ttf"]
+    assert ordered[:3] == ["NotoSans[wght].ttf", "DejaVuSans.ttf", "Zapf.ttf"]
 
 
-def test_letters_of_other_scripts_are_no_boxes():
+@pytest.mark.parametrize("text", [GREEK, CHINESE, HEBREW, "कुत्ता", "สุนัข", "🐕"])
+def test_letters_of_other_scripts_are_no_boxes(text):
     """With whatever fonts this computer has."""
-    line, file = fonts.drawable(GREEK)
-    if file is None:
-        pytest.skip("no font with Greek letters is installed")
-    assert line == GREEK
-    drawn, boxes = (legend([name], palette(1), 300) for name in (GREEK, fonts.MISSING * len(GREEK)))
+    if fonts.boxed([text]):
+        pytest.skip("no font with these letters is installed")
+    assert "".join(run.text for run in fonts.runs(text)) == text
+    drawn, boxes = (legend([name], palette(1), 300) for name in (text, fonts.MISSING * len(text)))
     assert not np.array_equal(drawn, boxes)

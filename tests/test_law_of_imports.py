@@ -11,11 +11,12 @@ import dinov3seg_jax
 PACKAGE = Path(dinov3seg_jax.__file__).parent
 FLOORS = (
     {"ground"},
-    {"models", "text", "cache"},
+    {"visualize"},
+    {"models", "text", "cache", "formats"},
     {"store", "data"},
     {"inference", "training", "convert"},
     {"pictures", "costs", "export", "zoo"},
-    {"evaluation"},
+    {"evaluation", "app"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

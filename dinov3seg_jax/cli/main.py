@@ -11,7 +11,21 @@ if TYPE_CHECKING:
     from dinov3seg_jax.cli.parsing import Command
 
 # Each is a module in this folder, with a COMMAND.
-COMMANDS = ("models", "fetch", "predict", "train", "eval", "plan", "convert", "verify", "prepare", "export", "warmup")
+COMMANDS = (
+    "models",
+    "fetch",
+    "predict",
+    "app",
+    "compare",
+    "train",
+    "eval",
+    "plan",
+    "convert",
+    "verify",
+    "prepare",
+    "export",
+    "warmup",
+)
 SHELLS = ("bash", "zsh", "tcsh")
 
 

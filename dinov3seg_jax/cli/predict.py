@@ -24,13 +24,14 @@ from dinov3seg_jax.cli.request import (
     load_model,
     with_own_config,
 )
+from dinov3seg_jax.cli.results import add_format_arguments, outputs_of
 from dinov3seg_jax.data.clips import is_clip
 from dinov3seg_jax.data.scenes import View, parse_bands
 from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.pictures.finished import Picture, begin, to_do
+from dinov3seg_jax.pictures.finished import Picture, begin, to_do, together
 from dinov3seg_jax.pictures.listing import Listing, describe_passed_over, find_pictures, standard_input
-from dinov3seg_jax.pictures.places import output_places, refuse_place
+from dinov3seg_jax.pictures.places import output_places, refuse_place, titles
 
 DESCRIPTION = "segment pictures into classes you name"
 CLASSES_SHOWN = 5
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=given_path, default=Path("predictions"), metavar="FOLDER", help="default: %(default)s"
     )
     results.add_argument("--overwrite", action="store_true", help="segment every picture of a folder again")
+    add_format_arguments(results)
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--memory",
@@ -106,23 +108,28 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path]) -> int:
     listing = find_pictures(named)
     request = with_own_config(request)
-    found = list(map(Picture, listing.roots, output_places(listing.roots, options.out)))
+    places = output_places(listing.roots, options.out)
+    found = list(map(Picture, listing.roots, places, titles(listing.roots)))
     clips = [picture for picture in found if is_clip(picture.path)]
     pictures = [picture for picture in found if picture not in clips]
     of_folder = not listing.single
+    outputs = outputs_of(options, of_folder)
     sources = [str(path.resolve()) for path in named]
     view = View(options.bands, options.stretch)
     question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question() | view.question()
-    wanted = to_do(options.out, question, pictures, options.overwrite)
+    question |= outputs.question()
+    wanted = to_do(options.out, question, pictures, options.overwrite, outputs)
     videos = Videos(clips, request.question(), options)
     skipped = len(pictures) - len(wanted)
     if skipped:
         print(f"{skipped} of {len(pictures)} pictures are done already", flush=True)
-    unnameable = [picture for picture in wanted if picture.has_long_name()]
+    unnameable = [picture for picture in wanted if picture.has_long_name(outputs.formats)]
     for picture in unnameable:
         print(f"error: {picture.path} has a name that is too long for its results; shorten it", file=sys.stderr)
         wanted.remove(picture)
     if not wanted and not videos.left:
+        if of_folder and pictures:
+            _tell_of_files(together(options.out, pictures, outputs))
         _tell_of_others(listing)
         return 2 if unnameable or videos.failed else 0
 
@@ -132,19 +139,19 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
 
     model, asked = load_model(request)
     if pictures or of_folder:
-        begin(options.out, question if of_folder else None, wanted)
+        begin(options.out, question if of_folder else None, wanted, outputs)
 
     def report(outcome: Outcome) -> None:
         with tqdm.external_write_mode():  # above the bar
             if outcome.summary is None:
                 print(f"error: {outcome.error}", file=sys.stderr)
             else:
-                overlay = outcome.picture.target.with_name(f"{outcome.picture.target.name}_overlay.png")
-                print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {overlay}", flush=True)
+                shown = next((path for path in outcome.picture.results(outputs.formats) if path.exists()), options.out)
+                print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {shown}", flush=True)
 
     batch_size = min(options.batch, max(len(pictures), 1))
     memory = options.memory or auto_memory()
-    outcomes = segment_pictures(model, asked, pictures, set(wanted), batch_size, memory, view)
+    outcomes = segment_pictures(model, asked, pictures, set(wanted), batch_size, memory, view, outputs)
     done, started = 0, time.perf_counter()
     hidden = None if of_folder else True  # None: where nobody watches
     for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):
@@ -152,6 +159,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
         done += outcome.summary is not None
     seconds, failed = time.perf_counter() - started, len(unnameable) + len(wanted) - done
     if of_folder and pictures:
+        _tell_of_files(together(options.out, pictures, outputs))
         print(
             f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s; results are in {options.out}",
             flush=True,
@@ -161,6 +169,11 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     videos.segment(model, asked, describe)
     _tell_of_others(listing)
     return 2 if failed or videos.failed else 0
+
+
+def _tell_of_files(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(f"all pictures -> {path}", flush=True)
 
 
 def _tell_of_others(listing: Listing) -> None:

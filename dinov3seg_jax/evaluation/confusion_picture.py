@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
 from dinov3seg_jax import fonts
+from dinov3seg_jax.visualize.lines import Line
 
 SHOWN = 24  # classes
 OTHERS = "all others"
@@ -48,21 +49,21 @@ def confusion_picture(
     """
     chosen = most_confused(counts, shown)
     table = shares(counts, chosen)
-    texts = [_text(name) for name in (*(classes[index] for index in chosen), OTHERS)]
+    texts = [Line(_cut(name), _LETTERS) for name in (*(classes[index] for index in chosen), OTHERS)]
     font, small = fonts.load(None, _LETTERS), fonts.load(None, _LETTERS - 2)
-    widest = int(max(own.getlength(name) for name, own in texts)) + 2 * _GAP
+    widest = max(text.width for text in texts) + 2 * _GAP
     title = "rows: truth, columns: prediction, numbers: percent of the row"
     left, top = widest, widest + _LETTERS + 2 * _GAP
     width = max(left + _CELL * len(table.T), int(font.getlength(title)) + _GAP) + _GAP
     canvas = Image.new("RGB", (width, top + _CELL * len(table) + _GAP), _PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_GAP, _GAP), title, _INK, font)
-    for column, (name, own) in enumerate(texts):
+    for column, text in enumerate(texts):
         upright = Image.new("RGB", (widest, _CELL), _PAPER)
-        ImageDraw.Draw(upright).text((_GAP, _CELL // 2), name, _INK, own, anchor="lm")
+        text.draw(ImageDraw.Draw(upright), _GAP, _CELL // 2, _INK)
         canvas.paste(upright.rotate(90, expand=True), (left + _CELL * column, top - widest))
-    for row, (name, own) in enumerate(texts[:-1]):
-        draw.text((left - _GAP, top + _CELL * row + _CELL // 2), name, _INK, own, anchor="rm")
+    for row, text in enumerate(texts[:-1]):
+        text.draw(draw, left - _GAP - text.width, top + _CELL * row + _CELL // 2, _INK)
         for column, share in enumerate(table[row]):
             corner = left + _CELL * column, top + _CELL * row
             box = (*corner, corner[0] + _CELL, corner[1] + _CELL)
@@ -74,7 +75,7 @@ def confusion_picture(
     return np.asarray(canvas)
 
 
-def _text(name: str) -> tuple[str, fonts.Font]:
-    """A name, cut short where it is long, and a font for it."""
-    line, file = fonts.drawable(name)
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 3].rstrip() + "...", fonts.load(file, _LETTERS)
+def _cut(name: str) -> str:
+    """A name, cut short where it is long."""
+    parts = fonts.clusters(fonts.as_line(name))
+    return name if len(parts) <= _LONGEST else "".join(parts[: _LONGEST - 3]).rstrip() + "..."

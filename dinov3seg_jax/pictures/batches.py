@@ -1,6 +1,7 @@
 """Many pictures: some are read while others are segmented and others written, in memory for a few batches of them."""
 
 import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +11,11 @@ from dinov3seg_jax.data.images import read_pixels
 from dinov3seg_jax.data.paper import Pixels
 from dinov3seg_jax.data.scenes import AS_IT_IS, View, import_rasterio
 from dinov3seg_jax.errors import UserError, note
+from dinov3seg_jax.formats.outputs import Outputs
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.pictures import huge
-from dinov3seg_jax.pictures.finished import Picture
+from dinov3seg_jax.pictures.finished import ALONE, Picture
 from dinov3seg_jax.pictures.rasters import look_at, open_raster
 from dinov3seg_jax.text.class_lists import ClassList, Names
 
@@ -58,6 +60,7 @@ def segment_pictures(
     batch_size: int,
     memory: int,
     view: View = AS_IT_IS,
+    outputs: Outputs = ALONE,
 ) -> Iterator[Outcome]:
     """Segment pictures and write their results; one that cannot be read or written stops none of the others.
 
@@ -73,6 +76,7 @@ def segment_pictures(
         memory: bytes that the process may take. A picture that needs more goes through `huge.segment_file`, where the
             model can do that, and no more are read ahead or wait to be written than there is room for.
         view: how they are shown to the model.
+        outputs: what is written of each.
 
     Yields:
         One outcome for each wanted picture, when its results are on disk.
@@ -99,10 +103,10 @@ def segment_pictures(
                     upcoming = next(batches, None)
                 if reading:
                     batch = reading.popleft()
-                    results = _results(model, names, batch, batch_size, memory, view)
+                    results = _results(model, names, batch, batch_size, memory, view, outputs)
                     for look, result in zip(batch.looks, results, strict=True):
                         if look.picture in wanted:
-                            writing.append((writers.submit(_write, look, result), look.size))
+                            writing.append((writers.submit(_write, look, result, outputs), look.size))
                         else:
                             held -= look.size
                     continue
@@ -169,11 +173,17 @@ def _read(look: Look, view: View) -> Pixels | UserError:
 
 
 def _results(
-    model: BaseSegmenter, names: Names | ClassList, batch: Batch, batch_size: int, memory: int, view: View
+    model: BaseSegmenter,
+    names: Names | ClassList,
+    batch: Batch,
+    batch_size: int,
+    memory: int,
+    view: View,
+    outputs: Outputs,
 ) -> Iterable[Segmentation | dict[str, Any] | UserError]:
     """What is to be written of each picture of a batch."""
     if batch.looks[0].shape == HUGE:
-        return (_segment_huge(model, names, look.picture, memory, view) for look in batch.looks)
+        return (_segment_huge(model, names, look.picture, memory, view, outputs) for look in batch.looks)
     return _segment(model, names, [image.result() for image in batch.images], batch_size)
 
 
@@ -187,39 +197,49 @@ def _segment(
 
 
 def _segment_huge(
-    model: BaseSegmenter, names: Names | ClassList, picture: Picture, memory: int, view: View
+    model: BaseSegmenter, names: Names | ClassList, picture: Picture, memory: int, view: View, outputs: Outputs
 ) -> dict[str, Any] | UserError:
     folder, stem = picture.target.parent, picture.target.name
     try:
         return huge.segment_file(
-            model, picture.path, names, folder, stem, memory, bands=view.bands, stretch=view.stretch
+            model,
+            picture.path,
+            names,
+            folder,
+            stem,
+            memory,
+            bands=view.bands,
+            stretch=view.stretch,
+            formats=outputs,
+            file=picture.title,
         )
     except UserError as error:
         return error
 
 
-def _write(look: Look, result: Segmentation | dict[str, Any] | UserError) -> Outcome:
+def _write(look: Look, result: Segmentation | dict[str, Any] | UserError, outputs: Outputs) -> Outcome:
     picture = look.picture
     if isinstance(result, Segmentation):
         try:
-            _save(look, result)
+            _save(look, result, outputs)
             result = result.summary()
         except UserError as error:
             result = error
     return Outcome(picture, None, str(result)) if isinstance(result, UserError) else Outcome(picture, result)
 
 
-def _save(look: Look, result: Segmentation) -> None:
+def _save(look: Look, result: Segmentation, outputs: Outputs) -> None:
     path, target = look.picture.path, look.picture.target
     if not look.georeferenced:
-        result.save(target.parent, target.name, file=path.name)
+        result.save(target.parent, target.name, look.picture.title, formats=outputs)
         return
     with contextlib.closing(open_raster(path)) as raster:
-        result.save(
+        dataclasses.replace(result, place=raster.place).save(
             target.parent,
             target.name,
-            file=path.name,
-            label_writer=lambda place: huge.write_labels(raster, [result.labels], place, result.colors),
+            look.picture.title,
+            lambda place: huge.write_labels(raster, [result.labels], place, result.colors),
+            outputs,
         )
 
 

@@ -3,21 +3,25 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import has_ended, write_whole
+from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
+from dinov3seg_jax.formats.table import FORMATS, is_summary
+from dinov3seg_jax.formats.writing import CLASSES_FILE, join_folder, part_path
 
 RUN_FILE = ".predictions.json"  # hidden, so that no picture's results can have its name
 RECORD = "files"  # in it, by the names of their results: the pictures that were asked about, as they were then
+ASKED = "formats"  # in it: the formats of these results
 SUMMARY = ".json"  # of a picture; written last
-OTHERS = (("_overlay.png",), ("_labels.png", "_labels.tif"))  # one of each
+PICTURES = ("_overlay.png", "_labels.png", "_labels.tif", "_scores.tif")  # that are results
 OF_CLIPS = ("_overlay.mp4", "_labels")  # of a video: its overlay, and the folder of its frames' labels
-LONGEST = "_overlay.png"  # of these ends
 NAME_BYTES = 255  # that a file's name can have
 
+ALONE = Outputs()  # the usual files of each picture, none of the whole folder
 Question = dict[str, Any]  # what results depend on, by the words that a user knows it by
 
 
@@ -26,15 +30,21 @@ class Picture(NamedTuple):
 
     path: Path
     target: Path  # folder and stem of their names
+    file: str = ""  # what it is called in files about several; the path's name unless given
 
     @property
     def summary(self) -> Path:
         """The file that is there when the picture is done."""
         return self._named(SUMMARY)
 
-    def results(self) -> Iterable[Path]:
-        """All files that can be written."""
-        return map(self._named, (SUMMARY, *(end for ends in OTHERS for end in ends)))
+    @property
+    def title(self) -> str:
+        """What it is called in files about several."""
+        return self.file or self.path.name
+
+    def results(self, formats: Iterable[str] = FORMATS) -> Iterable[Path]:
+        """All files that these formats can write of it."""
+        return (path for name in formats for choices in self._files(name) for path in choices)
 
     def state(self) -> str:
         """What tells it from another picture, and from itself before an edit; empty if it is not there."""
@@ -44,11 +54,11 @@ class Picture(NamedTuple):
             return ""
         return f"{self.path.name}, {found.st_size} bytes, {found.st_mtime_ns} ns"
 
-    def is_done(self, recorded: str) -> bool:
-        """Whether all results are there, and the picture's state is the recorded one."""
+    def is_done(self, recorded: str, formats: Iterable[str] = DEFAULT) -> bool:
+        """Whether the results in all formats are there, and the picture's state is the recorded one."""
         try:
             return recorded == self.state() != "" and all(
-                any(self._named(end).exists() for end in ends) for ends in ((SUMMARY,), *OTHERS)
+                any(path.exists() for path in choices) for name in formats for choices in self._files(name)
             )
         except OSError:
             return False
@@ -56,16 +66,32 @@ class Picture(NamedTuple):
     def summary_is_ours(self) -> bool | None:
         """Whether it holds what this program writes; None if there is none."""
         try:
-            found = json.loads(self.summary.read_bytes())
+            return is_summary(self.summary)
         except OSError:
             return None
-        except ValueError:
-            return False
-        return isinstance(found, dict) and {"names", "classes"} <= found.keys()
 
-    def has_long_name(self) -> bool:
-        """Whether a result's name, also the temporary one (see `files.write_whole`), is too long for a file."""
-        return len(os.fsencode(f".{self.target.name}{LONGEST}.{os.getpid()}")) > NAME_BYTES
+    def foreign(self, formats: Iterable[str]) -> Path | None:
+        """A file in the place of a result that this program did not write, as far as that can be told."""
+        for name in formats:
+            if (is_ours := FORMATS[name].is_ours) is not None:
+                for path in self.results([name]):
+                    with contextlib.suppress(OSError):
+                        if not is_ours(path):
+                            return path
+        return None
+
+    def has_long_name(self, formats: Iterable[str] = DEFAULT) -> bool:
+        """Whether a result's name, also the temporary one (see `files.appearing`), is too long for a file."""
+        names = (path.name for path in self.results(formats))
+        return any(len(os.fsencode(f".{name}.{os.getpid()}")) > NAME_BYTES for name in names)
+
+    def _files(self, name: str) -> Iterator[Sequence[Path]]:
+        """Of a format, the files that a picture has, each with the names that it may have."""
+        row = FORMATS[name]
+        if row.suffixes:
+            yield [self._named(end) for end in row.suffixes]
+        if row.part is not None:
+            yield [part_path(self.target.parent, self.target.name, name)]
 
     def _named(self, end: str) -> Path:
         return self.target.with_name(self.target.name + end)
@@ -73,16 +99,17 @@ class Picture(NamedTuple):
 
 def is_result(path: Path) -> bool:
     """Whether a file is an overlay or a label map that this program wrote beside its summary."""
-    ends = [*(end for ends in OTHERS for end in ends), *OF_CLIPS]
 
     def is_beside_ours(path: Path) -> bool:
-        stem = next((path.name.removesuffix(end) for end in ends if path.name.endswith(end)), "")
+        stem = next((path.name.removesuffix(end) for end in PICTURES + OF_CLIPS if path.name.endswith(end)), "")
         return bool(stem) and Picture(path, path.with_name(stem)).summary_is_ours() is True
 
     return is_beside_ours(path) or is_beside_ours(path.parent)
 
 
-def to_do(out: Path, question: Question, pictures: Sequence[Picture], overwrite: bool) -> list[Picture]:
+def to_do(
+    out: Path, question: Question, pictures: Sequence[Picture], overwrite: bool, outputs: Outputs = ALONE
+) -> list[Picture]:
     """The pictures without results; nothing is written.
 
     Args:
@@ -90,6 +117,7 @@ def to_do(out: Path, question: Question, pictures: Sequence[Picture], overwrite:
         question: that they answer; plain values.
         pictures: of the run.
         overwrite: do all of them, whatever is there.
+        outputs: what is written of each.
 
     Raises:
         UserError: the folder holds the answers to another question, or a file that is nobody's answer in a place of
@@ -104,17 +132,19 @@ def to_do(out: Path, question: Question, pictures: Sequence[Picture], overwrite:
             "replace them"
         )
     recorded = _record(earlier)
-    left = [picture for picture in pictures if not picture.is_done(recorded.get(_key(out, picture), ""))]
-    for picture in left:
-        if picture.summary_is_ours() is False:
-            raise UserError(
-                f"{picture.summary} was not written by this program; choose another --out, or add --overwrite to "
-                "replace it"
-            )
+    left = [
+        picture for picture in pictures if not picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats)
+    ]
+    shared = _joined(out, outputs.formats) if earlier is None and outputs.folder is not None else []
+    foreign = (*(path for path in shared if path.exists()), *(picture.foreign(outputs.formats) for picture in left))
+    if (path := next(filter(None, foreign), None)) is not None:
+        raise UserError(
+            f"{path} was not written by this program; choose another --out, or add --overwrite to replace it"
+        )
     return left
 
 
-def begin(out: Path, question: Question | None, pictures: Sequence[Picture]) -> None:
+def begin(out: Path, question: Question | None, pictures: Sequence[Picture], outputs: Outputs = ALONE) -> None:
     """Record the question and the pictures, and clear away what could be taken for an answer to it.
 
     A picture that changes after this is done again next time, whichever state of it is read.
@@ -124,6 +154,7 @@ def begin(out: Path, question: Question | None, pictures: Sequence[Picture]) -> 
         question: the same; None records nothing, so that nothing is taken for done next time, and earlier results
             stay until they are replaced.
         pictures: which it returned.
+        outputs: what is written of each.
 
     Raises:
         UserError: the folder cannot be written.
@@ -136,25 +167,51 @@ def begin(out: Path, question: Question | None, pictures: Sequence[Picture]) -> 
         if not goes_on:
             (out / RUN_FILE).unlink(missing_ok=True)  # first: without it, nothing is taken for done
         if question is not None:
+            before = _formats(earlier)
+            formats = dict.fromkeys((*before, *outputs.formats))
+            for path in _joined(out, outputs.formats if goes_on else formats):
+                path.unlink(missing_ok=True)
+            if not goes_on:
+                (out / CLASSES_FILE).unlink(missing_ok=True)
             # A picture that is away keeps its answers to the same question.
             states = {picture: state for picture in pictures if (state := picture.state()) or not goes_on}
             for picture in states:
-                ours = _key(out, picture) in recorded or picture.summary_is_ours()
-                for path in picture.results() if ours else [picture.summary]:
+                key = _key(out, picture)
+                ours = key in recorded or picture.summary_is_ours()
+                stands = goes_on and recorded.get(key) == states[picture]  # in formats that are not asked for now
+                marks = ("json",) if "json" in outputs.formats else outputs.formats  # without which it is not done
+                for path in picture.results((outputs.formats if stands else formats) if ours else marks):
                     path.unlink(missing_ok=True)
             record = (recorded if goes_on else {}) | {_key(out, picture): state for picture, state in states.items()}
-            text = json.dumps(question | {RECORD: dict(sorted(record.items()))}, indent=1)
+            asked = list(formats) if goes_on else list(outputs.formats)
+            text = json.dumps(question | {ASKED: asked, RECORD: dict(sorted(record.items()))}, indent=1)
             write_whole(out / RUN_FILE, f"{text}\n".encode())
-        clear(out, pictures)
+        clear(out, pictures, outputs)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error
 
 
-def clear(out: Path, pictures: Iterable[Picture]) -> None:
-    """Delete what killed processes left half-written under temporary names (see `files.write_whole`)."""
-    names = {out: {RUN_FILE}}
+def together(out: Path, pictures: Iterable[Picture], outputs: Outputs) -> list[Path]:
+    """Write the files of the whole folder, of all its pictures that are done.
+
+    Raises:
+        UserError: one of them cannot be written.
+    """
+    recorded = _record(_read(out))
+    done = [
+        picture.target for picture in pictures if picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats)
+    ]
+    try:
+        return join_folder(outputs, done)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error
+
+
+def clear(out: Path, pictures: Iterable[Picture], outputs: Outputs = ALONE) -> None:
+    """Delete what killed processes left half-written under temporary names (see `files.appearing`)."""
+    names = {out: {RUN_FILE, CLASSES_FILE, *(path.name for path in _joined(out, outputs.formats))}}
     for picture in pictures:
-        names.setdefault(picture.target.parent, set()).update(path.name for path in picture.results())
+        names.setdefault(picture.target.parent, set()).update(path.name for path in picture.results(outputs.formats))
     for folder, known in names.items():
         with contextlib.suppress(FileNotFoundError):
             for entry in list(os.scandir(folder)):
@@ -166,11 +223,23 @@ def clear(out: Path, pictures: Iterable[Picture]) -> None:
 def _differing(question: Question, earlier: Question) -> list[str]:
     """The words that say what is another question about it."""
     asked = json.loads(json.dumps(question))
-    return [word for word in asked if asked[word] != earlier.get(word)]
+    words = [*asked, *(word for word in earlier if word not in asked and word not in (ASKED, RECORD))]
+    return [word for word in words if asked.get(word) != earlier.get(word)]
 
 
 def _key(out: Path, picture: Picture) -> str:
     return picture.target.relative_to(out).as_posix()
+
+
+def _formats(earlier: Question | None) -> Sequence[str]:
+    """Of earlier results; those of a program that had no others are not named."""
+    known = (earlier or {}).get(ASKED)
+    return [name for name in known if name in FORMATS] if isinstance(known, list) else DEFAULT
+
+
+def _joined(out: Path, formats: Iterable[str]) -> list[Path]:
+    """Of formats, the files of a whole folder."""
+    return [out / file for name in formats for file in FORMATS[name].joined]
 
 
 def _record(earlier: Question | None) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Integer, Num, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -19,10 +18,15 @@ from dinov3seg_jax import visualize
 from dinov3seg_jax.data.scenes import Scene, View, check_bands
 from dinov3seg_jax.data.stretch import Stretch, parse_stretch
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import expanded, write_whole
+from dinov3seg_jax.files import appearing, expanded, write_whole
+from dinov3seg_jax.formats.answer import Answer
+from dinov3seg_jax.formats.outputs import DEFAULT, MinArea, Outputs
+from dinov3seg_jax.formats.table import FORMATS
+from dinov3seg_jax.formats.table import asked as asked_formats
+from dinov3seg_jax.formats.writing import write_formats
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.classes.answers import answer_colors, settle
-from dinov3seg_jax.inference.result import NODATA_NAMES, PALETTE_NAMES, summarize
+from dinov3seg_jax.inference.result import summarize
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
@@ -80,6 +84,10 @@ class Overview:
         own = np.ix_(self._rows[rows] - piece.top, self._columns[columns] - piece.left)
         self.labels[rows, columns] = piece.labels[own]
 
+    def sample(self, labels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, "h w"]:
+        """The labels that all pixels have in the overview."""
+        return labels[np.ix_(self._rows, self._columns)]
+
     def picture(self, source: Raster) -> UInt8[np.ndarray, "h w 3"]:
         """The picture itself, a few rows at a time."""
         height, width = self.labels.shape
@@ -104,29 +112,35 @@ class Totals:
 
 
 class Spool:
-    """A label map on its way: pieces come in any order and leave from top to bottom; it lies on disk, without a name.
+    """A map on its way: pieces come in any order and leave from top to bottom; it lies on disk, without a name.
 
     So nothing of it is left behind, however a run ends.
     """
 
-    def __init__(self, folder: Path, width: int, kind: np.dtype):
-        """Begin it in a folder with room for all labels; -1 becomes the largest value of their kind."""
+    def __init__(self, folder: Path, height: int, width: int, kind: np.dtype):
+        """Begin it in a folder with room for all values."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, `close` closes it
-        self._width, self._kind = width, kind
+        self._shape, self._kind = (height, width), kind
 
-    def take(self, piece: Piece) -> None:
+    def put(self, top: int, left: int, values: Num[np.ndarray, "h w"]) -> None:
         """Put finished pixels where they belong."""
-        for row, labels in enumerate(piece.labels.astype(self._kind), piece.top):
-            self._file.seek((row * self._width + piece.left) * self._kind.itemsize)
-            self._file.write(labels)
+        for row, own in enumerate(values.astype(self._kind), top):
+            self._file.seek((row * self._shape[1] + left) * self._kind.itemsize)
+            self._file.write(own)
 
-    def rows(self, height: int) -> Iterator[Int[np.ndarray, "n width"]]:
+    def rows(self) -> Iterator[Num[np.ndarray, "n width"]]:
         """All rows, a few at a time."""
         self._file.seek(0)
+        height, width = self._shape
         for top in range(0, height, BLOCK):
             count = min(BLOCK, height - top)
-            content = self._file.read(count * self._width * self._kind.itemsize)
-            yield np.frombuffer(content, self._kind).reshape(count, self._width)
+            content = self._file.read(count * width * self._kind.itemsize)
+            yield np.frombuffer(content, self._kind).reshape(count, width)
+
+    def array(self) -> Num[np.ndarray, "height width"]:
+        """The whole map, of which memory holds what is read."""
+        self._file.flush()
+        return np.memmap(self._file, self._kind, "r", shape=self._shape)
 
     def close(self) -> None:
         """Forget it."""
@@ -181,10 +195,14 @@ def segment_file(
     batch_size: int = 0,
     bands: Sequence[int] = (),
     stretch: str | Stretch | None = None,
+    formats: str | Sequence[str] | Outputs = DEFAULT,
+    min_area: MinArea = 0,
+    simplify: float = 0.0,
+    file: str = "",
 ) -> dict[str, Any]:
     """Segment one picture of any size, tile by tile (see `inference.views.tiles` and docs/huge_images.md).
 
-    Writes three files; each appears whole or not at all:
+    Writes three files, or those of other formats; each appears whole or not at all:
 
     - `<stem>_labels.png`, at the picture's own size; for a raster read with rasterio `<stem>_labels.tif`, with its
       georeference. A pixel's value is the index of its name; without data it is 255, or 65535 for more than 255 names.
@@ -202,6 +220,10 @@ def segment_file(
         bands: that are red, green and blue, or grey, from 1; empty: as the file says.
         stretch: what is black and white: percentiles as in "2,98", "minmax", or values as in "0:3000"; None: as
             `data.images.read_image` says.
+        formats: as for `Segmentation.save`, like the next two.
+        min_area: pixels that a region has at least.
+        simplify: how far the borders of polygons may move, in pixels.
+        file: what the picture is called in files about several; its name unless given.
 
     Returns:
         `Segmentation.summary`, and "file", the picture's name; "labels", the label file's name; "tiles", their side and
@@ -209,35 +231,70 @@ def segment_file(
 
     Raises:
         UserError: the model cannot segment tile by tile, the picture cannot be read, the folder cannot be written, or
-            the memory is too small; or there are no such bands.
+            the memory is too small, for a format too; or there are no such bands, or no such format.
     """
     if model.tiles is None:
         raise UserError("this model sees whole pictures only; a picture that is too large needs a trained dinov3.seg.")
     tiles, source, out_folder = model.tiles, expanded(source), expanded(out_folder)
+    outputs = formats if isinstance(formats, Outputs) else asked_formats(formats, min_area, simplify)
     view = View(check_bands(bands), parse_stretch(stretch) if isinstance(stretch, str) else stretch)
     asked = ClassList.of(names)
     colors = answer_colors(asked)
     with contextlib.closing(open_raster(source, view)) as picture:
         shapes = tiles.shapes(len(asked.rows))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
+        _check_formats(outputs, picture, memory_bytes, source)
         try:
             out_folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(Spool(out_folder, picture.width, label_kind(picture, len(colors)))) as spool:
-                totals, overview = _run(tiles, picture, asked, shapes, plan, spool, source.name)
-                labels = write_labels(picture, spool.rows(picture.height), out_folder / f"{stem}_labels", colors)
-            write_whole(out_folder / f"{stem}_overlay.png", _overlay(picture, overview, totals, asked.names, colors))
+            with contextlib.ExitStack() as spools:
+                size = (out_folder, picture.height, picture.width)
+                labels = spools.enter_context(contextlib.closing(Spool(*size, label_kind(len(colors)))))
+                confidence = None
+                if any(not FORMATS[name].labels_only for name in outputs.formats):
+                    confidence = spools.enter_context(contextlib.closing(Spool(*size, np.dtype(np.float32))))
+                totals, overview = _run(tiles, picture, asked, shapes, plan, labels, confidence, source.name)
+                said = {"file": source.name}
+                if "labels" in outputs.formats:
+                    path = write_labels(picture, labels.rows(), out_folder / f"{stem}_labels", colors)
+                    said["labels"] = path.name
+                answer = Answer(
+                    file or source.name,
+                    labels.array(),
+                    np.zeros((0, 0)) if confidence is None else confidence.array(),
+                    asked.names,
+                    colors,
+                    picture.place,
+                )
+                write_formats(answer, outputs, out_folder, stem)
+            if "overlay" in outputs.formats:
+                drawn = _overlay(picture, overview, totals, asked.names, colors)
+                write_whole(out_folder / f"{stem}_overlay.png", drawn)
             options, patch_size = model.config.inference, model.config.model.vision.patch_size
             summary = (
-                {"file": source.name, "labels": labels.name}
+                said
                 | summarize((picture.height, picture.width), asked.names, totals.counts, totals.sums)
                 | {"tiles": {"side": options.image_size, "stride": tile_stride(options, patch_size)}}
                 | {"tile_scale": options.tile_scale}
             )
-            text = json.dumps(summary, indent=2, ensure_ascii=False)
-            write_whole(out_folder / f"{stem}.json", f"{text}\n".encode(errors="replace"))
+            if "json" in outputs.formats:
+                text = json.dumps(summary, indent=2, ensure_ascii=False)
+                write_whole(out_folder / f"{stem}.json", f"{text}\n".encode(errors="replace"))
         except OSError as error:
             raise UserError(f"{out_folder} cannot be written ({error.strerror or error}); choose another") from error
     return summary
+
+
+def _check_formats(outputs: Outputs, picture: Raster, memory_bytes: int, source: Path) -> None:
+    """Refuse formats that hold a whole picture where it does not fit, and scores, which tiles do not leave."""
+    if "scores" in outputs.formats:
+        raise UserError(f"{source} is segmented tile by tile, which keeps no scores of all classes; leave them out")
+    needed = picture.height * picture.width * BYTES_PER_PIXEL
+    whole = [name for name in outputs.formats if not FORMATS[name].streams]
+    if whole and needed > memory_bytes:
+        raise UserError(
+            f"the format {whole[0]} holds all of {source} in memory, about {needed / 1e9:,.1f} GB, more than the "
+            "memory allows; raise --memory, or use gpkg or geojson"
+        )
 
 
 def plan_memory(model: BaseSegmenter, shapes: Shapes, memory_bytes: int, batch_size: int, source: Path) -> Plan:
@@ -274,7 +331,8 @@ def _run(
     asked: ClassList,
     shapes: Shapes,
     plan: Plan,
-    spool: Spool,
+    labels: Spool,
+    confidence: Spool | None,
     title: str,
 ) -> tuple[Totals, Overview]:
     tiling = tiles.plan(picture.height, picture.width)
@@ -282,21 +340,23 @@ def _run(
     score = partial(tiles.score, names=asked.rows)
     with tqdm(total=count_tiles(tiling, shapes, plan.widest), desc=title, unit="tile", disable=None) as bar:
         for piece in label_tiles([(picture, tiling)], score, shapes, plan.batch_size, plan.widest, bar.update):
-            labels, confidence = settle(asked, piece.labels, piece.confidence)
-            piece = piece._replace(labels=labels, confidence=confidence)
+            settled = settle(asked, piece.labels, piece.confidence)
+            piece = piece._replace(labels=settled[0], confidence=settled[1])
             if not picture.whole:
                 height, width = piece.labels.shape
                 valid = picture.valid(piece.top, piece.top + height, piece.left, piece.left + width)
                 piece = piece._replace(labels=np.where(valid, piece.labels, visualize.UNLABELLED))
-            for taker in (spool, overview, totals):
-                taker.take(piece)
+            labels.put(piece.top, piece.left, piece.labels)
+            if confidence is not None:
+                confidence.put(piece.top, piece.left, piece.confidence)
+            overview.take(piece)
+            totals.take(piece)
     return totals, overview
 
 
-def label_kind(picture: Raster, classes: int) -> np.dtype:
-    """Of the values in a label file."""
-    most = NODATA_NAMES if isinstance(picture, Scene) else PALETTE_NAMES
-    return np.dtype(np.uint8 if classes <= most else np.uint16)
+def label_kind(classes: int) -> np.dtype:
+    """The smallest that holds so many labels, and -1."""
+    return np.min_scalar_type(-classes)
 
 
 def write_labels(
@@ -317,8 +377,7 @@ def write_labels(
         OSError: it cannot be written.
     """
     path = place.with_name(place.name + (".tif" if isinstance(picture, Scene) else ".png"))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with appearing(path) as temporary:
         file: LabelFile
         if isinstance(picture, Scene):
             file = GeoLabels(temporary, picture, colors)
@@ -327,9 +386,6 @@ def write_labels(
         with contextlib.closing(file):
             for rows in parts:
                 file.write(rows)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -1,6 +1,7 @@
 """Where the results of pictures go."""
 
 import collections
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,18 @@ def refuse_place(named: Sequence[Path], out: Path) -> None:
     for source in named:
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             raise UserError(f"{out} lies in the folder of the pictures, {source}; choose another --out")
+
+
+def titles(roots: Mapping[Path, Path]) -> list[str]:
+    """What each picture is called in files about all of them: its path, with slashes, below the folder that holds all.
+
+    Args:
+        roots: of each picture, the folder below which it has its place.
+    """
+    if not roots:
+        return []
+    base = os.path.commonpath([root.absolute() for root in roots.values()])
+    return [path.absolute().relative_to(base).as_posix() for path in roots]
 
 
 def output_places(roots: Mapping[Path, Path], out: Path) -> list[Path]:

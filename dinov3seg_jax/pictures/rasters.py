@@ -4,7 +4,7 @@ import contextlib
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
@@ -27,6 +27,11 @@ class Raster(Source, Protocol):
 
     held_bytes: int  # of its pixels that are in memory all the time
     whole: bool  # whether every pixel has data
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What says where on Earth it lies, as arguments of `rasterio.open`; empty if nothing does."""
+        ...
 
     def valid(self, top: int, bottom: int, left: int, right: int) -> Bool[np.ndarray, "h w"]:
         """Which pixels have data."""
@@ -94,6 +99,7 @@ class PillowRaster:
     """A picture that Pillow decodes as a whole, and keeps as it is; what is read of it becomes RGB."""
 
     whole = True
+    place: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, path: Path, stretch: Stretch | None = None):
         """Read the file; for what is read, see `data.images.read_image`."""

@@ -156,7 +156,7 @@ def newest_step(workdir: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    folder = (workdir / STEPS_FOLDER).absolute()
+    folder = (workdir / STEPS_FOLDER).resolve()  # TensorStore refuses ".."
     step = newest_whole(folder)
     if step is None:
         raise UserError(f"'{workdir}' holds no complete checkpoint; let training reach train.checkpoint_every steps.")

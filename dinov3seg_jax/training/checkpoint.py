@@ -52,7 +52,7 @@ class Checkpoints:
             UserError: processes on other hosts do not see the same folder.
         """
         self._named = workdir / STEPS_FOLDER  # as the user says it
-        self._folder = self._named.absolute()
+        self._folder = self._named.resolve()
         self._keep = keep
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None

@@ -1,5 +1,6 @@
 """What is written can be read back, and names travel with it."""
 
+import dataclasses
 import io
 import json
 
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3seg_jax import visualize
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.visualize import Drawing, palettes
 
 LABELS = np.array([[2, 2, 0], [2, 2, 2]], np.int32)
 CONFIDENCE = np.array([[0.5, 0.5, 0.25], [0.75, 0.75, 0.5]], np.float32)
@@ -70,7 +71,7 @@ def test_files(tmp_path):
 
 @pytest.mark.parametrize("count", [256, 257, 500])
 def test_labels_of_many_names(tmp_path, monkeypatch, count):
-    monkeypatch.setattr(visualize, "MAX_COLORS", 300)
+    monkeypatch.setattr(palettes, "MAX_COLORS", 300)
     many = result([f"name {index}" for index in range(count)], np.where(LABELS == 2, count - 1, 0).astype(np.int32))
     _, path, _ = many.save(tmp_path, "a")
     with Image.open(path) as labels:
@@ -83,6 +84,30 @@ def test_overlay_begins_with_the_picture():
     assert picture.dtype == np.uint8
     assert picture.shape[0] >= 2
     assert picture.shape[1] >= 3
+
+
+@pytest.mark.parametrize("options", [{"opacity": 0.1}, {"contours": "off"}, {"labels": True}, {"legend": False}])
+def test_an_overlay_as_it_was_asked_for(options):
+    large = Segmentation(
+        np.repeat(LABELS, 200, axis=0).repeat(200, axis=1),
+        np.ones((400, 600)),
+        ("a", "b", "c"),
+        np.full((400, 600, 3), 99, np.uint8),
+    )
+    asked = dataclasses.replace(large, drawing=Drawing(**options)).overlay()
+    np.testing.assert_array_equal(large.overlay(**options), asked)
+    assert asked.shape != large.overlay().shape or (asked != large.overlay()).any()
+
+
+def test_an_overlay_that_cannot_be():
+    with pytest.raises(UserError, match="opacity is 3"):
+        result().overlay(opacity=3)
+
+
+def test_two_results_side_by_side():
+    assert result().compare(result(("sky", "sea", "lake"))).shape[1] > 9
+    with pytest.raises(UserError, match="3 x 2 and 2 x 3 pixels"):
+        result().compare(result(labels=LABELS.T))
 
 
 def test_areas():

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,20 @@ def test_weights_alone(finished, parameters):
     config, loaded = load_parameters(finished)
     assert config == CONFIG
     assert_same(loaded, at_step(parameters, 6))
+
+
+def test_a_run_is_found_from_a_folder_beside_it(finished, parameters, optimizer, tmp_path, monkeypatch):
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    monkeypatch.chdir(beside)
+    named = Path(os.path.relpath(finished))  # as in ../runs/quickstart, which TensorStore refuses
+    assert named.parts[0] == ".."
+    assert_same(load_parameters(named)[1], at_step(parameters, 6))
+    write_config(Path("../new"), CONFIG)
+    checkpoints = Checkpoints(Path("../new"), keep=2)
+    checkpoints.save(1, parameters, optimizer, PROGRESS)
+    checkpoints.close()
+    assert RunFolder(tmp_path / "new").progress() == PROGRESS
 
 
 def test_weights_that_were_kept_in_half_the_memory(tmp_path, parameters, optimizer):
