@@ -320,8 +320,8 @@ def test_what_a_list_asks_and_answers():
     assert best.names == ("dog", "grass", "background", "unknown")
     assert [row.names for row in best.rows] == [("dog",), ("puppy",), ("grass",), ("sky",), ("cloud",), ("sea",)]
     assert best.answers.tolist() == [0, 0, 1, 2, 2, 2]
-    assert best.colors[:2] == (None, None)
-    assert None not in best.colors[2:]
+    assert best.colors[2:].tolist() == [[64, 64, 64], [128, 128, 128]]
+    np.testing.assert_array_equal(best.colors[:2], plain.colors)
     question = json.loads(json.dumps(best.question()))
     assert question["names"] == [{"name": "dog", "synonyms": ["puppy", "Dog"]}, "grass"]
     assert question["threshold"] == {"min_confidence": 0.2, "unknown": "unknown"}
@@ -330,6 +330,7 @@ def test_what_a_list_asks_and_answers():
         "background": None,
         "use of synonyms": None,
         "threshold": None,
+        "palette": None,
     }
 
 
