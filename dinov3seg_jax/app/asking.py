@@ -12,7 +12,7 @@ from dinov3seg_jax.data.paper import Pixels
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.pictures import huge
-from dinov3seg_jax.text.class_lists import parse_names
+from dinov3seg_jax.text.class_lists import ClassList
 
 if TYPE_CHECKING:
     from dinov3seg_jax.inference.base import BaseSegmenter
@@ -25,7 +25,7 @@ class Asker:
     models: Models
     limits: Limits
 
-    def understand(self, text: str, model_name: str = "") -> tuple[str, ...]:
+    def understand(self, text: str, model_name: str = "") -> ClassList:
         """The classes in a list as it was typed.
 
         Args:
@@ -35,9 +35,10 @@ class Asker:
         Raises:
             UserError: it holds none, too many, or can be read in two ways; or the model does not take them.
         """
-        names = self.limits.check_count(parse_names(self.limits.check_text(text)))
+        asked = ClassList.of(self.limits.check_text(text))
+        self.limits.check_count(tuple(name for one in asked.classes for name in one.names))
         model = self.models.loaded(model_name)
-        return names if model is None else model.check_names(names)
+        return asked if model is None else model.check_names(asked)
 
     def read(self, path: Path, name: str) -> Pixels:
         """The pixels of an upload.
@@ -79,19 +80,20 @@ class Asker:
         pixels = self.read(path, name)
         height, width = pixels.rgb.shape[:2]
         results = []
-        for names in accepted:
-            yield f"segmenting {width:,} x {height:,} pixels, {len(names)} {'class' if len(names) == 1 else 'classes'}"
+        for asked in accepted:
+            count = f"{len(asked.classes)} {'class' if len(asked.classes) == 1 else 'classes'}"
+            yield f"segmenting {width:,} x {height:,} pixels, {count}"
             with self.models.device:
-                results.append(_segment(model, pixels, names))
+                results.append(_segment(model, pixels, asked))
         return results
 
 
-def _segment(model: "BaseSegmenter", pixels: Pixels, names: tuple[str, ...]) -> Segmentation:
-    """By the rule of `predict`: tile by tile where a picture as a whole would take more than half of the free memory."""
+def _segment(model: "BaseSegmenter", pixels: Pixels, asked: ClassList) -> Segmentation:
+    """By the rule of `predict`: tile by tile where the whole picture would take more than half of the free memory."""
     height, width = pixels.rgb.shape[:2]
     room = huge.room_for_pictures(model, huge.auto_memory(), 1)
     if model.tiles is not None and height * width * huge.BYTES_PER_PIXEL > room:
-        (result,) = model.tiles.segment([pixels.rgb], names, 1)
+        (result,) = model.segment_in_tiles([pixels.rgb], asked)
     else:
-        (result,) = model.segment_arrays([pixels.rgb], names)
+        (result,) = model.segment_arrays([pixels.rgb], asked)
     return result.where(pixels.valid)

@@ -19,6 +19,7 @@ from dinov3seg_jax.app.results import Results
 from dinov3seg_jax.app.view import heat_of, view_of_picture, view_of_result
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.text.prompts import described
 
 OURS = "something went wrong here, and what was asked is not to blame; the terminal of the app says more"
 LOOK_EVERY = 0.5  # seconds, at a model that is not ready
@@ -67,10 +68,10 @@ class Handlers:
         if not (text or "").strip():
             return ""
         try:
-            names = self.asker.understand(text, model)
+            asked = self.asker.understand(text, model)
         except UserError as error:
             return sentence(str(error), wrong=True)
-        return f'<ul class="chips">{"".join(f"<li>{html.escape(name)}</li>" for name in names)}</ul>'
+        return f'<ul class="chips">{"".join(f"<li>{html.escape(described(one))}</li>" for one in asked.classes)}</ul>'
 
     def answer(
         self, picture: str | None, names: str, other_names: str, model: str, request: gr.Request
@@ -174,7 +175,7 @@ class Handlers:
     def api_understand(self, names: str) -> list[str]:
         """The classes in a list of names, as they are understood; no picture and no model is asked."""
         with spoken(str):
-            return list(self.asker.understand(names))
+            return list(self.asker.understand(names).names)
 
     def api_models(self) -> list[dict[str, Any]]:
         """The models that can be asked, the default one first, and whether each is loaded."""

@@ -157,6 +157,14 @@ def test_a_palette_colours_overlay_and_labels(loads, tmp_path):
         np.testing.assert_array_equal(np.asarray(labels.convert("RGB")), np.asarray(overlay))
 
 
+@pytest.mark.parametrize("count", [20, 21])
+def test_more_classes_than_colour_blind_eyes_tell_apart(loads, capsys, count):
+    names = ", ".join("abcdefghijklmnopqrstu"[:count])
+    words = "--image pictures/a.png --checkpoint run --out out --palette colorblind"
+    main([*words.split(), "--classes", names])
+    assert ("all eyes tell 20 colours apart, and these are 21 classes" in capsys.readouterr().err) == (count == 21)
+
+
 @pytest.mark.parametrize("wrong", [("--opacity", "-1"), ("--opacity", "nan")])
 def test_an_opacity_that_is_none(loads, wrong):
     with pytest.raises(UserError, match="--opacity is .*; give a number from 0"):

@@ -129,6 +129,12 @@ class ClassList:
             "palette": None if self.palette == usual.palette else self.palette,
         }
 
+    def remark(self) -> dict[str, Any]:
+        """What is kept with a summary, where more is asked than names."""
+        if all(one.is_plain for one in self.classes) and self.is_plain:
+            return {}
+        return {"asked": {word: value for word, value in self.question().items() if value is not None}}
+
     def _rows_of(self, one: NamedClass) -> tuple[NamedClass, ...]:
         return one.apart() if self.synonyms == "best" else (one,)
 
