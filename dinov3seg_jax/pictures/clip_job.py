@@ -1,6 +1,5 @@
 """A video and its results: which files they are, whether they are there, and whose they are."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -24,11 +23,11 @@ class ClipOptions(NamedTuple):
     every: int = 1  # each n-th frame is segmented
     smooth: float = 0.0  # weight of the frames before in the mean of scores, in [0, 1)
     archive: bool = False  # labels as one file of NumPy's, not as a folder of PNGs
-    drawing: Drawing = Drawing()
+    drawing: Drawing = Drawing()  # of the overlay
 
     def question(self) -> Question:
         """What results depend on, by the options that a user knows it by."""
-        return {"--every": self.every, "--smooth": self.smooth, "look": dataclasses.asdict(self.drawing)}
+        return {"--every": self.every, "--smooth": self.smooth}
 
 
 class ClipJob:
