@@ -75,6 +75,7 @@ def add_class_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--unknown", metavar="NAME", help="what such pixels are called; default: unknown")
     group.add_argument(
         "--palette",
+        type=str.lower,
         choices=PALETTES,
         default=ClassList.palette,
         help="colours of the classes that have none in the list (docs/overlays.md); default: %(default)s",
@@ -131,10 +132,9 @@ def _asked(options: argparse.Namespace) -> ClassList:
         unknown=UNKNOWN if options.unknown is None else options.unknown,
         palette=options.palette,
     )
-    if asked.palette == "colorblind" and len(asked.names) > COLORBLIND_ENDS:
-        note(
-            f"all eyes tell {COLORBLIND_ENDS} colours apart, and these are {len(asked.names)} classes; see docs/overlays.md"
-        )
+    count = len(asked.names)
+    if asked.palette == "colorblind" and count > COLORBLIND_ENDS:
+        note(f"all eyes tell {COLORBLIND_ENDS} colours apart, and these are {count} classes; see docs/overlays.md")
     return asked
 
 

@@ -150,7 +150,7 @@ def test_another_palette_is_another_question(loads, tmp_path):
 
 
 def test_a_palette_colours_overlay_and_labels(loads, tmp_path):
-    words = "--image pictures/a.png --checkpoint run --out out --palette voc --contours off --opacity 1 --no_legend"
+    words = "--image pictures/a.png --checkpoint run --out out --palette VOC --contours off --opacity 1 --no_legend"
     main([*words.split(), "--classes", "dog, sheep"])
     with Image.open("out/a_labels.png") as labels, Image.open("out/a_overlay.png") as overlay:
         assert labels.getpalette()[:6] == [64, 0, 128, 128, 64, 0]
