@@ -16,9 +16,7 @@ from dinov3seg_jax.data.images import read_pixels
 from dinov3seg_jax.data.paper import Pixels
 from dinov3seg_jax.data.readers import open_scene
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.classes.answers import answer_colors, settle
 from dinov3seg_jax.inference.result import Segmentation
-from dinov3seg_jax.inference.views.tiles import tile_stride
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.text.class_lists import ClassList
 from dinov3seg_jax.text.class_lists.asked import UNKNOWN
@@ -152,15 +150,10 @@ def _segment(model: "BaseSegmenter", pixels: Pixels, asked: ClassList) -> Segmen
     """By the rule of `predict`: tile by tile where the whole picture would take more than half of the free memory."""
     height, width = pixels.rgb.shape[:2]
     room = huge.room_for_pictures(model, huge.auto_memory(), 1)
-    if model.tiles is None or height * width * huge.BYTES_PER_PIXEL <= room:
-        (result,) = model.segment_arrays([pixels.rgb], asked)
+    if model.tiles is not None and height * width * huge.BYTES_PER_PIXEL > room:
+        (result,) = model.segment_in_tiles([pixels.rgb], asked)
     else:
-        (found,) = model.tiles.label([pixels.rgb], asked.rows, 1)
-        labels, confidence = settle(asked, found.labels, found.confidence)
-        options = model.config.inference
-        stride = tile_stride(options, model.config.model.vision.patch_size)
-        recipe = {"tiles": {"side": options.image_size, "stride": stride}, "tile_scale": options.tile_scale}
-        result = Segmentation(labels, confidence, asked.names, pixels.rgb, recipe, answer_colors(asked))
+        (result,) = model.segment_arrays([pixels.rgb], asked)
     return result.where(pixels.valid)
 
 

@@ -20,6 +20,7 @@ from dinov3seg_jax.app.results import Answer, Results
 from dinov3seg_jax.app.view import heat_of, heat_side, quantize, reduced, view_of_picture, view_of_result
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.text.class_lists import ClassList, NamedClass
+from dinov3seg_jax.text.prompts import described
 
 OURS = "something went wrong here, and what was asked is not to blame; the terminal of the app says more"
 LOOK_EVERY = 0.5  # seconds, at a model that is not ready
@@ -249,6 +250,4 @@ def _last(work: Generator[str, None, Any]) -> Any:
 
 
 def _chip(one: NamedClass, before: str = "") -> str:
-    others = [name for name in one.names if name != one.shown]
-    more = f" <small>| {html.escape(' | '.join(others))}</small>" if others else ""
-    return f"<li>{before}{html.escape(one.shown)}{more}</li>"
+    return f"<li>{html.escape(before + described(one))}</li>"

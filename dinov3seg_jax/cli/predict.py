@@ -113,7 +113,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     clips = [picture for picture in found if is_clip(picture.path)]
     pictures = [picture for picture in found if picture not in clips]
     of_folder = not listing.single
-    outputs = outputs_of(options, of_folder)
+    outputs = outputs_of(options, of_folder, request.asked.names)
     sources = [str(path.resolve()) for path in named]
     view = View(options.bands, options.stretch)
     question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question() | view.question()
@@ -146,7 +146,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
             if outcome.summary is None:
                 print(f"error: {outcome.error}", file=sys.stderr)
             else:
-                shown = next((path for path in outcome.picture.results(outputs.formats) if path.exists()), options.out)
+                shown = outcome.picture.shown(outputs.formats) or options.out
                 print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {shown}", flush=True)
 
     batch_size = min(options.batch, max(len(pictures), 1))

@@ -11,7 +11,7 @@ from dinov3seg_jax.cli.parsing import count, given_path
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.inference.load import Way, load, section_of, way_of
+from dinov3seg_jax.inference.load import Way, calibration_of, load, section_of, way_of
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
 from dinov3seg_jax.text.class_lists import ClassList
@@ -39,9 +39,11 @@ class Request(NamedTuple):
     def question(self) -> dict[str, Any]:
         """All that results depend on beside the pictures, by the words that a user knows it by."""
         options = getattr(self.config, section_of(self.way))
+        calibration = calibration_of(self.folder, self.way, self.config)
         return {
             "weights": self.folder.fingerprint,
             **self.asked.question(),
+            "calibration": calibration and calibration.temperature,
             "options": {"zero_shot": self.way == "zero_shot"} | dataclasses.asdict(options),
             "versions of this program": RESULTS_VERSION,
         }

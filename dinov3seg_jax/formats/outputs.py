@@ -62,7 +62,8 @@ def parse_min_area(given: MinArea) -> dict[str, int]:
             raise UserError(f"min_area is '{one_line(given, 60)}', which names a class twice; name each once")
     else:
         areas = dict(given) if isinstance(given, Mapping) else {"": given}
-    return {name: _whole(number, given) for name, number in areas.items() if name or number}
+    checked = {name: _whole(number, given) for name, number in areas.items()}
+    return {name: number for name, number in checked.items() if name or number}
 
 
 def _entries(text: str) -> list[str]:

@@ -46,6 +46,11 @@ class Picture(NamedTuple):
         """All files that these formats can write of it."""
         return (path for name in formats for choices in self._files(name) for path in choices)
 
+    def shown(self, formats: Iterable[str]) -> Path | None:
+        """The first of the files of its own that are there."""
+        ends = (end for name in formats for end in FORMATS[name].suffixes)
+        return next((path for path in map(self._named, ends) if path.exists()), None)
+
     def state(self) -> str:
         """What tells it from another picture, and from itself before an edit; empty if it is not there."""
         try:

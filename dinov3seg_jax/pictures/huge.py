@@ -27,7 +27,6 @@ from dinov3seg_jax.formats.writing import write_formats
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.classes.answers import answer_colors, settle
 from dinov3seg_jax.inference.result import summarize
-from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
 from dinov3seg_jax.pictures.rasters import (
@@ -227,7 +226,7 @@ def segment_file(
 
     Returns:
         `Segmentation.summary`, and "file", the picture's name; "labels", the label file's name; "tiles", their side and
-        stride in pixels; and "tile_scale".
+        stride in pixels; "tile_scale"; and "asked", where that is more than names.
 
     Raises:
         UserError: the model cannot segment tile by tile, the picture cannot be read, the folder cannot be written, or
@@ -252,7 +251,7 @@ def segment_file(
                 confidence = None
                 if any(not FORMATS[name].labels_only for name in outputs.formats):
                     confidence = spools.enter_context(contextlib.closing(Spool(*size, np.dtype(np.float32))))
-                totals, overview = _run(tiles, picture, asked, shapes, plan, labels, confidence, source.name)
+                totals, overview = _run(model, picture, asked, shapes, plan, labels, confidence, source.name)
                 said = {"file": source.name}
                 if "labels" in outputs.formats:
                     path = write_labels(picture, labels.rows(), out_folder / f"{stem}_labels", colors)
@@ -275,6 +274,7 @@ def segment_file(
                 | summarize((picture.height, picture.width), asked.names, totals.counts, totals.sums)
                 | {"tiles": {"side": options.image_size, "stride": tile_stride(options, patch_size)}}
                 | {"tile_scale": options.tile_scale}
+                | asked.remark()
             )
             if "json" in outputs.formats:
                 text = json.dumps(summary, indent=2, ensure_ascii=False)
@@ -326,7 +326,7 @@ def plan_memory(model: BaseSegmenter, shapes: Shapes, memory_bytes: int, batch_s
 
 
 def _run(
-    tiles: TileScorer,
+    model: BaseSegmenter,
     picture: Raster,
     asked: ClassList,
     shapes: Shapes,
@@ -335,12 +335,14 @@ def _run(
     confidence: Spool | None,
     title: str,
 ) -> tuple[Totals, Overview]:
+    tiles = model.tiles
+    assert tiles is not None
     tiling = tiles.plan(picture.height, picture.width)
     totals, overview = Totals(len(asked.names)), Overview(picture.height, picture.width)
     score = partial(tiles.score, names=asked.rows)
     with tqdm(total=count_tiles(tiling, shapes, plan.widest), desc=title, unit="tile", disable=None) as bar:
         for piece in label_tiles([(picture, tiling)], score, shapes, plan.batch_size, plan.widest, bar.update):
-            settled = settle(asked, piece.labels, piece.confidence)
+            settled = settle(asked, piece.labels, piece.confidence, model.calibration)
             piece = piece._replace(labels=settled[0], confidence=settled[1])
             if not picture.whole:
                 height, width = piece.labels.shape

@@ -122,6 +122,12 @@ class ClassList:
             "threshold": {"min_confidence": self.min_confidence, "unknown": self.unknown} if self.has_unknown else None,
         }
 
+    def remark(self) -> dict[str, Any]:
+        """What is kept with a summary, where more is asked than names."""
+        if all(one.is_plain for one in self.classes) and self.is_plain:
+            return {}
+        return {"asked": {word: value for word, value in self.question().items() if value is not None}}
+
     def _rows_of(self, one: NamedClass) -> tuple[NamedClass, ...]:
         return one.apart() if self.synonyms == "best" else (one,)
 
