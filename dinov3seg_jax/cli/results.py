@@ -1,6 +1,7 @@
 """What predict writes: the options for formats."""
 
 import argparse
+from collections.abc import Sequence
 
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.formats.table import FORMATS, asked
@@ -31,11 +32,13 @@ def add_format_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def outputs_of(options: argparse.Namespace, of_folder: bool) -> Outputs:
+def outputs_of(options: argparse.Namespace, of_folder: bool, names: Sequence[str]) -> Outputs:
     """What the options ask for.
 
     Raises:
-        UserError: a value cannot be used, or a library is missing.
+        UserError: a value cannot be used, not even with these names, or a library is missing.
     """
     folder = options.out if of_folder else None
-    return asked(",".join(options.formats), options.min_area, options.simplify, folder)
+    outputs = asked(",".join(options.formats), options.min_area, options.simplify, folder)
+    outputs.least_areas(names)
+    return outputs

@@ -1,9 +1,8 @@
 """CVAT's XML 1.1 for images, with a mask for each region."""
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -12,13 +11,12 @@ from dinov3seg_jax.formats.outputs import Outputs
 from dinov3seg_jax.formats.parts import Classes, Lines
 from dinov3seg_jax.formats.regions import find_regions
 from dinov3seg_jax.formats.runs import Runs, counts_of
-
-FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # by XML 1.0, however written
+from dinov3seg_jax.formats.xml_text import legal, quoted
 
 
 def part(answer: Answer, outputs: Outputs) -> Iterator[bytes]:
     """The attributes of the picture on one line, and a line for each mask."""
-    yield f'name={_quoted(answer.file)} width="{answer.width}" height="{answer.height}"'.encode()
+    yield f'name={quoted(answer.file)} width="{answer.width}" height="{answer.height}"'.encode()
     regions = find_regions(np.asarray(answer.labels), np.asarray(answer.confidence))
     runs, boxes = Runs(regions.ids, len(regions.areas), split=True), regions.boxes().tolist()
     for region in regions.kept(outputs.least_areas(answer.names)).tolist():
@@ -28,7 +26,7 @@ def part(answer: Answer, outputs: Outputs) -> Iterator[bytes]:
         counts = counts_of((rows - top) * width + columns - left, lengths, width * height)
         name, numbers = answer.names[regions.classes[region]], ", ".join(map(str, counts))
         yield (
-            f'<mask label={_quoted(name)} source="auto" occluded="0" rle="{numbers}"'
+            f'<mask label={quoted(name)} source="auto" occluded="0" rle="{numbers}"'
             f' left="{left}" top="{top}" width="{width}" height="{height}" z_order="0"/>'
         ).encode()
 
@@ -38,7 +36,7 @@ def join(parts: Iterable[Lines], classes: Classes) -> Iterator[bytes]:
     yield b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><task><labels>\n'
     for name, color in zip(classes.names, classes.colors, strict=True):
         yield (
-            f"<label><name>{escape(_legal(name))}</name><color>{hex_color(color)}</color><type>mask</type>"
+            f"<label><name>{escape(legal(name))}</name><color>{hex_color(color)}</color><type>mask</type>"
             "<attributes></attributes></label>\n"
         ).encode()
     yield b"</labels></task></meta>\n"
@@ -48,12 +46,3 @@ def join(parts: Iterable[Lines], classes: Classes) -> Iterator[bytes]:
         yield from itertools.chain.from_iterable((mask.strip(), b"\n") for mask in masks)
         yield b"</image>\n"
     yield b"</annotations>\n"
-
-
-def _legal(text: str) -> str:
-    return FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _quoted(text: str) -> str:
-    """As the value of an attribute; a line's end stays one."""
-    return quoteattr(_legal(text))

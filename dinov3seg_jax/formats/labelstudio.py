@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from jaxtyping import Int
@@ -13,6 +12,7 @@ from dinov3seg_jax.formats.outputs import Outputs
 from dinov3seg_jax.formats.parts import Classes, Lines, dumped
 from dinov3seg_jax.formats.regions import find_regions
 from dinov3seg_jax.formats.runs import Runs, counts_of
+from dinov3seg_jax.formats.xml_text import legal, quoted
 
 LOCAL_FILES = "/data/local-files/?d="  # what Label Studio calls the folder that it serves pictures from
 CONTROL, OBJECT = "label", "image"  # the names of the interface's parts
@@ -26,6 +26,7 @@ def part(answer: Answer, outputs: Outputs) -> Iterator[bytes]:
     regions = find_regions(np.asarray(answer.labels), np.asarray(answer.confidence))
     runs, strokes = Runs(regions.ids, len(regions.areas)), list[dict[str, Any]]()
     for region in regions.kept(outputs.least_areas(answer.names)).tolist():
+        name = answer.names[regions.classes[region]]
         counts = np.array(counts_of(*runs[region], answer.width * answer.height)) * CHANNELS
         strokes.append(
             {
@@ -40,7 +41,7 @@ def part(answer: Answer, outputs: Outputs) -> Iterator[bytes]:
                 "value": {
                     "format": "rle",
                     "rle": brush(counts),
-                    "brushlabels": [answer.names[regions.classes[region]]],
+                    "brushlabels": [legal(name)],
                 },
             }
         )
@@ -86,5 +87,5 @@ def interface(parts: Iterable[Lines], classes: Classes) -> Iterator[bytes]:
     yield f'<View>\n  <Image name="{OBJECT}" value="${OBJECT}" zoom="true"/>\n'.encode()
     yield f'  <BrushLabels name="{CONTROL}" toName="{OBJECT}">\n'.encode()
     for name, color in zip(classes.names, classes.colors, strict=True):
-        yield f'    <Label value={quoteattr(name)} background="{hex_color(color)}"/>\n'.encode(errors="replace")
+        yield f'    <Label value={quoted(name)} background="{hex_color(color)}"/>\n'.encode()
     yield b"  </BrushLabels>\n</View>\n"

@@ -184,15 +184,19 @@ def _results(
     """What is to be written of each picture of a batch."""
     if batch.looks[0].shape == HUGE:
         return (_segment_huge(model, names, look.picture, memory, view, outputs) for look in batch.looks)
-    return _segment(model, names, [image.result() for image in batch.images], batch_size)
+    return _segment(model, names, [image.result() for image in batch.images], batch_size, "scores" in outputs.formats)
 
 
 def _segment(
-    model: BaseSegmenter, names: Names | ClassList, images: Sequence[Pixels | UserError], batch_size: int
+    model: BaseSegmenter,
+    names: Names | ClassList,
+    images: Sequence[Pixels | UserError],
+    batch_size: int,
+    scores: bool,
 ) -> list[Segmentation | UserError]:
     """The result of each picture; errors stay what they are."""
     readable = [image.rgb for image in images if not isinstance(image, UserError)]
-    results = iter(model.segment_arrays(readable, names, batch_size))
+    results = iter(model.segment_arrays(readable, names, batch_size, scores))
     return [image if isinstance(image, UserError) else next(results).where(image.valid) for image in images]
 
 

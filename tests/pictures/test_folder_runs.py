@@ -87,7 +87,7 @@ def test_results_in_batches_are_those_of_single_pictures(folder, model, tmp_path
 def test_every_picture_gets_its_own_result_and_runs_with_its_like(folder, short_side, monkeypatch, tmp_path, batch):
     sizes = []
 
-    def answer(images, names, batch_size):
+    def answer(images, names, batch_size, scores):
         """Its first pixel is the picture's label."""
         assert len(images) <= batch_size == batch
         sizes.append({image.shape[:2] for image in images})
@@ -117,7 +117,7 @@ def test_every_picture_gets_its_own_result_and_runs_with_its_like(folder, short_
 def test_a_picture_runs_in_the_same_batch_whatever_else_is_done(folder, short_side, monkeypatch):
     batches = []
     monkeypatch.setattr(
-        pictures, "_segment", lambda _, __, images, ___: batches.append(images) or [UserError("no")] * len(images)
+        pictures, "_segment", lambda _, __, images, *___: batches.append(images) or [UserError("no")] * len(images)
     )
     every = listed(folder, folder)
     for wanted in (every, every[2:3]):
@@ -139,7 +139,7 @@ def test_only_a_few_pictures_are_in_memory(tmp_path, model, monkeypatch, room, m
     so_far = [0]
     picture = np.zeros((4, 4, 3), np.uint8)
     monkeypatch.setattr(pictures, "read_pixels", lambda *_: so_far.__setitem__(0, next(read) + 1) or Pixels(picture))
-    monkeypatch.setattr(pictures, "_segment", lambda _, __, images, ___: [UserError("no")] * len(images))
+    monkeypatch.setattr(pictures, "_segment", lambda _, __, images, *___: [UserError("no")] * len(images))
     wanted = listed(make_pictures(tmp_path / "many", [(4, 4)] * 40), tmp_path)
     most = 0
     for _ in segment_pictures(model, ("a",), wanted, set(wanted), batch, PLENTY):
@@ -161,7 +161,7 @@ def test_a_picture_too_large_for_the_memory_goes_tile_by_tile(folder, model, mon
     asked = []
 
     def segment_file(model, source, names, out_folder, stem, memory, **_):
-        asked.append((source.name, names, out_folder.name, stem, memory))
+        asked.append((source.name, names.names, out_folder.name, stem, memory))
         if source.name == "001.png":
             raise UserError("001.png is too much")
         return model.segment(source, names).summary()
@@ -170,7 +170,8 @@ def test_a_picture_too_large_for_the_memory_goes_tile_by_tile(folder, model, mon
     monkeypatch.setattr(huge, "segment_file", segment_file)
     assert main(words(folder, "out", "--memory", "3GB")) == 2
     names = ("red circle", "grass", "sky")
-    assert asked == [(f"{stem}.png", names, "out", stem, 3 * 10**9) for stem in ("001", "004")]
+    named = [(file, given.names, *others) for file, given, *others in asked]
+    assert named == [(f"{stem}.png", names, "out", stem, 3 * 10**9) for stem in ("001", "004")]
     captured = capsys.readouterr()
     assert captured.err.splitlines()[0] == "error: 001.png is too much"
     assert "4 pictures in " in captured.out
@@ -313,6 +314,9 @@ def test_a_name_too_long_for_its_results(folder, tmp_path, monkeypatch, capsys):
     [
         ({"classes": "grass, sky"}, "holds results of other names; choose another --out, or add --overwrite"),
         ({"more": "--config.inference.mode=whole"}, "holds results of other options"),
+        ({"more": "--background=wood"}, "holds results of other background"),
+        ({"more": "--synonyms=best"}, "holds results of other use of synonyms"),
+        ({"more": "--min_confidence=0.4"}, "holds results of other threshold"),
         ({"more": "--stretch=2,98"}, "holds results of other --stretch"),
         ({"folder": "others"}, "holds results of other pictures"),
         ({"folder": "pictures/001.png"}, "holds results of other pictures"),

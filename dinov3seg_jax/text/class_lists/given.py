@@ -35,7 +35,7 @@ def parse_names(text: str) -> tuple[str, ...]:
     Raises:
         UserError: as for `parse_classes`.
     """
-    return tuple(one if isinstance(one, str) else one.names[0] for one in parse_classes(text))
+    return tuple(NamedClass.of(one).names[0] for one in parse_classes(text))
 
 
 def parse_classes(text: str) -> tuple[Found, ...]:
