@@ -34,6 +34,6 @@ def detections(answer: Answer, outputs: Outputs) -> Any:
         xyxy=regions.boxes()[kept].astype(np.float32),
         mask=np.stack([regions.ids == region for region in kept]),
         class_id=classes.astype(int),
-        confidence=regions.confidences[kept].astype(np.float32),
+        confidence=regions.confidences()[kept].astype(np.float32),
         data={"class_name": np.array([answer.names[index] for index in classes])},
     )
