@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +13,18 @@ import numpy as np
 import pydantic
 from PIL import ImageColor
 
-from dinov3seg_jax.errors import UserError, did_you_mean, one_line
+from dinov3seg_jax import visualize
+from dinov3seg_jax.app.results import Answer
+from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.formats.outputs import Outputs
+from dinov3seg_jax.formats.table import FORMATS, asked
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.pictures import huge
+from dinov3seg_jax.pictures.rasters import open_raster
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
+from dinov3seg_jax.text.class_lists.asked import UNKNOWN_COLOR
 
-FORMATS = {"overlay": "_overlay.png", "labels": "_labels.png", "json": ".json"}
-UNKNOWN, GREY = "unknown", (138, 141, 145)
+SCORES = "scores"  # the format that the model has to be asked for again
 LONGEST_STEM = 60  # letters of a picture's name that its results keep
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
@@ -50,67 +58,99 @@ class Drawing(pydantic.BaseModel):
             return cls.model_validate(values)
 
     def applied(self, result: Segmentation) -> Segmentation:
-        """The result in these colours, with pixels below the threshold as a class of their own."""
+        """The result in these colours, with pixels below the threshold as a class of their own.
+
+        Raises:
+            UserError: a colour is none, or a class has the name of what is unknown.
+        """
         colors = result.colors.copy()
         for place, name in enumerate(result.names):
             if name in self.colors:
                 colors[place] = _rgb(self.colors[name])
-        result = dataclasses.replace(result, colors=colors)
+        result = dataclasses.replace(result, colors=colors, drawing=visualize.Drawing(opacity=self.opacity))
         if not self.min_confidence:
             return result
-        below = (result.labels >= 0) & (result.confidence < self.min_confidence)
+        classes = ClassList(tuple(NamedClass((name,)) for name in result.names))
+        names = ClassList.of(classes, min_confidence=self.min_confidence).names
+        sure = (result.labels < 0) | (result.confidence >= self.min_confidence)
         return dataclasses.replace(
             result,
-            labels=np.where(below, len(result.names), result.labels),
-            names=(*result.names, UNKNOWN),
-            colors=np.concatenate([colors, np.array([GREY], np.uint8)]),
+            labels=np.where(sure, result.labels, np.int32(len(names) - 1)),
+            names=names,
+            colors=np.concatenate([colors, np.array([UNKNOWN_COLOR], np.uint8)]),
         )
 
 
-def check_formats(formats: Sequence[str]) -> list[str]:
-    """The formats that are asked for.
+def available() -> list[str]:
+    """The formats whose libraries are installed."""
+    return [
+        name
+        for name, row in FORMATS.items()
+        if all(importlib.util.find_spec(library) is not None for library in row.libraries)
+    ]
+
+
+def check_formats(formats: Sequence[str], min_area: str = "", simplify: float = 0.0) -> Outputs:
+    """What is asked for; see `formats.table.asked`.
 
     Raises:
-        UserError: there is none, or one is not known.
+        UserError: there is no format, one is not known or lacks its library, or a value cannot be used.
     """
     if not isinstance(formats, list | tuple) or not formats:
-        raise UserError(f"no format is chosen; choose some of {', '.join(FORMATS)}, in a list")
-    for one in map(str, formats):
-        if one not in FORMATS:
-            shown = one_line(one, 40)
-            raise UserError(f"there is no format '{shown}'{did_you_mean(shown, FORMATS)}; choose {', '.join(FORMATS)}")
-    return list(dict.fromkeys(formats))
+        raise UserError(f"no format is chosen; choose some of {', '.join(available())}, in a list")
+    return asked([str(one) for one in formats], min_area or 0, simplify)
 
 
-def archive(results: Sequence[Segmentation], name: str, formats: Sequence[str], drawing: Drawing, folder: Path) -> Path:
+def archive(
+    answer: Answer,
+    outputs: Outputs,
+    drawing: Drawing,
+    folder: Path,
+    score: Callable[[int], np.ndarray],
+) -> Path:
     """Write the files of one answer.
 
     Args:
-        results: one for each list of names; those of a second list lie in a folder of their own.
-        name: of the picture's file.
-        formats: of `FORMATS`.
-        drawing: how they are drawn.
+        answer: with results; those of a second list of names lie in a folder of their own.
+        outputs: what is asked for.
+        drawing: how results are drawn.
         folder: for the archive.
+        score: the scores of every class for a result's number, as float [t, h, w].
 
     Returns:
         A zip file.
 
     Raises:
-        UserError: a format is not known, or the drawing does not fit.
+        UserError: a format cannot hold the picture, or the drawing does not fit.
     """
-    wanted, stem = check_formats(formats), stem_of(name)
+    stem = stem_of(answer.name)
     with tempfile.TemporaryDirectory(dir=folder) as written:
-        for number, result in enumerate(results, start=1):
-            place = Path(written, f"names_{number}" if len(results) > 1 else "")
-            for path in drawing.applied(result).save(place, stem, file=name):
-                if not any(path.name == stem + FORMATS[one] for one in wanted):
-                    path.unlink()
+        for number, result in enumerate(answer.results):
+            place = Path(written, f"names_{number + 1}" if len(answer.results) > 1 else "")
+            scores = score(number) if SCORES in outputs.formats else None
+            drawn = dataclasses.replace(drawing.applied(result), scores=scores)
+            _save(drawn, answer, place, stem, outputs)
         path = Path(tempfile.mkdtemp(dir=folder), f"{stem}.zip")
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as zipped:  # most are compressed already
             for file in sorted(Path(written).rglob("*")):
                 if file.is_file():
                     zipped.write(file, file.relative_to(written))
     return path
+
+
+def _save(result: Segmentation, answer: Answer, folder: Path, stem: str, outputs: Outputs) -> None:
+    """As `pictures.batches` does, with the place on Earth that the picture's file says."""
+    if answer.source is None:
+        result.save(folder, stem, file=answer.name, formats=outputs)
+        return
+    with contextlib.closing(open_raster(answer.source)) as raster:
+        dataclasses.replace(result, place=raster.place).save(
+            folder,
+            stem,
+            file=answer.name,
+            label_writer=lambda place: huge.write_labels(raster, [result.labels], place, result.colors),
+            formats=outputs,
+        )
 
 
 def stem_of(name: str) -> str:

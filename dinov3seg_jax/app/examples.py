@@ -19,8 +19,9 @@ def painted_examples(models: Models, folder: Path) -> list[tuple[str, str]]:
         return []
     folder.mkdir()
     examples = []
-    for number, scene in enumerate(PaintedScenes("eval", COUNT, SIDE, SEED), start=1):
-        path = folder / f"painted_scene_{number}.png"
+    scenes = PaintedScenes("eval", COUNT, SIDE, SEED)
+    for number in range(COUNT):
+        scene, path = scenes[number], folder / f"painted_scene_{number + 1}.png"
         Image.fromarray(scene["image"]).save(path)
         found = [CLASS_NAMES[index] for index in np.unique(scene["label"])]
         others = [name for name in DISTRACTORS if name not in found]

@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
-from dinov3seg_jax.app.asking import Asker
-from dinov3seg_jax.app.downloads import FORMATS, Drawing, archive, check_formats
-from dinov3seg_jax.app.results import Results
-from dinov3seg_jax.app.view import heat_of, view_of_picture, view_of_result
+from dinov3seg_jax.app.asking import Asker, Typed, has_place
+from dinov3seg_jax.app.downloads import Drawing, archive, available, check_formats
+from dinov3seg_jax.app.results import Answer, Results
+from dinov3seg_jax.app.view import heat_of, heat_side, quantize, reduced, view_of_picture, view_of_result
 from dinov3seg_jax.errors import UserError, one_line
-from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass
+from dinov3seg_jax.text.prompts import described
 
 OURS = "something went wrong here, and what was asked is not to blame; the terminal of the app says more"
 LOOK_EVERY = 0.5  # seconds, at a model that is not ready
 TITLES = 60  # letters of a list of names above its picture
 
+Work = Generator[str, None, Answer]
+
 
 @contextlib.contextmanager
-def spoken(escape: Callable[[str], str] = html.escape) -> Iterator[None]:
-    """What goes wrong, as one sentence; the page takes that for HTML, the API for text."""
+def spoken(escape: Callable[[str], str] = str) -> Iterator[None]:
+    """What goes wrong, as one sentence; in a notice of the page, which takes it for HTML, it has to be escaped."""
     try:
         yield
     except UserError as error:
@@ -47,6 +51,14 @@ class Handlers:
     results: Results
     files: Path  # a folder for archives
 
+    def dropped(self, event: gr.EventData) -> str:
+        """A file was dropped on the view, which has uploaded it."""
+        path = Path(str(event._data.get("path")))
+        with spoken(html.escape):
+            if not path.resolve().is_relative_to(self.files):
+                raise UserError("this was not uploaded; drop a picture's file")
+            return str(path)
+
     def look(self, picture: str | None, request: gr.Request) -> tuple[str, str]:
         """A picture was dropped, or taken away: its view's token, and a sentence."""
         session = request.session_hash or ""
@@ -55,60 +67,75 @@ class Handlers:
             return "", sentence("")
         path = Path(picture)
         try:
-            with spoken(str):
+            with spoken():
                 rgb = self.asker.read(path, path.name).rgb
-                token = self.results.keep(session, path.name, [], view_of_picture(rgb))
+                token = self.results.keep(session, Answer(path.name, view_of_picture(rgb)))
         except gr.Error as error:
             return "", sentence(error.message, wrong=True)
         return token, sentence(f"{path.name}: {rgb.shape[1]:,} x {rgb.shape[0]:,} pixels")
 
-    def chips(self, text: str, model: str) -> str:
+    def chips(self, names: str, background: str, model: str) -> str:
         """A list of names was typed: how it was understood, as HTML."""
-        if not (text or "").strip():
+        if not (names or "").strip():
             return ""
         try:
-            names = self.asker.understand(text, model)
+            asked = self.asker.understand(Typed(names, background), model)
         except UserError as error:
             return sentence(str(error), wrong=True)
-        return f'<ul class="chips">{"".join(f"<li>{html.escape(name)}</li>" for name in names)}</ul>'
+        chips = [*map(_chip, asked.classes), *(_chip(one, "background: ") for one in asked.background)]
+        return f'<ul class="chips">{"".join(chips)}</ul>'
 
     def answer(
-        self, picture: str | None, names: str, other_names: str, model: str, request: gr.Request
+        self,
+        picture: str | None,
+        names: str,
+        background: str,
+        synonyms: str,
+        other_names: str,
+        model: str,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, str]]:
         """The button was pressed: sentences while it works, then the view's token."""
         started = time.perf_counter()
         try:
-            with spoken(str):
+            with spoken():
                 if not picture:
                     raise UserError("there is no picture; drop one first")
-                path = Path(picture)
-                lists = [text for text in (names, other_names) if text and text.strip()] or [""]
-                work = self.asker.ask(path, path.name, lists, model)
+                lists = [names, other_names] if (other_names or "").strip() else [names]
+                work = self._work(Path(picture), [Typed(text, background, synonyms) for text in lists], model)
                 while True:
                     try:
                         yield gr.skip(), sentence(f"{next(work)} ...")
                     except StopIteration as finished:
-                        results = finished.value
+                        token = self.results.keep(request.session_hash or "", finished.value)
                         break
-                yield gr.skip(), sentence("drawing ...")
-                view = view_of_picture(results[0].image)
-                view["results"] = [
-                    view_of_result(result, one_line(text, TITLES)) for result, text in zip(results, lists, strict=True)
-                ]
-                token = self.results.keep(request.session_hash or "", path.name, results, view)
                 yield token, sentence(f"done in {time.perf_counter() - started:.1f} s")
         except gr.Error as error:
             yield gr.skip(), sentence(error.message, wrong=True)
 
+    def _work(self, path: Path, lists: list[Typed], model: str) -> Work:
+        found = yield from self.asker.ask(path, path.name, lists, model)
+        yield "drawing"
+        results = tuple(result for _, result in found)
+        view = view_of_picture(results[0].image)
+        view["results"] = [
+            view_of_result(result, one_line(typed.names, TITLES)) for result, typed in zip(results, lists, strict=True)
+        ]
+        return _answer(path, view, model, found)
+
     def download(self, token: str, formats: Sequence[str], drawing: str) -> str:
         """Files of the answer that is shown, as an archive."""
-        with spoken():
-            if not token:
-                raise UserError("there is no answer yet; segment a picture first")
-            answer = self.results.find(token)
-            if not answer.results:
+        with spoken(html.escape):
+            answer = self.results.find(token) if token else None
+            if answer is None or not answer.results:
                 raise UserError("there is no answer yet; press Segment first")
-            return str(archive(answer.results, answer.name, formats, Drawing.read(drawing), self.files))
+            return self._archive(answer, Drawing.read(drawing), formats)
+
+    def _archive(self, answer: Answer, drawing: Drawing, formats: Sequence[str], *options: Any) -> str:
+        def score(number: int) -> np.ndarray:
+            return self.asker.scores(answer.results[number].image, answer.asked[number], answer.model)
+
+        return str(archive(answer, check_formats(formats, *options), drawing, self.files, score))
 
     async def readiness(self, model: str) -> AsyncIterator[str]:
         """How far a model is, until it is ready."""
@@ -120,7 +147,7 @@ class Handlers:
 
     async def choose(self, model: str) -> AsyncIterator[str]:
         """Another model was chosen."""
-        with spoken():
+        with spoken(html.escape):
             self.asker.models.folder(model)
         if not self.asker.models.is_ready(model) and model not in self.asker.models.busy:
             self.asker.models.warm(model)
@@ -139,42 +166,65 @@ class Handlers:
         except UserError as error:
             return {"error": str(error)}
 
-    def heat(self, token: str, number: int, place: int) -> dict[str, Any]:
-        """The scores of one class; see `view.heat_of`."""
+    def heat(self, asked: Any) -> dict[str, Any]:
+        """The scores of one class in the picture at the size of its view; see `view.heat_of`.
+
+        Args:
+            asked: a token, the number of the list of names, and that of the class.
+        """
         try:
-            results = self.results.find(str(token)).results
-            if not (0 <= int(number) < len(results) and 0 <= int(place) < len(results[number].names)):
-                raise UserError("there is no such class; ask again")
-            return heat_of(results[number], int(place))
-        except UserError as error:
-            return {"error": str(error)}
+            with spoken():
+                token, number, place = asked if _is_place(asked) else ("", 0, 0)
+                answer = self.results.find(token)
+                if not 0 <= number < len(answer.results):
+                    raise UserError("there is no such answer; ask again")
+                scores = self.results.once(token, f"scores_{number}", lambda: self._scores(answer, number))
+                if not 0 <= place < len(scores):
+                    raise UserError("this class has no score of its own; choose another")
+                return heat_of(scores[place])
+        except gr.Error as error:
+            return {"error": error.message}
+
+    def _scores(self, answer: Answer, number: int) -> np.ndarray:
+        asked, image = answer.asked[number], answer.results[number].image
+        return quantize(self.asker.scores(reduced(image, heat_side(len(asked.rows))), asked, answer.model))
 
     def api_segment(
         self,
         picture: str | None,
         names: str,
+        background: str,
+        synonyms: str,
+        min_confidence: float,
+        unknown: str,
         other_names: str,
         model: str,
         formats: Sequence[str],
-        min_confidence: float,
+        min_area: str,
+        simplify: float,
         opacity: float,
         colors: dict[str, str],
     ) -> tuple[list[dict[str, Any]], str]:
         """Segment a picture by a list of names, or two: the summary of each, and an archive of the files."""
-        with spoken(str):
+        with spoken():
             if not picture:
                 raise UserError("there is no picture; upload one and give its path")
-            drawing = Drawing.of(opacity=opacity, min_confidence=min_confidence, colors=colors or {})
-            wanted, path = check_formats(formats), Path(picture)
-            lists = [names, other_names] if other_names and other_names.strip() else [names]
-            results = _last(self.asker.ask(path, path.name, lists, model or self.asker.models.names[0]))
-            summaries = [{"file": path.name} | drawing.applied(result).summary() for result in results]
-            return summaries, str(archive(results, path.name, wanted, drawing, self.files))
+            path, model = Path(picture), model or self.asker.models.names[0]
+            drawing = Drawing.of(opacity=opacity, colors=colors or {})
+            check_formats(formats, min_area, simplify)
+            lists = [
+                Typed(text, background or "", synonyms, min_confidence, unknown)
+                for text in ([names, other_names] if str(other_names or "").strip() else [names])
+            ]
+            answer = _answer(path, {}, model, _last(self.asker.ask(path, path.name, lists, model)))
+            summaries = [{"file": answer.name} | result.summary() for result in answer.results]
+            return summaries, self._archive(answer, drawing, formats, min_area, simplify)
 
-    def api_understand(self, names: str) -> list[str]:
-        """The classes in a list of names, as they are understood; no picture and no model is asked."""
-        with spoken(str):
-            return list(self.asker.understand(names))
+    def api_understand(self, names: str, background: str = "") -> list[str | dict[str, Any]]:
+        """The classes in a list of names, as they are understood: each a text, or a row with what is said of it."""
+        with spoken():
+            asked = self.asker.understand(Typed(names, background))
+            return [one.row() for one in (*asked.classes, *asked.background)]
 
     def api_models(self) -> list[dict[str, Any]]:
         """The models that can be asked, the default one first, and whether each is loaded."""
@@ -182,11 +232,26 @@ class Handlers:
         return [{"name": name, "ready": models.is_ready(name)} for name in models.names]
 
     def api_formats(self) -> list[str]:
-        """The formats that an archive can hold."""
-        return list(FORMATS)
+        """The formats that an archive can hold here."""
+        return available()
 
 
-def _last(work: Generator[str, None, list[Segmentation]]) -> list[Segmentation]:
+def sentence(text: str, wrong: bool = False) -> str:
+    """A line of the page."""
+    return f'<div class="sentence{" wrong" if wrong else ""}">{html.escape(text)}</div>'
+
+
+def _is_place(asked: Any) -> bool:
+    """Whether a token and two numbers came from a browser."""
+    return isinstance(asked, list) and len(asked) == 3 and all(map(isinstance, asked, (str, int, int)))
+
+
+def _answer(path: Path, view: dict[str, Any], model: str, found: list[tuple[ClassList, Any]]) -> Answer:
+    asked, results = zip(*found, strict=True)
+    return Answer(path.name, view, model, asked, results, path if has_place(path) else None)
+
+
+def _last(work: Generator[str, None, Any]) -> Any:
     """What a generator returns, whatever it yields."""
     while True:
         try:
@@ -195,6 +260,5 @@ def _last(work: Generator[str, None, list[Segmentation]]) -> list[Segmentation]:
             return finished.value
 
 
-def sentence(text: str, wrong: bool = False) -> str:
-    """A line of the page."""
-    return f'<div class="sentence{" wrong" if wrong else ""}">{html.escape(text)}</div>'
+def _chip(one: NamedClass, before: str = "") -> str:
+    return f"<li>{html.escape(before + described(one))}</li>"

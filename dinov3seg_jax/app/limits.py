@@ -16,7 +16,7 @@ DIVIDERS = ",;|\n[{"  # of which a text that names a file holds none, see `class
 class Limits:
     """What one question may hold, and how many may wait."""
 
-    upload: int = 50_000_000  # bytes of a file
+    upload: int = 100_000_000  # bytes of a file
     pixels: int = 100_000_000  # of a picture, by its header
     names: int = 500
     queue: int = 20  # questions that wait
@@ -57,15 +57,14 @@ class Limits:
             raise UserError(f"'{one_line(text, 60)}' names a file, and none is read here; paste the names themselves")
         return text if any(sign in text for sign in DIVIDERS) else f"{text},"
 
-    def check_count(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Names that were understood.
+    def check_count(self, count: int) -> None:
+        """How many names were understood.
 
         Raises:
             UserError: there are too many.
         """
-        if len(names) > self.names:
-            raise UserError(f"the list has {len(names):,} names, more than {self.names:,}; ask in several parts")
-        return names
+        if count > self.names:
+            raise UserError(f"the list has {count:,} names, more than {self.names:,}; ask in several parts")
 
 
 def _declared_size(path: Path) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Starts the app: what Gradio does by default and should not is set here."""
 
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -11,15 +12,17 @@ from pathlib import Path
 
 from dinov3seg_jax.app.limits import Limits
 from dinov3seg_jax.app.models import Models
+from dinov3seg_jax.app.results import Results
 from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.files import has_ended
 
+PREFIX = "dinov3seg-app-"  # of folders; then comes the process's number
 SWEEP_EVERY = 60  # seconds
 UPLOADS_KEPT = 600  # seconds
 THREADS = 40
 ENVIRONMENT = {  # read when Gradio is imported
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_SHARE": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
 
@@ -39,13 +42,14 @@ def running(models: Models, limits: Limits, address: Address) -> Iterator[str]:
     Raises:
         UserError: Gradio is not installed, or the address cannot be used.
     """
-    with tempfile.TemporaryDirectory(prefix="dinov3seg-app-", ignore_cleanup_errors=True) as folder:
+    delete_left_over(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
         root = Path(folder).resolve()
         uploads = root / "uploads"
         uploads.mkdir()
         os.environ.update(ENVIRONMENT, GRADIO_TEMP_DIR=str(uploads))
         try:
-            import gradio
+            import gradio  # noqa: F401, which must not be imported earlier
         except ImportError as error:
             raise UserError(
                 "the app needs gradio; install the extra 'app', as in pip install 'dinov3seg_jax[app]'."
@@ -54,7 +58,6 @@ def running(models: Models, limits: Limits, address: Address) -> Iterator[str]:
         from dinov3seg_jax.app.examples import painted_examples
         from dinov3seg_jax.app.handlers import Handlers
         from dinov3seg_jax.app.page import asset, build, theme
-        from dinov3seg_jax.app.results import Results
 
         results = Results(root / "results")
         handlers = Handlers(Asker(models, limits), results, uploads)
@@ -91,13 +94,20 @@ def running(models: Models, limits: Limits, address: Address) -> Iterator[str]:
         finally:
             stop.set()
             page.close(verbose=False)
-            gradio.close_all(verbose=False)
 
 
-def _sweep(results: "Results", uploads: Path, stop: threading.Event) -> None:  # type: ignore[name-defined]
+def _sweep(results: Results, uploads: Path, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_EVERY):
         results.sweep()
         delete_old(uploads, UPLOADS_KEPT)
+
+
+def delete_left_over(parent: Path) -> None:
+    """Delete what apps of this user left behind that were killed."""
+    for path in parent.glob(f"{PREFIX}*-*"):
+        process = path.name.removeprefix(PREFIX).partition("-")[0]
+        if process.isdecimal() and path.stat().st_uid == os.getuid() and has_ended(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def delete_old(folder: Path, seconds: float) -> None:

@@ -7,6 +7,8 @@ pictures, since some browsers add noise to the pixels that a page reads.
 import base64
 import gzip
 import io
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,26 +16,27 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from dinov3seg_jax.inference.result import Segmentation
+from dinov3seg_jax.text.class_lists.asked import UNKNOWN, UNKNOWN_COLOR
 
 SIDE = 1600  # of a view in pixels, at most
 STEPS = 10_000  # of a score; the browser shows three digits
 THRESHOLDS = 100  # of the slider, for which the share of each class is counted over all pixels
 ROWS = 256  # of a picture that are counted at once
+HEAT_NUMBERS = 100 * 10**6  # of the scores of all classes, for which a picture is made smaller
 ROUNDING = 1e-3  # in steps: 0.29 as float32 is a little less than 0.29
 QUALITY = 90  # of the JPEG
 
 
 def view_of_picture(rgb: UInt8[np.ndarray, "h w 3"], side: int = SIDE) -> dict[str, Any]:
     """A picture alone, before anything was asked."""
-    height, width = rgb.shape[:2]
-    rows, columns = places(height, width, side)
-    small = Image.fromarray(rgb)
-    if small.size != (len(columns), len(rows)):
-        small = small.resize((len(columns), len(rows)), Image.Resampling.BOX)
+    small = reduced(rgb, side)
     encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=QUALITY, subsampling=0)
+    Image.fromarray(small).save(encoded, "JPEG", quality=QUALITY, subsampling=0)
     picture = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
-    return {"picture": picture, "width": len(columns), "height": len(rows), "size": [width, height], "results": []}
+    size = [rgb.shape[1], rgb.shape[0]]
+    unknown = {"name": UNKNOWN, "color": _hex(UNKNOWN_COLOR)}
+    shape = {"width": small.shape[1], "height": small.shape[0]}
+    return {"picture": picture, **shape, "size": size, "unknown": unknown, "results": []}
 
 
 def view_of_result(result: Segmentation, title: str, side: int = SIDE) -> dict[str, Any]:
@@ -41,29 +44,38 @@ def view_of_result(result: Segmentation, title: str, side: int = SIDE) -> dict[s
 
     Returns:
         "title"; "classes", of which each has "name", "color" as "#rrggbb" and "counts", its pixels in the whole
-        picture with a score of at least 0, 0.01, ... 1; "map", see `packed_map`; and "heat", the number of score maps
-        to be asked for, 0 if there are none.
+        picture with a score of at least 0, 0.01, ... 1; and "map", see `packed_map`.
     """
     counts = counts_above(result.labels, result.confidence, len(result.names))
-    shown = np.ix_(*places(*result.labels.shape, side))
+    height, width = result.labels.shape
+    shown = np.ix_(*places(height, width, side))
     return {
         "title": title,
         "classes": [
-            {"name": name, "color": "#" + bytes(color.tolist()).hex(), "counts": own.tolist()}
+            {"name": name, "color": _hex(color.tolist()), "counts": own.tolist()}
             for name, color, own in zip(result.names, result.colors, counts, strict=True)
         ],
         "map": packed_map(result.labels[shown], result.confidence[shown]),
-        "heat": 0 if result.scores is None else len(result.scores),
     }
 
 
-def heat_of(result: Segmentation, number: int, side: int = SIDE) -> dict[str, Any]:
-    """The scores of one class everywhere: "width", "height" and "data", as in `packed_map`."""
-    assert result.scores is not None
-    t, h, w = result.scores.shape
-    rows, columns = places(h, w, side)
-    scores = result.scores[number][np.ix_(rows, columns)]
-    return {"width": len(columns), "height": len(rows), "data": _packed(_differences(scores))}
+def reduced(rgb: UInt8[np.ndarray, "h w 3"], side: int = SIDE) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """A picture at the size of its view."""
+    height, width = rgb.shape[:2]
+    rows, columns = places(height, width, side)
+    if (height, width) == (len(rows), len(columns)):
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize((len(columns), len(rows)), Image.Resampling.BOX))
+
+
+def heat_side(classes: int) -> int:
+    """The size at which the scores of so many classes are found together."""
+    return min(SIDE, math.isqrt(HEAT_NUMBERS // classes))
+
+
+def heat_of(quantized: Int[np.ndarray, "h w"]) -> dict[str, Any]:
+    """The scores of one class everywhere, of `quantize`: "width", "height" and "data", as in `packed_map`."""
+    return {"width": quantized.shape[1], "height": quantized.shape[0], "data": _packed(_differences(quantized))}
 
 
 def places(height: int, width: int, side: int) -> tuple[Int[np.ndarray, " h2"], Int[np.ndarray, " w2"]]:
@@ -98,11 +110,15 @@ def packed_map(labels: Int[np.ndarray, "h w"], scores: Float[np.ndarray, "h w"])
     -1 becomes 65535. Of the scores, each is stored as the difference from the one to its left, modulo 65536, which
     compresses well.
     """
-    return _packed(labels.astype("<u2").tobytes() + _differences(scores))
+    return _packed(labels.astype("<u2").tobytes() + _differences(quantize(scores)))
 
 
-def _differences(scores: Float[np.ndarray, "h w"]) -> bytes:
-    return np.diff(quantize(scores), axis=1, prepend=np.uint16(0)).astype("<u2").tobytes()
+def _hex(color: Sequence[int]) -> str:
+    return f"#{bytes(color).hex()}"
+
+
+def _differences(quantized: Int[np.ndarray, "h w"]) -> bytes:
+    return np.diff(quantized, axis=1, prepend=np.uint16(0)).astype("<u2").tobytes()
 
 
 def _packed(content: bytes) -> str:

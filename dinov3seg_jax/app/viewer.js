@@ -1,6 +1,6 @@
 // Draws what `view.py` packed: opacity, toggles, colours and the threshold change the drawing here, and ask nothing.
 // Everything that a person typed reaches the page as text, never as HTML.
-const UNKNOWN = 65535, STEPS = 10000, GREY = "#8a8d91";
+const NO_DATA = 65535, STEPS = 10000;
 const state = { token: "", view: null, panes: [], opacity: 0.55, threshold: 0, heat: "", hidden: new Set(), colors: new Map() };
 const find = (name) => element.querySelector("." + name);
 const make = (tag, className, text) => {
@@ -46,11 +46,11 @@ function draw(pane) {
     }
   } else {
     const colors = pane.classes.map((one, place) => (isHidden(one.name) ? 0 : packed(numbers(colorOf(pane, place)))));
-    const grey = isHidden("") ? 0 : packed(numbers(GREY));
+    const grey = isHidden("") ? 0 : packed(numbers(state.view.unknown.color));
     const limit = state.threshold * (STEPS / 100);
     for (let i = 0; i < out.length; i++) {
       const label = pane.labels[i];
-      if (label !== UNKNOWN) out[i] = pane.scores[i] < limit ? grey : colors[label];
+      if (label !== NO_DATA) out[i] = pane.scores[i] < limit ? grey : colors[label];
     }
   }
   context.putImageData(image, 0, 0);
@@ -87,7 +87,7 @@ function entry(pane, row, valid) {
   });
   const swatch = make("input");
   swatch.type = "color";
-  swatch.value = row.place < 0 ? GREY : colorOf(pane, row.place);
+  swatch.value = row.place < 0 ? state.view.unknown.color : colorOf(pane, row.place);
   swatch.disabled = row.place < 0;
   swatch.title = "change the colour";
   swatch.addEventListener("input", () => {
@@ -97,7 +97,7 @@ function entry(pane, row, valid) {
   swatch.addEventListener("change", redraw);
   const share = valid ? (100 * row.pixels) / valid : 0;
   const shown = row.pixels && share < 0.1 ? "< 0.1 %" : share.toFixed(1) + " %";
-  label.append(box, make("span", "name", row.place < 0 ? "below the threshold" : row.name));
+  label.append(box, make("span", "name", row.place < 0 ? state.view.unknown.name : row.name));
   item.append(swatch, label, make("span", "share", shown));
   return item;
 }
@@ -116,9 +116,10 @@ function readOut(event) {
       const { data, width: w, height: h, name } = pane.heat;
       const place = Math.floor(((2 * y + 1) * h) / (2 * height)) * w + Math.floor(((2 * x + 1) * w) / (2 * width));
       text = name + ": " + (data[place] / STEPS).toFixed(3);
-    } else if (label !== UNKNOWN) {
-      const below = pane.scores[i] < state.threshold * (STEPS / 100) ? ", below the threshold" : "";
-      text = pane.classes[label].name + ": " + (pane.scores[i] / STEPS).toFixed(3) + below;
+    } else if (label !== NO_DATA) {
+      const score = (pane.scores[i] / STEPS).toFixed(3), name = pane.classes[label].name;
+      const below = pane.scores[i] < state.threshold * (STEPS / 100);
+      text = below ? state.view.unknown.name + " (" + name + ": " + score + ")" : name + ": " + score;
     }
     pane.tip.textContent = text;
     pane.tip.hidden = false;
@@ -135,11 +136,13 @@ async function choose(name) {
   for (const pane of state.panes) {
     const place = pane.classes.findIndex((one) => one.name === name);
     pane.heat = null;
-    if (name && place >= 0 && pane.maps) {
+    if (name && place >= 0) {
       const token = state.token;
+      say("asking for the scores of " + name + " ...");
       const found = await server.heat([token, pane.number, place]);
       if (token !== state.token || name !== state.heat) return;
-      if (found.error) return say(found.error);
+      say(found.error || "");
+      if (found.error) continue;
       const data = undo(await unpack(found.data), found.width);
       pane.heat = { data, width: found.width, height: found.height, name, most: data.reduce((a, b) => Math.max(a, b), 0) };
     }
@@ -166,7 +169,7 @@ function redraw() {
 }
 
 async function paneOf(result, number) {
-  const pane = { ...result, number, maps: result.heat, heat: null };
+  const pane = { ...result, number, heat: null };
   const whole = await unpack(result.map);
   const pixels = state.view.width * state.view.height;
   pane.labels = whole.subarray(0, pixels);
@@ -234,7 +237,7 @@ function show(view, panes) {
   const figures = view ? (panes.length ? panes.map(place) : [place(null)]) : [];
   find("panes").replaceChildren(...figures);
   find("panes").classList.toggle("two", panes.length > 1);
-  const names = [...new Set(panes.filter((pane) => pane.maps).flatMap((pane) => pane.classes.map((one) => one.name)))];
+  const names = [...new Set(panes.flatMap((pane) => pane.classes.map((one) => one.name)))];
   find("heat").replaceChildren(option("", "best class"), ...names.map((name) => option(name, "score of " + name)));
   find("heatbox").hidden = !names.length;
   redraw();
@@ -252,13 +255,27 @@ find("threshold").addEventListener("input", (event) => {
 });
 find("heat").addEventListener("change", (event) => choose(event.target.value));
 
+// A file that is dropped anywhere on the view is the next picture.
+element.addEventListener("dragover", (event) => event.preventDefault());
+element.addEventListener("drop", async (event) => {
+  event.preventDefault();
+  const file = event.dataTransfer.files[0];
+  if (!file) return;
+  say("uploading " + file.name + " ...");
+  try {
+    trigger("dropped", { path: (await upload(file)).path });
+    say("");
+  } catch (error) {
+    say(file.name + " was not taken (" + error.message + ")");
+  }
+});
+
 // What a download is drawn with.
 window.dinov3seg = {
   drawing: () =>
     JSON.stringify({
       opacity: state.opacity,
       min_confidence: state.threshold / 100,
-      hidden: [...state.hidden],
       colors: Object.fromEntries(state.colors),
     }),
 };

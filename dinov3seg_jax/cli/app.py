@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import time
 from collections.abc import Sequence
 
@@ -71,6 +72,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from dinov3seg_jax.cache.programs import keep_programs
 
     keep_programs()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # by which containers end: nothing is left behind
     limits = Limits(options.max_upload, options.max_pixels, queue=options.queue)
     with running(models, limits, address) as url:
         print(f"open {url} in a browser; Ctrl-C ends the app", flush=True)

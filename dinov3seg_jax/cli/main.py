@@ -19,6 +19,7 @@ COMMANDS = (
     "compare",
     "train",
     "eval",
+    "calibrate",
     "plan",
     "convert",
     "verify",

@@ -14,7 +14,7 @@ KIND = np.float16
 
 
 def write_scores(answer: Answer, outputs: Outputs, path: Path) -> None:
-    """`scores`, float16 [classes, height, width], and `names`.
+    """`scores`, float16 [classes, height, width], and `names`, without that of unknown pixels, which has no score.
 
     A picture with a place on Earth becomes a cloud-optimised GeoTIFF, float32, with the names as descriptions of its
     bands, and NaN where there are no data.
@@ -29,8 +29,13 @@ def write_scores(answer: Answer, outputs: Outputs, path: Path) -> None:
         _write_tiff(answer, path)
         return
     content = io.BytesIO()
-    np.savez_compressed(content, scores=answer.scores.astype(KIND), names=np.array(answer.names, np.str_))
+    np.savez_compressed(content, scores=answer.scores.astype(KIND), names=np.array(_scored(answer), np.str_))
     path.write_bytes(content.getvalue())
+
+
+def _scored(answer: Answer) -> tuple[str, ...]:
+    assert answer.scores is not None
+    return tuple(answer.names[: len(answer.scores)])
 
 
 def _write_tiff(answer: Answer, path: Path) -> None:
@@ -43,7 +48,7 @@ def _write_tiff(answer: Answer, path: Path) -> None:
             driver="COG",
             height=answer.height,
             width=answer.width,
-            count=len(answer.names),
+            count=len(answer.scores),
             dtype="float32",
             compress="deflate",
             predictor="YES",
@@ -51,7 +56,7 @@ def _write_tiff(answer: Answer, path: Path) -> None:
             bigtiff="IF_SAFER",
             **answer.place,
         ) as file:
-            for band, (name, scores) in enumerate(zip(answer.names, answer.scores, strict=True), 1):
+            for band, (name, scores) in enumerate(zip(_scored(answer), answer.scores, strict=True), 1):
                 file.write(np.where(answer.labels < 0, np.nan, scores).astype(np.float32), band)
                 file.set_band_description(band, name)
     except rasterio.errors.RasterioIOError as error:

@@ -18,7 +18,8 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.clips import open_clip
 from dinov3seg_jax.data.images import as_pixels
 from dinov3seg_jax.errors import UserError, note, one_line
-from dinov3seg_jax.inference.classes.answers import answer_colors, settle, settle_scores
+from dinov3seg_jax.inference.calibration import Calibration, Kind
+from dinov3seg_jax.inference.classes.answers import settle, settle_scores
 from dinov3seg_jax.inference.clips import SegmentedFrame, Smoothing, check_clip_options, segment_frames
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
@@ -40,6 +41,8 @@ class BaseSegmenter(abc.ABC):
         section: the section of `Config` that says how pictures are segmented.
         config: of the model, and how it is used.
         parameters: of the model, on the device, by name.
+        confidence_kind: what a confidence is: of each class by itself, or a share of one.
+        calibration: makes it a probability of being right; None: it is as the model scores.
         tiles: segments pictures of any size tile by tile; None if the model cannot.
         shares_devices: whether several devices can share a batch of pictures.
     """
@@ -47,6 +50,8 @@ class BaseSegmenter(abc.ABC):
     section: ClassVar[Literal["inference", "zero_shot"]] = "inference"
     shares_devices: ClassVar[bool] = False
     tiles: TileScorer | None = None
+    confidence_kind: Kind = "sigmoid"
+    calibration: Calibration | None = None
     config: Config
     parameters: Parameters
 
@@ -115,13 +120,25 @@ class BaseSegmenter(abc.ABC):
                 "scores of every class are kept of pictures that are seen as a whole, not tile by tile; set "
                 "inference.resize to 'short_side' or 'square'"
             )
-        recipe = self.recipe if self.section == "zero_shot" else {}
-        colors = answer_colors(asked)
+        return self._answers(asked, listed, self.label(listed, asked.rows, batch_size, scores))
+
+    def segment_in_tiles(
+        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], names: Names | ClassList, batch_size: int = 1
+    ) -> list[Segmentation]:
+        """The same tile by tile, whatever `inference.resize` says: for large pictures, of a model that has `tiles`."""
+        assert self.tiles is not None
+        listed, asked = checked_arrays(images, batch_size), self.check_names(names)
+        return self._answers(asked, listed, self.tiles.label(listed, asked.rows, batch_size))
+
+    def _answers(
+        self, asked: ClassList, images: Sequence[UInt8[np.ndarray, "h w 3"]], found: Sequence[Found]
+    ) -> list[Segmentation]:
+        recipe = (self.recipe if self.section == "zero_shot" else {}) | asked.remark()
         results = []
-        for image, found in zip(listed, self.label(listed, asked.rows, batch_size, scores), strict=True):
-            labels, confidence = settle(asked, found.labels, found.confidence)
-            every = None if found.scores is None else settle_scores(asked, found.scores)
-            results.append(Segmentation(labels, confidence, asked.names, image, recipe, colors, scores=every))
+        for image, one in zip(images, found, strict=True):
+            labels, confidence = settle(asked, one.labels, one.confidence, self.calibration)
+            scores = None if one.scores is None else settle_scores(asked, one.scores, self.calibration)
+            results.append(Segmentation(labels, confidence, asked.names, image, recipe, asked.colors, scores=scores))
         return results
 
     def segment_many(
@@ -158,7 +175,13 @@ class BaseSegmenter(abc.ABC):
         Raises:
             UserError: the model does not take it.
         """
-        return self.accept(ClassList.of(names, **options))
+        asked = self.accept(ClassList.of(names, **options))
+        if self.confidence_kind == "softmax" and asked.has_unknown and len(asked.rows) == 1:
+            raise UserError(
+                "this model shares a confidence of 1 among the names, and a single name has all of it, so that nothing "
+                "is ever below min_confidence; name what may be there instead, as in --background other"
+            )
+        return asked
 
     def segment(
         self, image: Picture, names: Names | ClassList, scores: bool = False, **options: Unpack[Options]

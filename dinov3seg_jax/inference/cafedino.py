@@ -58,6 +58,7 @@ class CafeDinoSegmenter(BaseSegmenter):
             )
         config, parameters = at_precision(config, parameters)
         self.config = config
+        self.confidence_kind = "softmax"
         self.parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
         self._side = side
         bind = partial(bind_frozen, config.model)

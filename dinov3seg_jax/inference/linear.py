@@ -49,6 +49,7 @@ class LinearSegmenter(BaseSegmenter):
             )
         config, parameters = at_precision(config, parameters)
         self.config = config
+        self.confidence_kind = "softmax"
         self.parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
 
         @jit

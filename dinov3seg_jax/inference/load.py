@@ -4,6 +4,7 @@ What can be told without JAX is told without it, since loading that takes second
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.config_files import override_inference
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, note
+from dinov3seg_jax.inference.calibration import Calibration, read_calibration
 from dinov3seg_jax.store.converted import ConvertedFolder, refuse_other_model
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
 
@@ -152,7 +154,34 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = F
         UserError: there is no model, or an override does not fit.
     """
     model = open_model(path, zero_shot)
-    return model.segmenter(override_inference(model.config, overrides, section_of(model.way)))
+    config = override_inference(model.config, overrides, section_of(model.way))
+    segmenter = model.segmenter(config)
+    segmenter.calibration = calibration_of(model.folder, model.way, config)
+    return segmenter
+
+
+def calibration_of(folder: ModelFolder, way: Way, config: Config) -> Calibration | None:
+    """What makes the confidence of a model a probability (`dinov3seg calibrate`); None where nothing does.
+
+    A note says where one is of other weights and so does not count, or of other options.
+
+    Args:
+        folder: of the model.
+        way: in which it is used.
+        config: says how.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    found = read_calibration(folder.path, way)
+    if found is None:
+        return None
+    if found.weights != folder.fingerprint:
+        note(f"'{folder.path}' was calibrated before its weights changed, which does not count; calibrate it again")
+        return None
+    if found.options != json.loads(json.dumps(dataclasses.asdict(getattr(config, section_of(way))))):
+        note(f"'{folder.path}' was calibrated with other options, so its confidence may be off; calibrate it again")
+    return found
 
 
 def _refuse_without_towers(folder: ModelFolder) -> None:

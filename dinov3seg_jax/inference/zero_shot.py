@@ -79,6 +79,7 @@ class ZeroShotSegmenter(BaseSegmenter):
         towers = {name: parameters[name] for name in described}
 
         self.config = config
+        self.confidence_kind = "sigmoid" if recipe.mode == "whole" else "softmax"
         self.parameters = {name: jnp.asarray(value) for name, value in towers.items()}
         templates = load_templates(recipe.templates)
         self.embed = ClassEmbeddings.cached(

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +25,8 @@ from dinov3seg_jax.formats.table import FORMATS
 from dinov3seg_jax.formats.table import asked as asked_formats
 from dinov3seg_jax.formats.writing import write_formats
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.classes.answers import answer_colors, settle
+from dinov3seg_jax.inference.classes.answers import settle
 from dinov3seg_jax.inference.result import summarize
-from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
 from dinov3seg_jax.pictures.rasters import (
@@ -84,9 +83,9 @@ class Overview:
         own = np.ix_(self._rows[rows] - piece.top, self._columns[columns] - piece.left)
         self.labels[rows, columns] = piece.labels[own]
 
-    def sample(self, labels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, "h w"]:
-        """The labels that all pixels have in the overview."""
-        return labels[np.ix_(self._rows, self._columns)]
+    def sample(self, row: Callable[[int], Integer[np.ndarray, " width"]]) -> Integer[np.ndarray, "h w"]:
+        """The labels that all pixels have in the overview; `row` returns one row of those of the picture."""
+        return np.stack([row(place)[self._columns] for place in self._rows.tolist()])
 
     def picture(self, source: Raster) -> UInt8[np.ndarray, "h w 3"]:
         """The picture itself, a few rows at a time."""
@@ -199,6 +198,7 @@ def segment_file(
     min_area: MinArea = 0,
     simplify: float = 0.0,
     file: str = "",
+    drawing: visualize.Drawing | None = None,
 ) -> dict[str, Any]:
     """Segment one picture of any size, tile by tile (see `inference.views.tiles` and docs/huge_images.md).
 
@@ -224,10 +224,11 @@ def segment_file(
         min_area: pixels that a region has at least.
         simplify: how far the borders of polygons may move, in pixels.
         file: what the picture is called in files about several; its name unless given.
+        drawing: what the overlay looks like; as usual unless given.
 
     Returns:
         `Segmentation.summary`, and "file", the picture's name; "labels", the label file's name; "tiles", their side and
-        stride in pixels; and "tile_scale".
+        stride in pixels; "tile_scale"; and "asked", where that is more than names.
 
     Raises:
         UserError: the model cannot segment tile by tile, the picture cannot be read, the folder cannot be written, or
@@ -237,9 +238,10 @@ def segment_file(
         raise UserError("this model sees whole pictures only; a picture that is too large needs a trained dinov3.seg.")
     tiles, source, out_folder = model.tiles, expanded(source), expanded(out_folder)
     outputs = formats if isinstance(formats, Outputs) else asked_formats(formats, min_area, simplify)
+    outputs = outputs if drawing is None else outputs._replace(drawing=drawing)
     view = View(check_bands(bands), parse_stretch(stretch) if isinstance(stretch, str) else stretch)
     asked = ClassList.of(names)
-    colors = answer_colors(asked)
+    colors = asked.colors
     with contextlib.closing(open_raster(source, view)) as picture:
         shapes = tiles.shapes(len(asked.rows))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
@@ -252,7 +254,7 @@ def segment_file(
                 confidence = None
                 if any(not FORMATS[name].labels_only for name in outputs.formats):
                     confidence = spools.enter_context(contextlib.closing(Spool(*size, np.dtype(np.float32))))
-                totals, overview = _run(tiles, picture, asked, shapes, plan, labels, confidence, source.name)
+                totals, overview = _run(model, picture, asked, shapes, plan, labels, confidence, source.name)
                 said = {"file": source.name}
                 if "labels" in outputs.formats:
                     path = write_labels(picture, labels.rows(), out_folder / f"{stem}_labels", colors)
@@ -267,7 +269,7 @@ def segment_file(
                 )
                 write_formats(answer, outputs, out_folder, stem)
             if "overlay" in outputs.formats:
-                drawn = _overlay(picture, overview, totals, asked.names, colors)
+                drawn = _overlay(picture, overview, totals, asked, outputs.drawing or visualize.Drawing())
                 write_whole(out_folder / f"{stem}_overlay.png", drawn)
             options, patch_size = model.config.inference, model.config.model.vision.patch_size
             summary = (
@@ -275,6 +277,7 @@ def segment_file(
                 | summarize((picture.height, picture.width), asked.names, totals.counts, totals.sums)
                 | {"tiles": {"side": options.image_size, "stride": tile_stride(options, patch_size)}}
                 | {"tile_scale": options.tile_scale}
+                | asked.remark()
             )
             if "json" in outputs.formats:
                 text = json.dumps(summary, indent=2, ensure_ascii=False)
@@ -326,7 +329,7 @@ def plan_memory(model: BaseSegmenter, shapes: Shapes, memory_bytes: int, batch_s
 
 
 def _run(
-    tiles: TileScorer,
+    model: BaseSegmenter,
     picture: Raster,
     asked: ClassList,
     shapes: Shapes,
@@ -335,12 +338,14 @@ def _run(
     confidence: Spool | None,
     title: str,
 ) -> tuple[Totals, Overview]:
+    tiles = model.tiles
+    assert tiles is not None
     tiling = tiles.plan(picture.height, picture.width)
     totals, overview = Totals(len(asked.names)), Overview(picture.height, picture.width)
     score = partial(tiles.score, names=asked.rows)
     with tqdm(total=count_tiles(tiling, shapes, plan.widest), desc=title, unit="tile", disable=None) as bar:
         for piece in label_tiles([(picture, tiling)], score, shapes, plan.batch_size, plan.widest, bar.update):
-            settled = settle(asked, piece.labels, piece.confidence)
+            settled = settle(asked, piece.labels, piece.confidence, model.calibration)
             piece = piece._replace(labels=settled[0], confidence=settled[1])
             if not picture.whole:
                 height, width = piece.labels.shape
@@ -390,13 +395,11 @@ def write_labels(
 
 
 def _overlay(
-    picture: Raster, overview: Overview, totals: Totals, names: Sequence[str], colors: UInt8[np.ndarray, "t 3"]
+    picture: Raster, overview: Overview, totals: Totals, asked: ClassList, drawing: visualize.Drawing
 ) -> bytes:
-    tinted = visualize.overlay(overview.picture(picture), overview.labels, colors)
-    shown = [index for index in np.argsort(-totals.counts, kind="stable").tolist() if totals.counts[index]]
-    return visualize.encode(
-        Image.fromarray(visualize.with_legend(tinted, [names[index] for index in shown], colors[shown]))
-    )
+    image, nodata = overview.picture(picture), picture.height * picture.width - int(totals.counts.sum())
+    drawn = visualize.draw(image, overview.labels, asked.names, asked.colors, drawing, totals.counts, nodata)
+    return visualize.encode(Image.fromarray(drawn))
 
 
 def _reduced(length: int, scale: float) -> Axis:

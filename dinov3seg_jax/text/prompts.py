@@ -108,7 +108,7 @@ def check_asked(
     classes = (*asked.classes, *asked.background)
     names = [(name, number) for number, one in enumerate(classes) for name in one.names]
     published = asked.is_plain and is_published(asked.names)
-    first_place: dict[tuple[int, ...], int] = {}
+    first_place: dict[tuple[bool, tuple[int, ...]], int] = {}
     for place, (name, number) in enumerate(names, start=1):
         one = classes[number]
         what = f"class name {place} of {len(names)}, {_shortened(name)},"
@@ -121,7 +121,8 @@ def check_asked(
             _check_tokens(asks[0], f"the prompt {_shortened(one.prompt)}", tokenizer)
             _check_hidden(one.prompt, f"the prompt of {what}")
         _check_hidden(one.display, f"the display name of {what}")
-        earlier = first_place.setdefault(tuple(tokenizer.encode(asks[0] if one.prompt else prompt_name(name))), place)
+        ids = tokenizer.encode(asks[0] if one.prompt else prompt_name(name))
+        earlier = first_place.setdefault((bool(one.prompt), tuple(ids)), place)
         if names[earlier - 1][1] != number and not published:
             _refuse_twin([name for name, _ in names], earlier, place, one.prompt, number >= len(asked.classes))
         _check_length(name, asks, tokenizer, context_length)
@@ -140,13 +141,13 @@ def understood(names: Names | ClassList) -> str:
 
 
 def _listed(classes: Sequence[NamedClass]) -> str:
-    shown = list(map(_described, classes))
+    shown = list(map(described, classes))
     if len(shown) > SHOWN:
         shown = [*shown[: SHOWN - 2], f"... {len(shown) - SHOWN + 1} more ...", shown[-1]]
     return ", ".join(shown)
 
 
-def _described(one: NamedClass) -> str:
+def described(one: NamedClass) -> str:
     """What a class is called, and how it is asked where that is something else."""
     asks = " | ".join(prompts_of(name.names[0], one.prompt, (SLOT,))[0] for name in one.apart())
     if one.shown == asks:

@@ -1,5 +1,6 @@
 """The app's API gives what Python gives, and one sentence for everything else."""
 
+import io
 import json
 import zipfile
 
@@ -49,12 +50,29 @@ def test_below_a_threshold_pixels_are_unknown(client, model, picture):
     ((summary,), _) = ask(client, picture, min_confidence=middle)
     assert summary["names"][-1] == "unknown"
     assert summary["classes"][-1]["pixels"] == (result.confidence < middle).sum() > 0
+    ((summary,), _) = ask(client, picture, min_confidence=middle, unknown="none of these")
+    assert summary["names"][-1] == "none of these"
+
+
+def test_synonyms_and_a_background(client, model, picture):
+    ((summary,), _) = ask(client, picture, names="red ball|ball, grass", background="sand", synonyms="best")
+    expected = model.segment(picture, "red ball|ball, grass", background="sand", synonyms="best").summary()
+    assert summary["classes"] == expected["classes"]
+    assert summary["names"] == ["red ball", "grass", "background"]
+
+
+def test_scores_of_every_class(client, model, picture):
+    _, archive = ask(client, picture, formats=["scores"])
+    with zipfile.ZipFile(archive) as zipped, zipped.open("scene_scores.npz") as file:
+        found = np.load(io.BytesIO(file.read()))["scores"]
+    np.testing.assert_array_equal(found, model.segment(picture, NAMES, scores=True).scores.astype(np.float16))
 
 
 def test_what_is_here(client):
     assert client.predict(api_name="/models") == [{"name": "tiny", "ready": True}]
     assert client.predict(api_name="/formats")[:3] == ["overlay", "labels", "json"]
-    assert client.predict("['dog', 'grass']", api_name="/understand") == ["dog", "grass"]
+    understood = client.predict("dog|puppy, grass", "sky", api_name="/understand")
+    assert understood == [{"name": "dog", "synonyms": ["puppy"]}, "grass", "sky"]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +85,13 @@ def test_what_is_here(client):
         ({"names": "dog, dog"}, "the class name 'dog' appears twice"),
         ({"model": "../tiny"}, "there is no model '../tiny' here"),
         ({"formats": ["exe"]}, "there is no format 'exe'"),
-        ({"min_confidence": 2}, "min_confidence cannot be used: it should be less than or equal to 1"),
+        ({"min_confidence": 2}, "min_confidence is 2; give a number from 0 to 1"),
+        ({"opacity": 2}, "opacity cannot be used: it should be less than or equal to 1"),
+        ({"synonyms": "worst"}, "synonyms is 'worst'; choose 'mean' or 'best'"),
+        ({"background": "@/etc/passwd"}, "'@/etc/passwd' names a file"),
+        ({"background": "grass"}, "the"),
+        ({"min_area": "x"}, "min_area"),
+        ({"formats": ["json"], "min_confidence": 0.5, "unknown": "grass"}, "pixels below min_confidence would be"),
         ({"colors": {"grass": "?"}}, "'?' is no colour"),
     ],
 )

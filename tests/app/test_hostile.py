@@ -1,4 +1,4 @@
-"""Two hundred odd or hostile uploads and calls: each has a status and a sentence, and nothing is left outside or over."""
+"""Two hundred odd or hostile uploads and calls: each has a status and a sentence, and nothing is left over."""
 
 import gzip
 import io
@@ -61,15 +61,8 @@ def uploads():
                 damaged[place] = rng.integers(256)
             yield f"damaged_{seed}.{suffix}", bytes(damaged)
         yield f"{suffix}_that_says_it_is.exe", content
-    for width, height in (
-        (60_000, 60_000),
-        (2**31 - 1, 1),
-        (1, 2**31 - 1),
-        (0, 0),
-        (0, 5),
-        (12_000, 12_000),
-        (1001, 1000),
-    ):
+    large = (60_000, 60_000), (12_000, 12_000), (1001, 1000), (2**31 - 1, 1), (1, 2**31 - 1)
+    for width, height in (*large, (0, 0), (0, 5)):
         yield f"declares_{width}x{height}.png", png(width, height, bytes(1000))
     for width, height in ((1, 1), (1, 2), (2, 1), (1, 3000), (3000, 1), (7, 7)):
         yield f"tiny_{width}x{height}.png", encoded("PNG", (width, height))
@@ -82,10 +75,7 @@ def uploads():
     yield "page.html", b"<html><script>alert(1)</script></html>"
     yield "drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'><rect width='9' height='9'/></svg>"
     yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n"
-    yield (
-        "virtual.vrt",
-        b"<VRTDataset rasterXSize='9' rasterYSize='9'><SourceFilename>/etc/passwd</SourceFilename></VRTDataset>",
-    )
+    yield "virtual.vrt", b"<VRTDataset><SourceFilename>/etc/passwd</SourceFilename></VRTDataset>"
     yield "list.txt", b"dog\ncat\n"
     yield "program", b"\x7fELF" + bytes(500)
     yield "<img src=x onerror=alert(1)>.png", good["PNG"]
@@ -99,23 +89,53 @@ def uploads():
     yield "too_long.bmp", encoded("BMP", (1200, 900))
 
 
+LISTS = [
+    *(
+        "<script>alert(1)</script>",
+        "{{7*7}}",
+        "${7*7}",
+        "'; DROP TABLE",
+        "\0",
+        "\u202edog",
+        "a" * 60_000,
+        ",,,,",
+        "a|b",
+    ),
+    *("@/etc/passwd", "/etc/passwd", "names.txt", "file:///etc/passwd", "dog, dog", "狗, 草", "😀", '["dog"'),
+    *(["dog"], 7, None, True, {"a": 1}),
+    *(", ".join(f"thing {n}" for n in range(count)) for count in (300, 5000)),
+]
+PATHS = [
+    *("/etc/passwd", "../../../etc/passwd", "/proc/self/environ", "/dev/zero", "", ".", "/etc", "~/.bashrc"),
+    *("file:///etc/passwd", "http://127.0.0.1:1/a.png", "http://169.254.169.254/latest", "https://example.org/a.png"),
+]
 CALLS = [
-    *({"names": names} for names in (
-        "<script>alert(1)</script>", "{{7*7}}", "${7*7}", "'; DROP TABLE", "\0", "\u202edog", "a" * 60_000, "@/etc/passwd",
-        "/etc/passwd", "names.txt", "file:///etc/passwd", ",,,,", "dog, dog", "狗, 草", "😀", "a|b", ["dog"], 7, None, True,
-        {"a": 1}, ", ".join(f"thing {n}" for n in range(300)), ", ".join(f"thing {n}" for n in range(5000)),
-    )),
-    *({"picture": {"path": path, "meta": {"_type": "gradio.FileData"}}} for path in (
-        "/etc/passwd", "../../../etc/passwd", "/proc/self/environ", "/dev/zero", "", ".", "file:///etc/passwd",
-        "http://127.0.0.1:1/a.png", "http://169.254.169.254/latest", "https://example.org/a.png", "/etc", "~/.bashrc",
-    )),
+    *({"names": names} for names in LISTS),
+    *({"picture": {"path": path, "meta": {"_type": "gradio.FileData"}}} for path in PATHS),
     *({"picture": picture} for picture in ("/etc/passwd", 5, [], {"path": 5}, {}, {"path": None})),
     *({"formats": formats} for formats in ([], ["../x"], "json", None, 5, [None], ["json"] * 1000)),
     *({"min_confidence": number} for number in (-1, 2, "x", None, [])),
     *({"colors": colors} for colors in ([], {"red ball": "url(x)"}, {"red ball": 5}, "x", {"a" * 10_000: "#fff"})),
-    {"model": "../../etc"}, {"model": "/etc/passwd"}, {"model": 5}, {"opacity": 1e308},
-]  # fmt: skip
-FIELDS = ("picture", "names", "other_names", "model", "formats", "min_confidence", "opacity", "colors")
+    *({"model": name} for name in ("../../etc", "/etc/passwd", 5)),
+    *({"background": names} for names in ("@/etc/passwd", "/etc/passwd", NAMES, 5, [])),
+    *({"unknown": name} for name in ("<b>", 5, [], "x" * 100_000)),
+    *({"synonyms": word} for word in ("", "worst", None, [])),
+    *({"min_area": area} for area in ("-5", "x", "dog=5", 5, [], "9" * 400)),
+    *({"simplify": number} for number in (-1, "x", None, 1e308)),
+    {"opacity": 1e308},
+]
+USUAL = {
+    **{"picture": None, "names": NAMES, "background": "", "synonyms": "mean", "min_confidence": 0, "unknown": ""},
+    **{
+        "other_names": "",
+        "model": "",
+        "formats": ["json"],
+        "min_area": "",
+        "simplify": 0,
+        "opacity": 0.5,
+        "colors": {},
+    },
+}
 
 
 class Caller:
@@ -127,8 +147,9 @@ class Caller:
     def upload(self, name, content):
         return self.http.post("gradio_api/upload", files={"files": (name, content)})
 
-    def call(self, data):
+    def call(self, changes):
         """The status, "complete" or "error", and what came with it."""
+        data = list((USUAL | changes).values())
         begun = self.http.post("gradio_api/call/segment", json={"data": data})
         if begun.status_code != 200:
             return begun.status_code, begun.text
@@ -150,7 +171,7 @@ def caller(app):
 
 def test_odd_uploads(app, caller):
     outside = {path for path in app.folder.parent.rglob("*") if app.folder not in (path, *path.parents)}
-    caller.call([*_asked(caller, "warm.png", encoded("PNG")), NAMES, "", "", ["json"], 0, 0.5, {}])
+    caller.call({"picture": _uploaded(caller, "warm.png", encoded("PNG"))})
     before, statuses, count = psutil.Process().memory_info().rss, {}, 0
     for name, content in uploads():
         sent = caller.upload(name, content)
@@ -162,7 +183,7 @@ def test_odd_uploads(app, caller):
         (path,) = sent.json()
         assert os.path.realpath(path).startswith(str(app.folder.resolve()))
         picture = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        event, found = caller.call([picture, NAMES, "", "", ["json"], 0, 0.5, {}])
+        event, found = caller.call({"picture": picture})
         statuses[name] = found if event == "complete" else _sentence(name, event, found)
         assert event == "complete" or str(app.folder) not in statuses[name]
     assert count > 130
@@ -180,14 +201,26 @@ def test_odd_uploads(app, caller):
 
 @pytest.mark.parametrize("changes", CALLS, ids=lambda changes: repr(changes)[:60])
 def test_odd_calls(app, caller, changes):
-    picture = _asked(caller, "scene.png", encoded("PNG"))[0]
-    usual = dict(zip(FIELDS, (picture, NAMES, "", "", ["json"], 0, 0.5, {}), strict=True))
-    event, found = caller.call([(usual | changes)[field] for field in FIELDS])
+    picture = _uploaded(caller, "scene.png", encoded("PNG"))
+    event, found = caller.call({"picture": picture} | changes)
     if event == "complete":
         assert sum(row["pixels"] for row in found[0][0]["classes"]) == 50 * 30
     else:
         _sentence(repr(changes), event, found)
     assert "root:" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("name", ["view", "heat", "__init__", "postprocess"])
+@pytest.mark.parametrize("data", [5, None, "../../etc", [], ["x", 0, 0], ["x", "0", None], {"a": 1}, ["x"] * 9])
+def test_odd_calls_of_what_the_view_asks(caller, name, data):
+    parts = caller.http.get("config").json()["components"]
+    viewer = next(part["id"] for part in parts if part["props"].get("elem_id") == "viewer")
+    body = {"component_id": viewer, "fn_name": name, "data": data, "session_hash": "x"}
+    answer = caller.http.post("gradio_api/component_server", json=body)
+    if name in ("view", "heat"):
+        assert answer.json() == {"error": "this answer was put away to make room; ask again"}
+    else:
+        assert answer.status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -205,8 +238,8 @@ def test_answers_of_others_are_not_handed_out(app, caller):
         assert caller.http.get(f"gradio_api/file={path}").status_code == 403
 
 
-def _asked(caller, name, content):
-    return [{"path": caller.upload(name, content).json()[0], "meta": {"_type": "gradio.FileData"}}]
+def _uploaded(caller, name, content):
+    return {"path": caller.upload(name, content).json()[0], "meta": {"_type": "gradio.FileData"}}
 
 
 def _sentence(what, event, found):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dinov3seg_jax.app.limits import LONGEST_TEXT, Limits
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.text.class_lists import parse_names
 
 
 def png_that_declares(width, height):
@@ -67,7 +68,12 @@ def test_a_list_that_is_refused_before_it_is_read(text, message):
         Limits().check_text(text)
 
 
+@pytest.mark.parametrize("text", ["/etc/hostname", "names.txt", "dog", " dog "])
+def test_one_name_is_no_path(text):
+    assert parse_names(Limits().check_text(text).replace(".txt", " txt"))[0] == text.strip().replace(".txt", " txt")
+
+
 def test_a_list_with_too_many_names():
-    assert Limits(names=2).check_count(("a", "b")) == ("a", "b")
+    Limits(names=2).check_count(2)
     with pytest.raises(UserError, match="the list has 3 names, more than 2; ask in several parts"):
-        Limits(names=2).check_count(("a", "b", "c"))
+        Limits(names=2).check_count(3)

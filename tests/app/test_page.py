@@ -1,8 +1,10 @@
 """The page in a real browser: what is seen is what the model says."""
 
+import base64
 import json
 import re
 import shutil
+import time
 import zipfile
 
 import numpy as np
@@ -100,9 +102,9 @@ def test_drawing_asks_the_model_nothing(page, app, model, picture, monkeypatch):
     slide(page, "threshold", percent)
     below = result.confidence < np.float32(percent / 100)
     assert below.any()
-    assert legend(page)["below the threshold"] == f"{100 * below.mean():.1f} %"
+    assert legend(page)["unknown"] == f"{100 * below.mean():.1f} %"
     pixels = shown(page)
-    assert (pixels[below][:, :3] == (138, 141, 145)).all()
+    assert (pixels[below][:, :3] == (128, 128, 128)).all()
     slide(page, "threshold", 0)
     slide(page, "opacity", 20)
     assert page.locator(".viewer canvas").evaluate("c => c.style.opacity") == "0.2"
@@ -118,9 +120,37 @@ def test_drawing_asks_the_model_nothing(page, app, model, picture, monkeypatch):
     assert (shown(page)[~mine][:, 3] == 255).all()
 
 
+def test_a_file_that_is_dropped_on_the_view(page, picture):
+    script = """([view, content, name]) => {
+        const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], name));
+        view.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+    }"""
+    content = base64.b64encode(picture.read_bytes()).decode()
+    page.wait_for_selector(".viewer .empty")
+    page.evaluate(script, [page.locator(".viewer").element_handle(), content, "dropped.png"])
+    page.wait_for_selector(".viewer img", timeout=WAIT)
+    assert page.locator("#status").inner_text() == "dropped.png: 60 x 40 pixels"
+
+
+def test_the_scores_of_a_class_as_a_map(page, model, picture):
+    scores = model.segment(picture, NAMES, scores=True).scores
+    ask(page, picture)
+    page.select_option(".viewer .heat", "water")
+    page.wait_for_selector(".viewer .scale:not([hidden])", timeout=WAIT)
+    assert float(page.locator(".viewer .most").inner_text()) == pytest.approx(scores[2].max(), abs=6e-4)
+    for x, y in ((0, 0), (30, 20), (59, 39)):
+        name, score = at(page, x, y, (60, 40)).split(": ")
+        assert name == "water"
+        assert float(score) == pytest.approx(scores[2, y, x], abs=6e-4)
+    page.select_option(".viewer .heat", "")
+    assert page.locator(".viewer .scale").is_hidden()
+
+
 def test_two_lists_side_by_side(page, model, picture):
-    page.get_by_text("Other names to compare with").click()
-    page.fill("#other textarea", "sand, wood")
+    page.get_by_text("More about the names").click()
+    page.fill("#other input, #other textarea", "sand, wood")
     ask(page, picture, wait=".panes.two canvas")
     other = model.segment(picture, "sand, wood")
     for pane, result in enumerate((model.segment(picture, NAMES), other)):
@@ -146,6 +176,20 @@ def test_a_download_is_drawn_as_the_page_is(page, model, picture, tmp_path):
     below = result.confidence < np.float32(percent / 100)
     assert summary["names"][-1] == "unknown"
     np.testing.assert_array_equal(labels, np.where(below, 3, result.labels))
+
+
+def test_a_closed_page_leaves_no_answer(browser, app, picture):
+    opened = browser.new_page()
+    opened.goto(app.url)
+    ask(opened, picture)
+    kept = list(app.folder.glob("*/results/*"))
+    assert kept
+    opened.close()
+    for _ in range(100):
+        if not any(path.exists() for path in kept):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{kept} stay")
 
 
 def test_names_are_text_and_never_html(page, picture):

@@ -6,12 +6,15 @@ import gzip
 import numpy as np
 
 from dinov3seg_jax.app.view import (
+    SIDE,
     STEPS,
     counts_above,
     heat_of,
+    heat_side,
     packed_map,
     places,
     quantize,
+    reduced,
     view_of_picture,
     view_of_result,
 )
@@ -75,14 +78,26 @@ def test_a_score_of_exactly_a_threshold_is_not_below_it():
 
 
 def test_the_map_of_scores_of_a_class():
-    result = result_of(20, 30)
-    heat = heat_of(result, 1, side=15)
+    scores = quantize(np.random.default_rng(3).random((10, 15), np.float32))
+    heat = heat_of(scores)
     assert (heat["width"], heat["height"]) == (15, 10)
     differences = np.frombuffer(gzip.decompress(base64.b64decode(heat["data"])), "<u2").reshape(10, 15)
-    rows, columns = places(20, 30, 15)
-    np.testing.assert_array_equal(
-        np.cumsum(differences, axis=1, dtype=np.uint16), quantize(result.scores[1][rows][:, columns])
-    )
+    np.testing.assert_array_equal(np.cumsum(differences, axis=1, dtype=np.uint16), scores)
+
+
+def test_many_classes_have_smaller_maps_of_scores():
+    assert heat_side(10) == SIDE
+    assert 500 < heat_side(300) < 600
+
+
+def test_a_reduced_picture_has_the_mean_of_its_cells():
+    rgb = np.zeros((4, 6, 3), np.uint8)
+    rgb[:2, :2] = 200
+    small = reduced(rgb, 3)
+    assert small.shape == (2, 3, 3)
+    assert small[0, 0].tolist() == [200] * 3
+    assert small[1:].max() == 0
+    assert reduced(rgb, 6) is rgb
 
 
 def test_smooth_scores_travel_in_little():

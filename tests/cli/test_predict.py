@@ -60,6 +60,19 @@ def test_class_names_of_a_file(loads, tmp_path):
 
 
 @pytest.mark.usefixtures("loads")
+def test_what_stands_beside_the_names(tmp_path, capsys):
+    more = ["--background", "sky, sea", "--min_confidence", "1", "--unknown", "none of these"]
+    assert main(arguments(save(tmp_path / "a.png"), tmp_path / "out", "dog|puppy, grass", *more)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == '2 classes: dog (asked as "dog | puppy"), grass; background: sky, sea; none of these: below 1'
+    assert "a.png: 40 x 30, none of these 100.0%" in lines[1]
+    summary = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert summary["names"] == ["dog", "grass", "background", "none of these"]
+    assert summary["asked"]["names"] == [{"name": "dog", "synonyms": ["puppy"]}, "grass"]
+    assert set(np.asarray(Image.open(tmp_path / "out" / "a_labels.png")).ravel()) == {3}
+
+
+@pytest.mark.usefixtures("loads")
 def test_a_folder_with_a_bad_picture(tmp_path, capsys):
     folder = tmp_path / "pictures"
     for name in ("a.png", "a.jpg", "b.png"):
@@ -241,6 +254,10 @@ HELP_AND_MISTAKES = [
     (["predict", *arguments("a.png", "")], "argument --out: the path is empty"),
     (["predict", *arguments("absent.png", "out")], "absent.png does not exist"),
     (["predict", *arguments("a.png", "out", "cat, cat")], "'cat' appears twice"),
+    (["predict", *arguments("a.png", "out", CLASSES, "--background", "grass")], "name 'grass' of the background"),
+    (["predict", *arguments("a.png", "out", CLASSES, "--min_confidence", "nan")], "min_confidence is nan"),
+    (["predict", *arguments("a.png", "out", CLASSES, "--unknown", "none")], "--min_confidence, which is not given"),
+    (["predict", *arguments("a.png", "out", CLASSES, "--background", "a", "b")], '--background "a, b"'),
     (["predict", *arguments("a.png", "out")], "checkpoint folder 'run' does not exist"),
     (["predict", *arguments("a.png", "out", CLASSES, "--memory", "much")], "'much', which is no amount of memory"),
     (["warmup", "--checkpoint", "run", "--sizes", "640"], "holds '640', which is no size"),

@@ -17,6 +17,7 @@ from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter
 from dinov3seg_jax.models.graph import initialize
 from dinov3seg_jax.pictures.huge import segment_file
 from dinov3seg_jax.text.class_lists import ClassList
+from tests.closeness import SCORES
 from tests.tiny import MODEL
 
 NAMES = ("grass", "wood", "sky")
@@ -51,6 +52,99 @@ def test_promises(segmenters, kind):
     assert segmenter.describe().endswith(".")
     assert segmenter.held_bytes() >= sum(value.nbytes for value in segmenter.parameters.values())
     assert segmenter.view_bytes() > 0
+
+
+@pytest.mark.parametrize("kind", [Segmenter, ZeroShotSegmenter, LinearSegmenter])
+def test_scores_of_every_class(segmenters, kind):
+    """Each pixel's confidence is the greatest of its scores, and its label says whose."""
+    plain, scored = (segmenters[kind].segment(PICTURE, NAMES, scores=scores) for scores in (False, True))
+    assert plain.scores is None
+    assert (scored.scores.shape, scored.scores.dtype) == ((3, 40, 56), np.float32)
+    np.testing.assert_array_equal(scored.labels, plain.labels)
+    np.testing.assert_array_equal(scored.confidence, plain.confidence)
+    np.testing.assert_allclose(scored.scores.max(axis=0), scored.confidence, atol=SCORES)
+    own = np.take_along_axis(scored.scores, scored.labels[None], axis=0)[0]
+    np.testing.assert_allclose(own, scored.confidence, atol=SCORES)
+
+
+@pytest.mark.parametrize("kind", [Segmenter, ZeroShotSegmenter, LinearSegmenter])
+def test_below_the_threshold_pixels_are_unknown(segmenters, kind):
+    plain = segmenters[kind].segment(PICTURE, NAMES)
+    threshold = float(np.median(plain.confidence))
+    for result in (
+        segmenters[kind].segment(PICTURE, NAMES, min_confidence=threshold, unknown="none of these", scores=True),
+        *segmenters[kind].segment_many([PICTURE], NAMES, min_confidence=threshold, unknown="none of these"),
+    ):
+        assert result.names == (*NAMES, "none of these")
+        sure = plain.confidence >= threshold
+        assert 0.4 < sure.mean() < 0.6
+        np.testing.assert_array_equal(result.labels, np.where(sure, plain.labels, 3))
+        np.testing.assert_array_equal(result.confidence, plain.confidence)
+        assert result.colors.tolist()[3] == [128, 128, 128]
+        np.testing.assert_array_equal(result.colors[:3], plain.colors)
+        assert result.summary()["classes"][3]["pixels"] == (~sure).sum()
+    same = segmenters[kind].segment(PICTURE, NAMES, min_confidence=0)
+    assert same.names == NAMES
+    np.testing.assert_array_equal(same.labels, plain.labels)
+
+
+@pytest.mark.parametrize("kind", [Segmenter, ZeroShotSegmenter])
+def test_names_of_one_class_and_the_background(segmenters, kind):
+    """With "best", and in the background, a class is where one of its names would be if all were classes."""
+    flat = segmenters[kind].segment(PICTURE, "grass, meadow, wood, sky, sea", scores=True)
+    asked = segmenters[kind].segment(
+        PICTURE, "wood|timber|WOOD, meadow|grass", background="sea, sky", synonyms="best", scores=True
+    )
+    assert asked.names == ("wood", "meadow", "background")
+    timber = segmenters[kind].segment(PICTURE, "wood, timber, meadow, grass, sea, sky", scores=True)
+    expected = np.array([0, 0, 1, 1, 2, 2])[timber.labels]
+    np.testing.assert_array_equal(asked.labels, expected)
+    np.testing.assert_array_equal(asked.confidence, timber.confidence)
+    for place, rows in enumerate(([0, 1], [2, 3], [4, 5])):
+        np.testing.assert_array_equal(asked.scores[place], timber.scores[rows].max(axis=0))
+    merged = segmenters[kind].segment(PICTURE, "grass, meadow, wood", background="sky, sea")
+    np.testing.assert_array_equal(merged.labels, np.minimum(flat.labels, 3))
+
+
+@pytest.mark.parametrize("synonyms", ["mean", "best"])
+def test_synonyms_may_be_permuted_and_doubled(model, synonyms):
+    first = model.segment(PICTURE, "grass|lawn|meadow, sky", synonyms=synonyms)
+    other = model.segment(PICTURE, "meadow|grass|LAWN|grass, sky", synonyms=synonyms)
+    assert (first.names, other.names) == (("grass", "sky"), ("meadow", "sky"))
+    np.testing.assert_array_equal(other.labels, first.labels)
+    np.testing.assert_allclose(other.confidence, first.confidence, atol=SCORES)
+    twice, once = (model.segment(PICTURE, names, synonyms=synonyms) for names in ("grass|grass, sky", "grass, sky"))
+    np.testing.assert_array_equal(twice.labels, once.labels)
+    np.testing.assert_array_equal(twice.confidence, once.confidence)
+
+
+def test_a_prompt_of_ones_own_and_a_colour(model):
+    rows = [{"name": "grass", "prompt": "A photo of a {} in the scene", "color": "#aa3300"}, ("sky",), "wood"]
+    named = model.segment(PICTURE, rows)
+    plain = model.segment(PICTURE, ["grass", "sky", "wood"])
+    np.testing.assert_array_equal(named.labels, plain.labels)  # it is the model's template
+    assert named.colors.tolist() == [[170, 51, 0], *plain.colors[1:].tolist()]
+    other = model.embed(ClassList.of([{"name": "grass", "prompt": "all is green here"}]).rows)
+    assert np.abs(other - model.embed(["grass"])).max() > 0.01
+
+
+def test_tile_by_tile_whatever_the_recipe_says(model, tiled):
+    asked = ClassList.of(NAMES, min_confidence=0.5)
+    (found,), expected = model.segment_in_tiles([PICTURE], asked), tiled.segment(PICTURE, asked)
+    assert found.names == (*NAMES, "unknown")
+    np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+def test_what_models_do_not_take(segmenters, tiled):
+    with pytest.raises(UserError, match="not tile by tile; set inference.resize to"):
+        tiled.segment(PICTURE, NAMES, scores=True)
+    for kind in (ZeroShotSegmenter, LinearSegmenter):
+        assert segmenters[kind].confidence_kind == "softmax"
+    with pytest.raises(UserError, match="a single name has all of it, so that nothing is ever below min_confidence"):
+        segmenters[ZeroShotSegmenter].segment(PICTURE, "zebra", min_confidence=0.3)
+    for options in ({"background": "sea"}, {"names": "grass|lawn, wood, sky"}):
+        with pytest.raises(UserError, match="a linear head knows the classes that it was trained on"):
+            segmenters[LinearSegmenter].segment(PICTURE, **({"names": NAMES} | options))
 
 
 def test_several_pictures_of_any_kind(segmenters, tmp_path):

@@ -66,6 +66,9 @@ def test_a_picture_at_its_own_size():
     rounding = 1e-6  # of a float32 softmax: the better of two equal logits has half of it
     assert result.confidence.min() >= 0.5 - rounding
     assert result.confidence.max() <= 1 + rounding
+    scored = segmenter().segment(image, ["road", "tree"], scores=True)
+    np.testing.assert_allclose(scored.scores.max(axis=0), result.confidence, atol=rounding)
+    np.testing.assert_allclose(scored.scores.sum(axis=0), 1, atol=rounding)
 
 
 @pytest.mark.parametrize(

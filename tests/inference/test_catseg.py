@@ -15,6 +15,7 @@ from dinov3seg_jax.inference.load import load, way_of
 from dinov3seg_jax.inference.views.catseg import load_picture, seen_side
 from dinov3seg_jax.inference.views.local_global import check_inference
 from dinov3seg_jax.store.folder import open_folder
+from tests.closeness import SCORES
 from tests.convert.files import drawn, save
 
 NAMES = ["grass", "wood", "sky"]
@@ -51,6 +52,16 @@ def test_a_whole_folder_is_used_as_its_manifest_says(folder):
     assert 0 <= result.labels.min() <= result.labels.max() < len(NAMES)
     alone = model.segment_many([image, image[:, ::-1]], NAMES)[0]
     np.testing.assert_array_equal(alone.labels, result.labels)
+
+
+def test_scores_of_every_class(folder):
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    model = load(folder, RECIPE)
+    plain, scored = (model.segment(image, NAMES, scores=scores) for scores in (False, True))
+    np.testing.assert_array_equal(scored.labels, plain.labels)
+    np.testing.assert_allclose(scored.scores.max(axis=0), plain.confidence, atol=SCORES)
+    unsure = model.segment(image, NAMES, min_confidence=0.9)
+    np.testing.assert_array_equal(unsure.labels, np.where(plain.confidence >= 0.9, plain.labels, 3))
 
 
 OURS = ["inference.resize=short_side", "inference.all_classes=True", "inference.stride=48"]

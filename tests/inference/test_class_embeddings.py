@@ -18,6 +18,7 @@ from dinov3seg_jax.inference.classes.embeddings import (
     prompts_at_once,
 )
 from dinov3seg_jax.models.graph import bind, build
+from dinov3seg_jax.text.class_lists import NamedClass
 
 PROMPTS = ("A photo of a {} in the scene", "a very long and rather blurry picture of the {}.")
 
@@ -85,6 +86,25 @@ def text(model_config, parameters):
 def alone(text):
     """Each name's row where nothing else was ever embedded."""
     return {name: text()([name])[0] for name in MANY}
+
+
+def test_several_names_are_their_mean(text, alone):
+    """Of each half, normalised; to the last bit whatever their order is, and in whatever case they are named twice."""
+    embed = text()
+    one, two = alone["cat"].reshape(2, -1), alone["dog"].reshape(2, -1)
+    expected = (one + two) / np.linalg.norm(one + two, axis=1, keepdims=True)
+    mean = embed([NamedClass(("cat", "dog")), NamedClass(("dog", "CAT", "dog")), NamedClass(("dog", "Dog"))])
+    np.testing.assert_allclose(mean[0].reshape(2, -1), expected, atol=1e-6)
+    np.testing.assert_array_equal(mean[1], mean[0])
+    np.testing.assert_array_equal(mean[2], alone["dog"])
+
+
+def test_a_prompt_of_ones_own_replaces_the_templates(text):
+    own, sentence = "a drawing of a {}", "nothing but water"
+    found = text()([NamedClass(("cat",), own), NamedClass(("sea", "lake"), sentence), "cat"])
+    for row, template, name in ((found[0], own, "cat"), (found[1], "{}", sentence)):
+        np.testing.assert_array_equal(row, text((template,))([name])[0])
+    assert np.abs(found[0] - found[2]).max() > 0.01
 
 
 @given(st.permutations(MANY), st.lists(st.integers(1, len(MANY)), max_size=4))

@@ -51,14 +51,10 @@ def test_labels_with_a_place_on_earth(tmp_path):
     save_raster(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), crs="EPSG:32633")
     result = Segmentation(LABELS, np.full((2, 4), 0.5), ("sky", "sea", "wood"), IMAGE)
     with contextlib.closing(open_raster(tmp_path / "a.tif")) as raster:
-        result.save(tmp_path, "a", label_writer=lambda place: write(raster, place, result.colors))
+        result.save(tmp_path, "a", label_writer=lambda place: huge.write_labels(raster, [LABELS], place, result.colors))
     earlier = read_earlier(Picture(tmp_path / "a.tif", tmp_path / "a"))
     np.testing.assert_array_equal(earlier.labels, LABELS)
     np.testing.assert_array_equal(earlier.colors, result.colors)
-
-
-def write(raster, place, colors):
-    return huge.write_labels(raster, [LABELS], place, colors)
 
 
 def test_a_picture_in_tiles_is_read_at_the_size_of_its_overlay(tmp_path, monkeypatch):
@@ -72,6 +68,13 @@ def test_a_picture_in_tiles_is_read_at_the_size_of_its_overlay(tmp_path, monkeyp
     assert earlier.counts.tolist() == [2, 0, 5]
 
 
+def in_tiles(picture, size):
+    """As if it had gone tile by tile, with labels of another size."""
+    summary = json.loads(picture.summary.read_text())
+    picture.summary.write_text(json.dumps(summary | {"tiles": {}}))
+    Image.new("P", size).save(picture.target.with_name("a_labels.png"))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -80,6 +83,7 @@ def test_a_picture_in_tiles_is_read_at_the_size_of_its_overlay(tmp_path, monkeyp
         (lambda picture: picture.summary.write_text("{}"), "was not written by this program"),
         (lambda picture: picture.target.with_name("a_labels.png").unlink(), "a_labels.png cannot be read"),
         (lambda picture: Image.new("P", (9, 2)).save(picture.target.with_name("a_labels.png")), "not as large as"),
+        (lambda picture: in_tiles(picture, (1, 1)), "not as large as"),
         (lambda picture: Image.new("RGB", (9, 2)).save(picture.path), "has 9 x 2 pixels, and its results 4 x 2"),
     ],
 )

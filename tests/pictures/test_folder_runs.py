@@ -161,7 +161,7 @@ def test_a_picture_too_large_for_the_memory_goes_tile_by_tile(folder, model, mon
     asked = []
 
     def segment_file(model, source, names, out_folder, stem, memory, **_):
-        asked.append((source.name, names, out_folder.name, stem, memory))
+        asked.append((source.name, names.names, out_folder.name, stem, memory))
         if source.name == "001.png":
             raise UserError("001.png is too much")
         return model.segment(source, names).summary()
@@ -314,6 +314,9 @@ def test_a_name_too_long_for_its_results(folder, tmp_path, monkeypatch, capsys):
     [
         ({"classes": "grass, sky"}, "holds results of other names; choose another --out, or add --overwrite"),
         ({"more": "--config.inference.mode=whole"}, "holds results of other options"),
+        ({"more": "--background=wood"}, "holds results of other background"),
+        ({"more": "--synonyms=best"}, "holds results of other use of synonyms"),
+        ({"more": "--min_confidence=0.4"}, "holds results of other threshold"),
         ({"more": "--stretch=2,98"}, "holds results of other --stretch"),
         ({"folder": "others"}, "holds results of other pictures"),
         ({"folder": "pictures/001.png"}, "holds results of other pictures"),

@@ -18,6 +18,7 @@ from dinov3seg_jax.inference.views.blend import Shapes
 from dinov3seg_jax.inference.views.tiles import plan_tiles
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.pictures.rasters import PngLabels, look_at
+from dinov3seg_jax.text.class_lists import ClassList
 from tests.data.rasters import save_raster
 
 ENOUGH = huge.RUNTIME_BYTES + 2**28
@@ -29,6 +30,7 @@ class Stub:
 
     config = Config(inference=InferenceConfig(image_size=64))
     CELLS = 16
+    calibration = None
 
     def __init__(self, fail_after=10**9):
         self.batches, self.fail_after = [], fail_after
@@ -248,6 +250,35 @@ def test_a_geotiff_keeps_its_place_on_earth(tmp_path, classes):
         np.testing.assert_array_equal(file.read(1), labels_in(tmp_path / "png" / "a_labels.png"))
         if classes == 5:
             assert file.colormap(1)[1] == (*class_colors(names_of(5))[1], 255)
+
+
+def test_background_and_unknown_are_classes_of_their_own(tmp_path):
+    """The same in a PNG, a GeoTIFF, the overlay's legend and the summary."""
+    png = save(tmp_path / "a.png", 200, 300)
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 399960, 0, -0.5, 5800020)}
+    tif = save_raster(tmp_path / "b.tif", np.moveaxis(scene(200, 300), -1, 0), **place)
+    segment(tmp_path / "plain", png)
+    plain = labels_in(tmp_path / "plain" / "a_labels.png")
+    names, others = names_of(5)[:3], names_of(5)[3:]
+    asked = ClassList.of(names, background=others, min_confidence=0.95, unknown="none")
+    assert asked.names == (*names, "background", "none")
+    for source in (png, tif):
+        out = tmp_path / source.stem
+        summary = huge.segment_file(Stub(), source, asked, out, "a", ENOUGH)
+        if source == png:
+            labels = labels_in(out / "a_labels.png")
+        else:
+            with rasterio.open(out / "a_labels.tif") as file:
+                labels = file.read(1).astype(int)
+                assert file.colormap(1)[4] == (128, 128, 128, 255)
+        assert 0.1 < (labels == 4).mean() < 0.9
+        sure = labels != 4
+        np.testing.assert_array_equal(labels[sure], np.minimum(plain, 3)[sure])
+        assert summary["names"] == list(asked.names)
+        assert summary["asked"]["threshold"] == {"min_confidence": 0.95, "unknown": "none"}
+        assert [row["pixels"] for row in summary["classes"]] == np.bincount(labels.ravel(), minlength=5).tolist()
+        confidences = [row["mean_confidence"] for row in summary["classes"]]
+        assert confidences[4] < 0.95 < min(confidences[:4])
 
 
 def test_what_rasterio_reads(tmp_path):

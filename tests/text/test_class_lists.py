@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.text.class_lists import names_of, parse_names
+from dinov3seg_jax.text.class_lists import ClassList, NamedClass, names_of, parse_names
 
 SCENE = ("grass", "wood", "blue ring")
 
@@ -158,6 +158,182 @@ def test_two_readings_are_refused_with_both(text):
         parse_names(text)
 
 
+@pytest.mark.parametrize("text", ["grass | wood", "grass |wood, sky", "grass| wood", "grass ¦ wood"])
+def test_bars_with_blanks_on_one_line_are_refused_with_both_readings(text):
+    with pytest.raises(UserError, match=r"read as \d class.*or as \d classes.*no blanks around it, as 'grass.wood"):
+        parse_names(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("dog|puppy, grass|lawn", [("dog", "puppy"), ("grass", "lawn")]),
+        ("dog|puppy", [("dog", "puppy")]),
+        ("dog|puppy;grass", [("dog", "puppy"), ("grass",)]),
+        ("dog|puppy. grass|lawn.", [("dog", "puppy"), ("grass", "lawn")]),
+        ("dog | puppy\ngrass | lawn\nsky", [("dog", "puppy"), ("grass", "lawn"), ("sky",)]),
+        ("0: dog|puppy, 1: grass", [("dog", "puppy"), ("grass",)]),
+        ('"dog"|"puppy, small", grass', [("dog", "puppy, small"), ("grass",)]),
+        ("rug, carpet|mat\nwood", [("rug, carpet", "mat"), ("wood",)]),
+        ('["dog｜puppy", "grass"]', [("dog", "puppy"), ("grass",)]),
+        ('[{"name": "dog", "synonyms": ["puppy", "dog"]}, "grass"]', [("dog", "puppy"), ("grass",)]),
+        ('[{"name": "dog", "synonyms": "puppy; hound"}]', [("dog", "puppy", "hound")]),
+    ],
+)
+def test_several_names_of_a_class(text, names):
+    assert [one.names for one in ClassList.of(text).classes] == names
+    assert parse_names(text) == tuple(of_class[0] for of_class in names), "one of each, for a data set"
+
+
+ROWS = (
+    NamedClass(("dog", "puppy", "hound"), "a {} in a garden", "Hund", (170, 51, 0)),
+    NamedClass(("grass",), "", "", (0, 128, 0)),
+    NamedClass(("sky",)),
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (
+            "a.csv",
+            "name,synonyms,prompt,display,color\ndog,puppy|hound,a {} in a garden,Hund,#aa3300\n"
+            "grass,,,,green\nsky,,,,\n",
+        ),
+        (
+            "a.csv",
+            "name;synonyms;prompt;display;color\ndog;puppy, hound;a {} in a garden;Hund;170 51 0\n"
+            "grass;;;;rgb(0,128,0)\nsky;;;;\n",
+        ),
+        (
+            "a.json",
+            '{"classes": [{"name": "dog", "synonyms": ["puppy", "hound"], "prompt": "a {} in a garden", '
+            '"display": "Hund", "color": "#a30"}, {"name": "grass", "color": [0, 128, 0, 255]}, {"name": "sky"}]}',
+        ),
+        (
+            "a.json",
+            '{"categories": [{"id": 1, "name": "dog|puppy|hound", "prompt": "a {} in a garden", "display": "Hund", '
+            '"color": [170, 51, 0]}, {"id": 2, "name": "grass", "color": [0.0, 0.5, 0.0]}, {"id": 3, "name": "sky"}]}',
+        ),
+        (
+            "a.csv",
+            "Name,Synonym,Prompt,Display Name,Colour\ndog,puppy|hound,a {} in a garden,Hund,#AA3300\n"
+            "grass,,,,green\nsky,,,,\n",
+        ),
+        (
+            "a.yaml",
+            "- name: dog\n  synonyms: [puppy, hound]\n  prompt: a {} in a garden\n  display: Hund\n"
+            "  color: '#aa3300'\n- name: grass\n  color: [0, 128, 0]\n- sky\n",
+        ),
+    ],
+)
+def test_what_files_say_of_a_class(tmp_path, file, content):
+    (tmp_path / file).write_text(content, encoding="utf-8")
+    assert ClassList.of(tmp_path / file).classes == ROWS
+    assert parse_names(str(tmp_path / file))[1:] == ("grass", "sky"), "names alone, for a data set"
+
+
+def test_rows_in_python():
+    rows = [{"title": "dog", "Colour": "red"}, {"id": 3, "name": "cat", "synonyms": ("kitten",)}, NamedClass(("sky",))]
+    expected = (NamedClass(("dog",), color=(255, 0, 0)), NamedClass(("cat", "kitten")), NamedClass(("sky",)))
+    assert ClassList.of(rows).classes == expected
+
+
+def test_colours_by_name_and_in_three_columns(tmp_path):
+    assert [one.color for one in ClassList.of('{"grass": [0, 255, 0], "wood": [9, 9, 9]}').classes] == [
+        (0, 255, 0),
+        (9, 9, 9),
+    ]
+    (tmp_path / "a.csv").write_text("label,r,g,b\ngrass,0,255,0\nwood,9,9,9", encoding="utf-8")
+    assert [one.color for one in ClassList.of(tmp_path / "a.csv").classes] == [(0, 255, 0), (9, 9, 9)]
+
+
+@pytest.mark.parametrize("color", ["#12345g", "grasgreen", "", [1, 2], [0, 0, 256], [0.5, 0.5, 2], [None] * 3, 7])
+def test_what_is_no_colour(color):
+    with pytest.raises(UserError, match="the color of 'dog' in the list of class names is .* no colour; write it as"):
+        ClassList.of([{"name": "dog", "color": color}])
+
+
+def test_an_unquoted_colour_of_yaml_is_no_silent_comment(tmp_path):
+    (tmp_path / "a.yaml").write_text("- name: dog\n  color: #aa3300\n", encoding="utf-8")
+    with pytest.raises(UserError, match="in quotes where a # begins it"):
+        ClassList.of(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("dog||puppy", "no name on one side of a '|'"),
+        ("dog|", "no name on one side"),
+        ([("dog", 3)], "give the names of a class as texts"),
+        ([()], "give the names of a class as texts"),
+        ([{"name": "dog", "synonyms": [3]}], r"gives 'dog' the synonyms \[3\]; give a list of texts"),
+        ([{"name": "dog", "prompt": 3}], "gives a class the prompt 3; write a text"),
+        ([{"color": "red"}], "must hold a JSON list of texts"),
+    ],
+)
+def test_what_is_no_class(given, message):
+    with pytest.raises(UserError, match=message):
+        ClassList.of(given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_confidence": 1.5}, "min_confidence is 1.5; give a number from 0 to 1"),
+        ({"min_confidence": -0.1}, "from 0 to 1"),
+        ({"min_confidence": float("nan")}, "min_confidence is nan"),
+        ({"min_confidence": True}, "min_confidence is True"),
+        ({"min_confidence": "0.3"}, "min_confidence is '0.3'"),
+        ({"synonyms": "all"}, "synonyms is 'all'; choose 'mean' or 'best'"),
+        ({"unknown": " "}, "name of what is unknown is ' '; give it a text"),
+        ({"unknown": "Dog", "min_confidence": 0.1}, "would be called 'Dog', as a class is"),
+        ({"unknown": "background", "background": "sky", "min_confidence": 0.1}, "would be called 'background'"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(UserError, match=message):
+        ClassList.of("dog, grass", **options)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["dog", "Background"], "a class is called 'background'"),
+        ([{"name": "dog", "display": "animal"}, {"name": "cat", "display": "animal"}], "several classes are shown as"),
+        ([{"name": "crane", "prompt": "a crane lifts"}, {"name": "crane", "prompt": "a crane flies"}], "shown as"),
+    ],
+)
+def test_classes_that_would_be_shown_alike(names, message):
+    with pytest.raises(UserError, match=message):
+        ClassList.of(names, background="sky")
+
+
+def test_what_a_list_asks_and_answers():
+    plain = ClassList.of("dog|puppy, grass")
+    assert plain.is_plain
+    assert (plain.names, plain.rows) == (("dog", "grass"), plain.classes)
+    assert ClassList.of(plain, min_confidence=0, unknown="none") == ClassList.of(plain, unknown="none")
+    assert ClassList.of(plain, min_confidence=0).is_plain
+
+    best = ClassList.of("dog|puppy|Dog, grass", background="sky|cloud, sea", synonyms="best", min_confidence=0.2)
+    assert best.names == ("dog", "grass", "background", "unknown")
+    assert [row.names for row in best.rows] == [("dog",), ("puppy",), ("grass",), ("sky",), ("cloud",), ("sea",)]
+    assert best.answers.tolist() == [0, 0, 1, 2, 2, 2]
+    assert best.colors[2:].tolist() == [[64, 64, 64], [128, 128, 128]]
+    np.testing.assert_array_equal(best.colors[:2], plain.colors)
+    question = json.loads(json.dumps(best.question()))
+    assert question["names"] == [{"name": "dog", "synonyms": ["puppy", "Dog"]}, "grass"]
+    assert question["threshold"] == {"min_confidence": 0.2, "unknown": "unknown"}
+    assert plain.question() == {
+        "names": [{"name": "dog", "synonyms": ["puppy"]}, "grass"],
+        "background": None,
+        "use of synonyms": None,
+        "threshold": None,
+        "palette": None,
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -215,6 +391,7 @@ def test_a_file_is_found_by_its_path(tmp_path, monkeypatch):
         ((name for name in ["grass", "wood"]), ("grass", "wood")),
         (["rug, carpet"], ("rug, carpet",)),
         (["dog. cat"], ("dog. cat",)),
+        ([("dog", "puppy"), "grass"], (("dog", "puppy"), "grass")),
         ("grass;wood", ("grass", "wood")),
         ([], ()),
     ],

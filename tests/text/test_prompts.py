@@ -6,8 +6,10 @@ import json
 import pytest
 
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.text.class_lists import ClassList
 from dinov3seg_jax.text.prompts import (
     PAPER,
+    check_asked,
     check_names,
     fill,
     load_templates,
@@ -94,6 +96,37 @@ def test_bad_names(names, message):
         check(*names)
 
 
+@pytest.mark.parametrize(
+    ("names", "background", "message"),
+    [
+        ("dog|puppy, puppy", (), "appears twice, at places 2 and 3"),
+        ("dog|hound, Hound|cat", (), "'Hound' appears twice"),
+        ("dog, grass", "sky, Grass", "the name 'Grass' of the background is asked as 'grass' is"),
+        ("dog|hound", "hound", "of the background is asked as"),
+        (
+            [{"name": "crane", "prompt": "a {}"}, {"name": "CRANE", "prompt": "a {}", "display": "lifter"}],
+            (),
+            "have one prompt, 'a {}'",
+        ),
+        ([{"name": "dog", "prompt": "dog " * 80}], (), "makes a prompt of 82 tokens and only 77 fit"),
+        ([{"name": "dog", "prompt": "a <|endoftext|>"}], (), "the prompt .* holds a token reserved"),
+        ([{"name": "dog", "prompt": "a\u200b dog"}], (), r"the prompt of class name 1 of 1, 'dog', .*U\+200B"),
+        ([{"name": "dog", "display": "a\ndog"}], (), "the display name of .* goes over several lines"),
+    ],
+)
+def test_what_cannot_be_asked(names, background, message):
+    with pytest.raises(UserError, match=message):
+        check_asked(ClassList.of(names, background=background), Tokenizer())
+
+
+def test_one_name_with_two_prompts_is_two_classes():
+    rows = [{"name": "crane", "prompt": "the bird"}, {"name": "crane", "prompt": "the machine", "display": "lifter"}]
+    asked = ClassList.of(rows)
+    check_asked(asked, Tokenizer())
+    assert asked.names == ("crane", "lifter")
+    assert understood(asked) == '2 classes: crane (asked as "the bird"), lifter (asked as "the machine")'
+
+
 def test_published_lists_are_taken_word_for_word():
     names = load_vocabulary("ade_847")  # where ten names share the prompt of another
     assert check_names(names, Tokenizer()) == tuple(name.strip() for name in names)
@@ -104,6 +137,9 @@ def test_published_lists_are_taken_word_for_word():
 def test_names_as_they_are_understood():
     assert understood(["grass"]) == "1 class: grass"
     assert understood(["rug, carpet", "wood"]) == '2 classes: "rug, carpet" (asked as "rug"), wood'
+    asked = ClassList.of("dog|puppy, grass", background="sky, sea", min_confidence=0.25, unknown="none")
+    said = '2 classes: dog (asked as "dog | puppy"), grass; background: sky, sea; none: below 0.25'
+    assert understood(asked) == said
     long = understood([f"thing {place}" for place in range(100)])
     assert long.startswith("100 classes: thing 0, ")
     assert long.endswith("thing 57, ... 41 more ..., thing 99")

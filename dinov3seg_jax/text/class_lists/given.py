@@ -35,7 +35,7 @@ def parse_names(text: str) -> tuple[str, ...]:
     Raises:
         UserError: as for `parse_classes`.
     """
-    return tuple(one if isinstance(one, str) else one.names[0] for one in parse_classes(text))
+    return tuple(NamedClass.of(one).names[0] for one in parse_classes(text))
 
 
 def parse_classes(text: str) -> tuple[Found, ...]:
@@ -103,7 +103,13 @@ def names_of(names: Names) -> tuple[Given, ...]:
             f"the list holds one text, {only!r}, which reads as {len(parts)} names; give each name by itself, as "
             f"[{', '.join(map(repr, parts[:2]))}, ...]"
         )
-    return tuple(str(name) if isinstance(name, str) else name for name in listed)  # NumPy's are of another class
+    return tuple(map(_as_given, listed))
+
+
+def _as_given(name: Given) -> Given:
+    if isinstance(name, Mapping):
+        return names_in([dict(name)], "the list of class names")[0]
+    return str(name) if isinstance(name, str) else name  # NumPy's texts are of another class
 
 
 def _certain_parts(name: str) -> list[Found]:
