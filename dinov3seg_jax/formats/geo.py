@@ -95,7 +95,9 @@ def write_geopackage(answer: Answer, outputs: Outputs, path: Path) -> None:
         kinds = dict(COLUMNS)
         if ground is None or ground.square_metres() is None:
             del kinds["area_m2"]
-        columns = {key: np.array([row[key] for row in rows], kind) for key, kind in kinds.items()}
+        columns: dict[str, np.ndarray] = {
+            key: np.array([row[key] for row in rows], kind) for key, kind in kinds.items()
+        }
         try:
             raw.write(
                 path,

@@ -13,7 +13,7 @@ from dinov3seg_jax.cli import request
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.formats.table import asked
-from dinov3seg_jax.pictures import huge
+from dinov3seg_jax.pictures import finished, huge
 from dinov3seg_jax.pictures.batches import segment_pictures
 from dinov3seg_jax.pictures.finished import Picture
 from dinov3seg_jax.pictures.places import titles
@@ -69,6 +69,10 @@ def test_files_of_a_folder_are_complete_after_a_stop(folder, tmp_path, monkeypat
     assert not FILES & seen(tmp_path / "out")
     assert main(words(folder, "out", *MANY)) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    for hidden in (".classes.json", ".001.cvat"):
+        (tmp_path / "out" / hidden).unlink()
+        assert main(words(folder, "out", *MANY)) == 0
+        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     (tmp_path / "out" / "cvat.xml").unlink()
     monkeypatch.setattr(request, "load", None)  # no model is needed
     assert main(words(folder, "out", *MANY)) == 0
@@ -147,6 +151,15 @@ def test_mistakes_are_found_before_the_model_is_loaded(folder, monkeypatch, more
     monkeypatch.setattr(request, "load", None)
     with pytest.raises(UserError, match=message):
         main(words(folder, "out", *more))
+
+
+def test_a_file_of_a_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):  # noqa: F811
+    def fail(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(finished, "join_folder", fail)
+    with pytest.raises(UserError, match=r"out cannot be written \(no room\); choose another --out"):
+        main(words(folder, "out", "--format", "csv"))
 
 
 def test_titles(tmp_path):
