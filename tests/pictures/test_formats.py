@@ -205,7 +205,7 @@ def test_a_format_that_does_not_fit_into_memory(tmp_path):
     path = save_raster(tmp_path / "a.tif", np.zeros((3, 5000, 5000), np.uint8), compress="deflate", **PLACE)
     with pytest.raises(UserError, match=r"the format cvat holds all of .*a.tif in memory, about 1.2 GB, more than the"):
         huge.segment_file(Stub(), path, names_of(3), tmp_path / "out", "a", ENOUGH, formats="labels,cvat")
-    with pytest.raises(UserError, match="which keeps no scores of all classes; leave them out"):
+    with pytest.raises(UserError, match="which keeps no scores; raise --memory, or leave them out"):
         huge.segment_file(Stub(), path, names_of(3), tmp_path / "out", "a", ENOUGH, formats="scores")
     assert not (tmp_path / "out").exists()
 
@@ -219,6 +219,19 @@ def test_formats_in_python(tmp_path):
     assert json.loads((tmp_path / "out" / "a.json").read_text()) == summary
     assert "labels" not in summary
     assert (tmp_path / "out" / "a_summary.csv").read_text().splitlines()[1].startswith("sub/a.tif,0,")
+
+
+def test_scores_of_a_raster(folder, tmp_path):  # noqa: F811
+    save_raster(tmp_path / "a.tif", np.moveaxis(scene(40, 40), -1, 0), **PLACE)
+    whole = "--config.inference.resize=short_side"
+    assert main(words(tmp_path / "a.tif", "out", whole, "--format", "scores,labels")) == 0
+    with (
+        rasterio.open(tmp_path / "out" / "a_scores.tif") as found,
+        rasterio.open(tmp_path / "out" / "a_labels.tif") as labels,
+    ):
+        assert found.transform == labels.transform == PLACE["transform"]
+        assert found.descriptions == ("red circle", "grass", "sky")
+        np.testing.assert_array_equal(found.read().argmax(0), labels.read(1))
 
 
 def test_scores_of_a_folder(folder, tmp_path):  # noqa: F811
