@@ -20,6 +20,7 @@ from dinov3seg_jax.app.results import Answer, Results
 from dinov3seg_jax.app.view import heat_of, heat_side, quantize, reduced, view_of_picture, view_of_result
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.text.class_lists import ClassList, NamedClass
+from dinov3seg_jax.text.prompts import described
 
 OURS = "something went wrong here, and what was asked is not to blame; the terminal of the app says more"
 LOOK_EVERY = 0.5  # seconds, at a model that is not ready
@@ -165,18 +166,24 @@ class Handlers:
         except UserError as error:
             return {"error": str(error)}
 
-    def heat(self, token: str, number: int, place: int) -> dict[str, Any]:
-        """The scores of one class in the picture at the size of its view; see `view.heat_of`."""
+    def heat(self, asked: Any) -> dict[str, Any]:
+        """The scores of one class in the picture at the size of its view; see `view.heat_of`.
+
+        Args:
+            asked: a token, the number of the list of names, and that of the class.
+        """
         try:
-            answer = self.results.find(str(token))
-            if not (0 <= int(number) < len(answer.results)):
-                raise UserError("there is no such answer; ask again")
-            scores = self.results.once(token, f"scores_{int(number)}", lambda: self._scores(answer, int(number)))
-            if not 0 <= int(place) < len(scores):
-                raise UserError("this class has no score of its own; choose another")
-            return heat_of(scores[int(place)])
-        except UserError as error:
-            return {"error": str(error)}
+            with spoken():
+                token, number, place = asked if _is_place(asked) else ("", 0, 0)
+                answer = self.results.find(token)
+                if not 0 <= number < len(answer.results):
+                    raise UserError("there is no such answer; ask again")
+                scores = self.results.once(token, f"scores_{number}", lambda: self._scores(answer, number))
+                if not 0 <= place < len(scores):
+                    raise UserError("this class has no score of its own; choose another")
+                return heat_of(scores[place])
+        except gr.Error as error:
+            return {"error": error.message}
 
     def _scores(self, answer: Answer, number: int) -> np.ndarray:
         asked, image = answer.asked[number], answer.results[number].image
@@ -234,6 +241,11 @@ def sentence(text: str, wrong: bool = False) -> str:
     return f'<div class="sentence{" wrong" if wrong else ""}">{html.escape(text)}</div>'
 
 
+def _is_place(asked: Any) -> bool:
+    """Whether a token and two numbers came from a browser."""
+    return isinstance(asked, list) and len(asked) == 3 and all(map(isinstance, asked, (str, int, int)))
+
+
 def _answer(path: Path, view: dict[str, Any], model: str, found: list[tuple[ClassList, Any]]) -> Answer:
     asked, results = zip(*found, strict=True)
     return Answer(path.name, view, model, asked, results, path if has_place(path) else None)
@@ -249,6 +261,4 @@ def _last(work: Generator[str, None, Any]) -> Any:
 
 
 def _chip(one: NamedClass, before: str = "") -> str:
-    others = [name for name in one.names if name != one.shown]
-    more = f" <small>| {html.escape(' | '.join(others))}</small>" if others else ""
-    return f"<li>{before}{html.escape(one.shown)}{more}</li>"
+    return f"<li>{html.escape(before + described(one))}</li>"

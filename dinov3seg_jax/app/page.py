@@ -43,7 +43,12 @@ def theme() -> gr.themes.Base:
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
     mono = ("ui-monospace", "monospace")
     made = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=mono)
-    return made.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
+    return made.set(  # what Gradio has is too pale to read
+        body_text_color_subdued="*neutral_500",
+        block_info_text_color="*neutral_500",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+    )
 
 
 def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
@@ -58,8 +63,8 @@ def build(handlers: Handlers, examples: Sequence[tuple[str, str]] = ()) -> Page:
     def view(token: str) -> dict[str, Any]:  # Gradio marks what the browser may call, which no method lets it do
         return handlers.view(token)
 
-    def heat(asked: list[Any]) -> dict[str, Any]:
-        return handlers.heat(*asked)
+    def heat(asked: Any) -> dict[str, Any]:
+        return handlers.heat(asked)
 
     with Page(title="dinov3seg", analytics_enabled=False, delete_cache=KEPT) as page:
         gr.HTML("<h1>dinov3seg</h1><p>Name what is in a picture, and see where it is.</p>", elem_id="title")

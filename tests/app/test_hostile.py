@@ -210,6 +210,19 @@ def test_odd_calls(app, caller, changes):
     assert "root:" not in json.dumps(found)
 
 
+@pytest.mark.parametrize("name", ["view", "heat", "__init__", "postprocess"])
+@pytest.mark.parametrize("data", [5, None, "../../etc", [], ["x", 0, 0], ["x", "0", None], {"a": 1}, ["x"] * 9])
+def test_odd_calls_of_what_the_view_asks(caller, name, data):
+    parts = caller.http.get("config").json()["components"]
+    viewer = next(part["id"] for part in parts if part["props"].get("elem_id") == "viewer")
+    body = {"component_id": viewer, "fn_name": name, "data": data, "session_hash": "x"}
+    answer = caller.http.post("gradio_api/component_server", json=body)
+    if name in ("view", "heat"):
+        assert answer.json() == {"error": "this answer was put away to make room; ask again"}
+    else:
+        assert answer.status_code == 404
+
+
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../../etc/passwd", "uploads/../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd"]
 )

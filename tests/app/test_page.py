@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+import time
 import zipfile
 
 import numpy as np
@@ -175,6 +176,20 @@ def test_a_download_is_drawn_as_the_page_is(page, model, picture, tmp_path):
     below = result.confidence < np.float32(percent / 100)
     assert summary["names"][-1] == "unknown"
     np.testing.assert_array_equal(labels, np.where(below, 3, result.labels))
+
+
+def test_a_closed_page_leaves_no_answer(browser, app, picture):
+    opened = browser.new_page()
+    opened.goto(app.url)
+    ask(opened, picture)
+    kept = list(app.folder.glob("*/results/*"))
+    assert kept
+    opened.close()
+    for _ in range(100):
+        if not any(path.exists() for path in kept):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{kept} stay")
 
 
 def test_names_are_text_and_never_html(page, picture):
