@@ -21,6 +21,10 @@ exclude_patterns = ["site"]
 html_theme = "furo"
 html_title = project
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
+highlight_language = "none"  # of blocks that name no language: they are commands and listings
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
@@ -30,7 +34,8 @@ default_role = "code"
 napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints_description_target = "documented_params"
+dinov3seg_jax.Segmenter.__name__ = "Segmenter"  # as the public name has it
 
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True

@@ -160,5 +160,5 @@ def _segment(model: "BaseSegmenter", pixels: Pixels, asked: ClassList) -> Segmen
 def _colored_like(first: Segmentation, result: Segmentation, asked: ClassList) -> Segmentation:
     """The result in the colours that its classes have in another one; those of a list of its own win."""
     given = {name: color.tolist() for name, color in zip(first.names, first.colors, strict=True)}
-    own = {name: color for name, color in zip(asked.names, asked.colors, strict=True) if color is not None}
+    own = {one.shown: one.color for one in asked.classes if one.color is not None}
     return dataclasses.replace(result, colors=class_colors(result.names, given=given | own))

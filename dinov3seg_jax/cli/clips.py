@@ -13,6 +13,7 @@ from dinov3seg_jax.data.clips import Frame, import_av
 from dinov3seg_jax.pictures.clip_job import ClipJob, ClipOptions, clips_to_do
 from dinov3seg_jax.pictures.finished import Picture, Question
 from dinov3seg_jax.text.class_lists import ClassList
+from dinov3seg_jax.visualize import Drawing
 
 if TYPE_CHECKING:
     from dinov3seg_jax.inference.base import BaseSegmenter
@@ -47,7 +48,7 @@ class Videos:
         failed: how many could not be segmented, or not to their end.
     """
 
-    def __init__(self, clips: Sequence[Picture], question: Question, options: argparse.Namespace):
+    def __init__(self, clips: Sequence[Picture], question: Question, options: argparse.Namespace, drawing: Drawing):
         """Look at what is done.
 
         Raises:
@@ -55,7 +56,7 @@ class Videos:
         """
         if clips:
             import_av()
-        asked = ClipOptions(options.every, options.smooth, options.label_stream == "npz")
+        asked = ClipOptions(options.every, options.smooth, options.label_stream == "npz", drawing)
         jobs = [ClipJob(clip, question, asked) for clip in clips]
         self._overwrite, self._batch = options.overwrite, options.batch
         self.left = clips_to_do(jobs, options.overwrite)

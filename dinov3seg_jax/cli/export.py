@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dinov3seg_jax.cli.parsing import Command, given_path
 
-DESCRIPTION = "write a run's model as programs that need only JAX"
+DESCRIPTION = "write a run's model as programs that need only JAX, or as ONNX files"
 EPILOG = """\
 --config.inference.OPTION=VALUE changes how pictures are segmented, as in --config.inference.mode=whole."""
 
@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--checkpoint", "--model", type=given_path, required=True, metavar="FOLDER", help="a run")
     files.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="to write; a new one")
     programs = parser.add_argument_group("programs", EPILOG)
+    programs.add_argument(
+        "--format",
+        choices=("jax", "onnx"),
+        default="jax",
+        help="programs of JAX, or files for ONNX Runtime, which are checked against the model; default: %(default)s",
+    )
     programs.add_argument(
         "--sizes",
         type=_size,
@@ -31,13 +37,21 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Export a run's model.
 
     Raises:
-        UserError: see `export.writer.export`.
+        UserError: see `export.writer.export` and `export.onnx.export_onnx`.
     """
-    from dinov3seg_jax.export.writer import PLATFORMS, export
+    asked = (options.checkpoint, options.out, options.sizes, options.classes, overrides)
+    if options.format == "onnx":
+        from dinov3seg_jax.export.onnx import export_onnx
 
-    export(options.checkpoint, options.out, options.sizes, options.classes, overrides)
+        difference = export_onnx(*asked)
+        said = f"for ONNX Runtime; scores differ from the model's by {difference:.1e} at most"
+    else:
+        from dinov3seg_jax.export.writer import PLATFORMS, export
+
+        export(*asked)
+        said = f"for {', '.join(PLATFORMS)}"
     total = sum(file.stat().st_size for file in options.out.iterdir())
-    print(f"{options.out}: {total / 2**20:.1f} MB, for {', '.join(PLATFORMS)}")
+    print(f"{options.out}: {total / 2**20:.1f} MB, {said}")
     return 0
 
 

@@ -15,6 +15,7 @@ import pydantic
 from tqdm import tqdm
 
 from dinov3seg_jax.cli.clips import Videos, add_clip_arguments
+from dinov3seg_jax.cli.drawing import add_drawing_arguments, draw_again, drawing_of
 from dinov3seg_jax.cli.parsing import Command, given_path
 from dinov3seg_jax.cli.request import (
     Request,
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     results.add_argument("--overwrite", action="store_true", help="segment every picture of a folder again")
     add_format_arguments(results)
+    add_drawing_arguments(parser)
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--memory",
@@ -113,16 +115,18 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     clips = [picture for picture in found if is_clip(picture.path)]
     pictures = [picture for picture in found if picture not in clips]
     of_folder = not listing.single
-    outputs = outputs_of(options, of_folder, request.asked.names)
+    drawing = drawing_of(options)
+    outputs = outputs_of(options, of_folder, request.asked.names)._replace(drawing=drawing)
     sources = [str(path.resolve()) for path in named]
     view = View(options.bands, options.stretch)
     question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question() | view.question()
     question |= outputs.question()
     wanted = to_do(options.out, question, pictures, options.overwrite, outputs)
-    videos = Videos(clips, request.question(), options)
-    skipped = len(pictures) - len(wanted)
+    videos = Videos(clips, request.question(), options, drawing)
+    skipped = [picture for picture in pictures if picture not in set(wanted)]
     if skipped:
-        print(f"{skipped} of {len(pictures)} pictures are done already", flush=True)
+        print(f"{len(skipped)} of {len(pictures)} pictures are done already", flush=True)
+    undrawn = draw_again(options.out, skipped, view, outputs)
     unnameable = [picture for picture in wanted if picture.has_long_name(outputs.formats)]
     for picture in unnameable:
         print(f"error: {picture.path} has a name that is too long for its results; shorten it", file=sys.stderr)
@@ -131,7 +135,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
         if of_folder and pictures:
             _tell_of_files(together(options.out, pictures, outputs))
         _tell_of_others(listing)
-        return 2 if unnameable or videos.failed else 0
+        return 2 if unnameable or undrawn or videos.failed else 0
 
     gc.set_threshold(OBJECTS)
     from dinov3seg_jax.pictures.batches import Outcome, segment_pictures
@@ -168,7 +172,7 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
             print(f"error: {failed} of {len(pictures)} pictures could not be segmented; see above", file=sys.stderr)
     videos.segment(model, asked, describe)
     _tell_of_others(listing)
-    return 2 if failed or videos.failed else 0
+    return 2 if failed or undrawn or videos.failed else 0
 
 
 def _tell_of_files(paths: Sequence[Path]) -> None:

@@ -18,6 +18,7 @@ from dinov3seg_jax.text.class_lists import ClassList
 from dinov3seg_jax.text.class_lists.asked import UNKNOWN, Synonyms
 from dinov3seg_jax.text.prompts import check_asked, load_templates, understood
 from dinov3seg_jax.text.tokenizers import open_tokenizer
+from dinov3seg_jax.visualize import PALETTES
 
 if TYPE_CHECKING:
     from dinov3seg_jax.inference.base import BaseSegmenter
@@ -72,6 +73,12 @@ def add_class_arguments(parser: argparse.ArgumentParser) -> None:
         help="from 0 to 1; a pixel whose best class is less sure is unknown; default: 0, none is",
     )
     group.add_argument("--unknown", metavar="NAME", help="what such pixels are called; default: unknown")
+    group.add_argument(
+        "--palette",
+        choices=PALETTES,
+        default=ClassList.palette,
+        help="colours of the classes that have none in the list (docs/overlays.md); default: %(default)s",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +129,7 @@ def _asked(options: argparse.Namespace) -> ClassList:
         synonyms=options.synonyms,
         min_confidence=options.min_confidence,
         unknown=UNKNOWN if options.unknown is None else options.unknown,
+        palette=options.palette,
     )
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
@@ -43,6 +43,19 @@ TEXT_TOWER = "text/"
 Size = tuple[int, int]
 
 
+class ExportedModel(NamedTuple):
+    """A run's model, and what is to be exported of it."""
+
+    config: Config
+    parameters: Parameters
+    graph: nnx.GraphDef
+    described: AbstractParameters
+    sizes: list[Size]
+    names: tuple[str, ...]  # none, if none were named
+    text: Float[np.ndarray, "t d2"] | None  # their embeddings
+    fixed_list: bool  # whether the length of the class list is one for all
+
+
 def export(
     checkpoint: str | Path,
     out: str | Path,
@@ -63,6 +76,42 @@ def export(
     Raises:
         UserError: the folder holds no such model or the other exists, a size does not fit, or a name cannot be used.
     """
+    model = prepare(checkpoint, out, sizes, names, overrides)
+    config, sizes = model.config, model.sizes
+    stored: dict[str, Any] = {
+        name: _storable(value) for name, value in model.parameters.items() if not name.startswith(TEXT_TOWER)
+    }
+    texts = {name: leaf for name, leaf in model.described.items() if name.startswith(TEXT_TOWER)}
+    length = len(model.names) if model.fixed_list else None
+    program = scoring(config, model.graph, texts)
+
+    def write(folder: Path) -> None:
+        for size in sizes:
+            lowered = lower(program, stored, size, text_width(config.model), length)
+            (folder / f"{size_name(size)}.bin").write_bytes(lowered.serialize())
+        np.savez(folder / WEIGHTS_FILE, **stored)
+        if model.text is not None:
+            np.save(folder / EMBEDDINGS_FILE, model.text)
+        description = {
+            "version": VERSION,
+            "jax": jax.__version__,
+            "platforms": PLATFORMS,
+            "sizes": sizes,
+            "text_width": text_width(config.model),
+            "classes": length,
+            "names": model.names,
+            "files": {file.name: checksum_of(file) for file in sorted(folder.iterdir())},
+        }
+        said = json.dumps(description, indent=1, ensure_ascii=False)
+        (folder / EXPORT_FILE).write_text(said, encoding="utf-8", errors="replace")
+
+    write_new_folder(expanded(out), write)
+
+
+def prepare(
+    checkpoint: str | Path, out: str | Path, sizes: Sequence[Size], names: Names | None, overrides: Sequence[str]
+) -> ExportedModel:
+    """Read a run's model, and check what is asked; see `export`."""
     folder = open_folder(checkpoint)
     if way_of(folder) != "run":
         raise UserError(f"'{checkpoint}' holds converted weights, and only runs are exported; name a run's folder.")
@@ -86,37 +135,10 @@ def export(
     config, parameters = at_precision(dataclasses.replace(config, model=everywhere), folder.arrays())
     graph, described = build(config.model, ALL_FROZEN)
     listed, text = _embed(config, parameters, names)
-    fixed = not can_chunk(config.model) or config.model.late.pad_classes > 0  # the length of the class list
-    if fixed and not listed:
+    fixed_list = not can_chunk(config.model) or config.model.late.pad_classes > 0
+    if fixed_list and not listed:
         raise UserError("this model's class list has a fixed length; say which classes with --classes.")
-    stored: dict[str, Any] = {
-        name: _storable(value) for name, value in parameters.items() if not name.startswith(TEXT_TOWER)
-    }
-    texts = {name: leaf for name, leaf in described.items() if name.startswith(TEXT_TOWER)}
-    length = len(listed) if fixed else None
-    program = scoring(config, graph, texts)
-
-    def write(folder: Path) -> None:
-        for size in sizes:
-            lowered = lower(program, stored, size, text_width(config.model), length)
-            (folder / f"{size_name(size)}.bin").write_bytes(lowered.serialize())
-        np.savez(folder / WEIGHTS_FILE, **stored)
-        if text is not None:
-            np.save(folder / EMBEDDINGS_FILE, text)
-        description = {
-            "version": VERSION,
-            "jax": jax.__version__,
-            "platforms": PLATFORMS,
-            "sizes": sizes,
-            "text_width": text_width(config.model),
-            "classes": length,
-            "names": listed,
-            "files": {file.name: checksum_of(file) for file in sorted(folder.iterdir())},
-        }
-        said = json.dumps(description, indent=1, ensure_ascii=False)
-        (folder / EXPORT_FILE).write_text(said, encoding="utf-8", errors="replace")
-
-    _write_folder(expanded(out), write)
+    return ExportedModel(config, parameters, graph, described, sizes, listed, text, fixed_list)
 
 
 def scoring(config: Config, graph: nnx.GraphDef, texts: AbstractParameters) -> Callable[..., Array]:
@@ -189,7 +211,8 @@ def _check_sizes(sizes: Sequence[Size], patch_size: int) -> None:
             )
 
 
-def _write_folder(out: Path, write: Callable[[Path], Any]) -> None:
+def write_new_folder(out: Path, write: Callable[[Path], Any]) -> None:
+    """Make a new folder with what `write` puts into it, whole or not at all."""
     begun = f".{out.name}.export."
     for left in out.parent.glob(f"{glob.escape(begun)}*"):  # by processes that were killed
         process = left.name.removeprefix(begun)

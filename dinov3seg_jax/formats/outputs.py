@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dinov3seg_jax.errors import UserError, did_you_mean, one_line
+from dinov3seg_jax.visualize import Drawing
 
 DEFAULT = ("overlay", "labels", "json")
 MinArea = int | str | Mapping[str, int]  # pixels: for every class, or by name
@@ -22,12 +23,14 @@ class Outputs(NamedTuple):
             are left out where a format has regions, and only there.
         simplify: how far the borders of polygons may move, in pixels, roughly; 0: not at all.
         folder: whose files are put together later, of what each of its pictures adds; None: a picture is alone.
+        drawing: what the overlay looks like; None: as the result says.
     """
 
     formats: tuple[str, ...] = DEFAULT
     min_area: Mapping[str, int] = {}
     simplify: float = 0.0
     folder: Path | None = None
+    drawing: Drawing | None = None
 
     def least_areas(self, names: Sequence[str]) -> Int[np.ndarray, " t"]:
         """Pixels that a region of each class has at least.

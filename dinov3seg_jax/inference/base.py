@@ -19,7 +19,7 @@ from dinov3seg_jax.data.clips import open_clip
 from dinov3seg_jax.data.images import as_pixels
 from dinov3seg_jax.errors import UserError, note, one_line
 from dinov3seg_jax.inference.calibration import Calibration, Kind
-from dinov3seg_jax.inference.classes.answers import answer_colors, settle, settle_scores
+from dinov3seg_jax.inference.classes.answers import settle, settle_scores
 from dinov3seg_jax.inference.clips import SegmentedFrame, Smoothing, check_clip_options, segment_frames
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
@@ -134,12 +134,11 @@ class BaseSegmenter(abc.ABC):
         self, asked: ClassList, images: Sequence[UInt8[np.ndarray, "h w 3"]], found: Sequence[Found]
     ) -> list[Segmentation]:
         recipe = (self.recipe if self.section == "zero_shot" else {}) | asked.remark()
-        colors = answer_colors(asked)
         results = []
         for image, one in zip(images, found, strict=True):
             labels, confidence = settle(asked, one.labels, one.confidence, self.calibration)
             scores = None if one.scores is None else settle_scores(asked, one.scores, self.calibration)
-            results.append(Segmentation(labels, confidence, asked.names, image, recipe, colors, scores=scores))
+            results.append(Segmentation(labels, confidence, asked.names, image, recipe, asked.colors, scores=scores))
         return results
 
     def segment_many(

@@ -158,7 +158,8 @@ class Segmentation:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if "overlay" in outputs.formats:
-                write_whole(overlay, visualize.encode(Image.fromarray(self.overlay())))
+                drawn = dataclasses.replace(self, drawing=outputs.drawing or self.drawing).overlay()
+                write_whole(overlay, visualize.encode(Image.fromarray(drawn)))
                 written.append(overlay)
             if "labels" in outputs.formats:
                 if label_writer is None:

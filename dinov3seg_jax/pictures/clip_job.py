@@ -12,6 +12,7 @@ from dinov3seg_jax.inference.clips import check_clip_options
 from dinov3seg_jax.pictures.clip_labels import delete_frames
 from dinov3seg_jax.pictures.clip_record import ClipRecord
 from dinov3seg_jax.pictures.finished import Picture, Question
+from dinov3seg_jax.visualize import Drawing
 
 OVERLAY, FOLDER, ARCHIVE = "_overlay.mp4", "_labels", "_labels.npz"
 
@@ -22,6 +23,7 @@ class ClipOptions(NamedTuple):
     every: int = 1  # each n-th frame is segmented
     smooth: float = 0.0  # weight of the frames before in the mean of scores, in [0, 1)
     archive: bool = False  # labels as one file of NumPy's, not as a folder of PNGs
+    drawing: Drawing = Drawing()  # of the overlay
 
     def question(self) -> Question:
         """What results depend on, by the options that a user knows it by."""

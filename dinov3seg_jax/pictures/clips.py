@@ -6,6 +6,7 @@ killed goes on with the batch it was at.
 """
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
+from dinov3seg_jax import visualize
 from dinov3seg_jax.data.clips import Clip, Frame, open_clip
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.inference.base import BaseSegmenter
@@ -92,13 +95,8 @@ def _segment(
 def _finish(job: ClipJob, read: Clip, watch: Watch) -> Outcome:
     """Make the overlay and the summary of the labels; `read` is the video, read once."""
     summary = _summary(job, read)
-    counts = [found["pixels"] for found in summary["classes"]]
-    order = [index for index in np.argsort([-count for count in counts], kind="stable").tolist() if counts[index]]
-    colors = np.array(job.record.common()["colors"], np.uint8)
     with open_clip(job.picture.path) as clip, _whole(job.overlay) as place:
-        frames = watch(clip, "overlay", summary["frames"])
-        labels = partial(read_frame, job.folder)
-        write_overlay(place, clip, frames, labels, job.options.every, (summary["names"], colors, order))
+        write_overlay(place, clip, watch(clip, "overlay", summary["frames"]), _painter(job, summary))
     if job.options.archive:
         with _whole(job.archive) as place, place.open("wb") as file:
             times = {frame["frame"]: frame["time"] for frame in job.record.frames()}
@@ -109,6 +107,23 @@ def _finish(job: ClipJob, read: Clip, watch: Watch) -> Outcome:
     if job.options.archive:
         delete_frames(job.folder)
     return Outcome(job.picture, summary, read.damage)
+
+
+def _painter(job: ClipJob, summary: dict[str, Any]) -> Callable[[Frame], UInt8[np.ndarray, "h w 3"]]:
+    """Draws frames, each with the labels of the last one that has some, and the legend of the whole video."""
+    names, every = summary["names"], job.options.every
+    colors = np.array(job.record.common()["colors"], np.uint8)
+    counts = np.array([found["pixels"] for found in summary["classes"]])
+
+    @functools.lru_cache(maxsize=1)
+    def labels(number: int) -> Int[np.ndarray, "h w"]:
+        return read_frame(job.folder, number)
+
+    def draw(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
+        found = labels(frame.number // every * every)
+        return visualize.draw(frame.rgb(), found, names, colors, job.options.drawing, counts, summary["nodata_pixels"])
+
+    return draw
 
 
 def _summary(job: ClipJob, clip: Clip) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def read_earlier(picture: Picture, view: View = AS_IT_IS, drawing: Drawing | Non
         UserError: the picture or its results cannot be read, or they are of another picture.
     """
     summary = _summary(picture.summary)
-    labels_file = picture.target.with_name(str(summary.get("labels", "")))
+    if "labels" not in summary:
+        raise UserError(f"{picture.summary} has no label map beside it; label the picture again, with that format, too")
+    labels_file = picture.target.with_name(str(summary["labels"]))
     names = tuple(map(str, summary["names"]))
     size = int(summary["height"]), int(summary["width"])
     overview = Overview(*size) if "tiles" in summary else None

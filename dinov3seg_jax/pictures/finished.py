@@ -1,6 +1,7 @@
 """Which pictures of a folder are done: a run that was stopped goes on where it was, and never mixes two questions."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +13,12 @@ from dinov3seg_jax.files import has_ended, write_whole
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.formats.table import FORMATS, is_summary
 from dinov3seg_jax.formats.writing import CLASSES_FILE, join_folder, part_path
+from dinov3seg_jax.visualize import Drawing
 
 RUN_FILE = ".predictions.json"  # hidden, so that no picture's results can have its name
 RECORD = "files"  # in it, by the names of their results: the pictures that were asked about, as they were then
 ASKED = "formats"  # in it: the formats of these results
+DRAWN = "drawing"  # in it: what their overlays look like, which is no part of the question
 SUMMARY = ".json"  # of a picture; written last
 PICTURES = ("_overlay.png", "_labels.png", "_labels.tif", "_scores.tif")  # that are results
 OF_CLIPS = ("_overlay.mp4", "_labels")  # of a video: its overlay, and the folder of its frames' labels
@@ -189,9 +192,29 @@ def begin(out: Path, question: Question | None, pictures: Sequence[Picture], out
                     path.unlink(missing_ok=True)
             record = (recorded if goes_on else {}) | {_key(out, picture): state for picture, state in states.items()}
             asked = list(formats) if goes_on else list(outputs.formats)
-            text = json.dumps(question | {ASKED: asked, RECORD: dict(sorted(record.items()))}, indent=1)
+            others = goes_on and recorded.keys() - {_key(out, picture) for picture in pictures}
+            drawn = _drawn(earlier) if others else _plain(outputs.drawing)
+            text = json.dumps(question | {ASKED: asked, DRAWN: drawn, RECORD: dict(sorted(record.items()))}, indent=1)
             write_whole(out / RUN_FILE, f"{text}\n".encode())
         clear(out, pictures, outputs)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error
+
+
+def is_drawn_so(out: Path, outputs: Outputs) -> bool:
+    """Whether the overlays in a folder look as it is asked now; those of a program that had no choice look as usual."""
+    return _drawn(_read(out)) == _plain(outputs.drawing)
+
+
+def record_drawing(out: Path, outputs: Outputs) -> None:
+    """Note that all overlays in a folder look as it is asked now.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    text = json.dumps((_read(out) or {}) | {DRAWN: _plain(outputs.drawing)}, indent=1)
+    try:
+        write_whole(out / RUN_FILE, f"{text}\n".encode())
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error
 
@@ -228,8 +251,16 @@ def clear(out: Path, pictures: Iterable[Picture], outputs: Outputs = ALONE) -> N
 def _differing(question: Question, earlier: Question) -> list[str]:
     """The words that say what is another question about it."""
     asked = json.loads(json.dumps(question))
-    words = [*asked, *(word for word in earlier if word not in asked and word not in (ASKED, RECORD))]
+    words = [*asked, *(word for word in earlier if word not in asked and word not in (ASKED, DRAWN, RECORD))]
     return [word for word in words if asked.get(word) != earlier.get(word)]
+
+
+def _drawn(earlier: Question | None) -> dict[str, Any]:
+    return (earlier or {}).get(DRAWN) or _plain(None)
+
+
+def _plain(drawing: Drawing | None) -> dict[str, Any]:
+    return dataclasses.asdict(drawing or Drawing())
 
 
 def _key(out: Path, picture: Picture) -> str:

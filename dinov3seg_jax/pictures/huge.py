@@ -25,7 +25,7 @@ from dinov3seg_jax.formats.table import FORMATS
 from dinov3seg_jax.formats.table import asked as asked_formats
 from dinov3seg_jax.formats.writing import write_formats
 from dinov3seg_jax.inference.base import BaseSegmenter
-from dinov3seg_jax.inference.classes.answers import answer_colors, settle
+from dinov3seg_jax.inference.classes.answers import settle
 from dinov3seg_jax.inference.result import summarize
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
@@ -198,6 +198,7 @@ def segment_file(
     min_area: MinArea = 0,
     simplify: float = 0.0,
     file: str = "",
+    drawing: visualize.Drawing | None = None,
 ) -> dict[str, Any]:
     """Segment one picture of any size, tile by tile (see `inference.views.tiles` and docs/huge_images.md).
 
@@ -223,6 +224,7 @@ def segment_file(
         min_area: pixels that a region has at least.
         simplify: how far the borders of polygons may move, in pixels.
         file: what the picture is called in files about several; its name unless given.
+        drawing: what the overlay looks like; as usual unless given.
 
     Returns:
         `Segmentation.summary`, and "file", the picture's name; "labels", the label file's name; "tiles", their side and
@@ -236,9 +238,10 @@ def segment_file(
         raise UserError("this model sees whole pictures only; a picture that is too large needs a trained dinov3.seg.")
     tiles, source, out_folder = model.tiles, expanded(source), expanded(out_folder)
     outputs = formats if isinstance(formats, Outputs) else asked_formats(formats, min_area, simplify)
+    outputs = outputs if drawing is None else outputs._replace(drawing=drawing)
     view = View(check_bands(bands), parse_stretch(stretch) if isinstance(stretch, str) else stretch)
     asked = ClassList.of(names)
-    colors = answer_colors(asked)
+    colors = asked.colors
     with contextlib.closing(open_raster(source, view)) as picture:
         shapes = tiles.shapes(len(asked.rows))
         plan = plan_memory(model, shapes, memory_bytes - picture.held_bytes, batch_size, source)
@@ -266,7 +269,7 @@ def segment_file(
                 )
                 write_formats(answer, outputs, out_folder, stem)
             if "overlay" in outputs.formats:
-                drawn = _overlay(picture, overview, totals, asked.names, colors)
+                drawn = _overlay(picture, overview, totals, asked, outputs.drawing or visualize.Drawing())
                 write_whole(out_folder / f"{stem}_overlay.png", drawn)
             options, patch_size = model.config.inference, model.config.model.vision.patch_size
             summary = (
@@ -392,13 +395,11 @@ def write_labels(
 
 
 def _overlay(
-    picture: Raster, overview: Overview, totals: Totals, names: Sequence[str], colors: UInt8[np.ndarray, "t 3"]
+    picture: Raster, overview: Overview, totals: Totals, asked: ClassList, drawing: visualize.Drawing
 ) -> bytes:
-    tinted = visualize.overlay(overview.picture(picture), overview.labels, colors)
-    shown = [index for index in np.argsort(-totals.counts, kind="stable").tolist() if totals.counts[index]]
-    return visualize.encode(
-        Image.fromarray(visualize.with_legend(tinted, [names[index] for index in shown], colors[shown]))
-    )
+    image, nodata = overview.picture(picture), picture.height * picture.width - int(totals.counts.sum())
+    drawn = visualize.draw(image, overview.labels, asked.names, asked.colors, drawing, totals.counts, nodata)
+    return visualize.encode(Image.fromarray(drawn))
 
 
 def _reduced(length: int, scale: float) -> Axis:

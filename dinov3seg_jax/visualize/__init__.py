@@ -5,7 +5,7 @@ from dinov3seg_jax.visualize.distinct import COLORBLIND_ENDS, MAX_COLORS, palett
 from dinov3seg_jax.visualize.drawing import Drawing, draw
 from dinov3seg_jax.visualize.legends import legend, side_by_side, with_legend
 from dinov3seg_jax.visualize.names_in_regions import write_names
-from dinov3seg_jax.visualize.palettes import PALETTES, class_colors
+from dinov3seg_jax.visualize.palettes import PALETTES, check_palette, class_colors
 from dinov3seg_jax.visualize.tint import CONTOURS, UNLABELLED, Contours, encode, overlay
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "UNLABELLED",
     "Contours",
     "Drawing",
+    "check_palette",
     "class_colors",
     "compare",
     "draw",

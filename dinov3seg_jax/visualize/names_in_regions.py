@@ -96,7 +96,7 @@ def _largest(cells: _Cells) -> list[tuple[int, int]]:
 
 def _place(cells: _Cells, region: int, line: Line) -> tuple[int, int] | None:
     """Row and column of the middle of a line within a region, in pixels; None where it does not fit."""
-    height, width = (int(-(-length // cells.step)) + 1 for length in (_ROW * line.size, line.width + line.size // 2))
+    height, width = (int(-(-length // cells.step)) + 1 for length in (_ROW * line.size, line.width + line.size))
     rows, columns = cells.boxes[region - 1]
     if not line.text or rows.stop - rows.start < height or columns.stop - columns.start < width:
         return None

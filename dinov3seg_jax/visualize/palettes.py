@@ -44,17 +44,22 @@ def class_colors(
     Raises:
         UserError: there is no such palette.
     """
-    if palette not in PALETTES:
-        raise UserError(
-            f"there is no palette '{one_line(palette, 40)}'{did_you_mean(palette, PALETTES)}; choose one of "
-            f"{', '.join(PALETTES)}"
-        )
+    check_palette(palette)
     chosen = {place: _color(given[name]) for place, name in enumerate(names) if given and name in given}
     if palette in BY_PLACE:
         _fill_by_place(chosen, len(names), palette)
     else:
         _fill_by_name(chosen, names, _table(palette))
     return np.array([chosen[place] for place in range(len(names))], np.uint8).reshape(-1, 3)
+
+
+def check_palette(palette: str) -> None:
+    """Raise a `UserError` if there is no such palette."""
+    if palette not in PALETTES:
+        word = one_line(palette, 40)
+        raise UserError(
+            f"there is no palette '{word}'{did_you_mean(word, PALETTES)}; choose one of {', '.join(PALETTES)}"
+        )
 
 
 def _fill_by_place(chosen: dict[int, Color], count: int, palette: str) -> None:

@@ -14,7 +14,7 @@ from dinov3seg_jax.cli.export import main
 from dinov3seg_jax.config import Config, InferenceConfig, LinearConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.export.scorer import load
-from dinov3seg_jax.export.writer import _write_folder
+from dinov3seg_jax.export.writer import write_new_folder
 from dinov3seg_jax.inference.device.precision import narrow
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.models.graph import initialize
@@ -226,7 +226,7 @@ def test_what_killed_processes_left_is_cleared_away(tmp_path):
     ended.wait()
     for name in (f".out.export.{ended.pid}", ".out.export.1", ".out.export.notes", f".out.{ended.pid}"):
         (tmp_path / name / "deeper").mkdir(parents=True)
-    _write_folder(tmp_path / "out", lambda folder: None)
+    write_new_folder(tmp_path / "out", lambda folder: None)
     assert {path.name for path in tmp_path.iterdir()} == {
         ".out.export.1",
         ".out.export.notes",

@@ -1,5 +1,6 @@
 """Videos: files of every frame, an overlay with the frames' times, and runs that are stopped and go on."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from dinov3seg_jax.pictures.clip_overlay import even
 from dinov3seg_jax.pictures.finished import Picture
 from dinov3seg_jax.store.run import write_config
 from dinov3seg_jax.text.class_lists import ClassList
+from dinov3seg_jax.visualize import Drawing
 from tests.clips import painted, read_clip, write_clip, write_h264
 
 av = pytest.importorskip("av")
@@ -111,6 +113,17 @@ def test_every_frame_has_labels_areas_and_an_overlay_at_its_time(clip, tmp_path)
         (6 * 384, 0.5),
     ]
     assert (summary["height"], summary["width"], summary["frames"], summary["names"]) == (24, 32, 6, list(NAMES))
+
+
+def test_an_overlay_as_it_was_asked_for(clip, tmp_path):
+    drawing = Drawing(opacity=1, contours="off", labels=True, legend=False)
+    run(clip, tmp_path / "out", drawing=drawing)
+    frames, _ = read_clip(tmp_path / "out" / "clip_overlay.mp4")
+    result = Painter().segment_arrays(painted(1), NAMES)[0]
+    assert frames[0].shape == (24, 32, 3)
+    assert np.abs(frames[0].astype(int) - dataclasses.replace(result, drawing=drawing).overlay()).mean() < 12
+    with pytest.raises(UserError, match="holds results of clip.mkv with other look; choose another --out"):
+        clips_to_do([job_of(clip, tmp_path / "out")], False)
 
 
 def test_frames_between_carry_the_labels_of_the_last_one(clip, tmp_path):

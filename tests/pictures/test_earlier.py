@@ -51,14 +51,10 @@ def test_labels_with_a_place_on_earth(tmp_path):
     save_raster(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), crs="EPSG:32633")
     result = Segmentation(LABELS, np.full((2, 4), 0.5), ("sky", "sea", "wood"), IMAGE)
     with contextlib.closing(open_raster(tmp_path / "a.tif")) as raster:
-        result.save(tmp_path, "a", label_writer=lambda place: write(raster, place, result.colors))
+        result.save(tmp_path, "a", label_writer=lambda place: huge.write_labels(raster, [LABELS], place, result.colors))
     earlier = read_earlier(Picture(tmp_path / "a.tif", tmp_path / "a"))
     np.testing.assert_array_equal(earlier.labels, LABELS)
     np.testing.assert_array_equal(earlier.colors, result.colors)
-
-
-def write(raster, place, colors):
-    return huge.write_labels(raster, [LABELS], place, colors)
 
 
 def test_a_picture_in_tiles_is_read_at_the_size_of_its_overlay(tmp_path, monkeypatch):

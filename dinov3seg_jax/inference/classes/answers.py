@@ -1,10 +1,9 @@
 """From what a model scores to what was asked: names of one class, the background, and what is unknown."""
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from dinov3seg_jax.inference.calibration import Calibration
-from dinov3seg_jax.inference.result import class_colors
 from dinov3seg_jax.text.class_lists import ClassList
 
 Labels = tuple[Int[np.ndarray, "h w"], Float[np.ndarray, "h w"]]
@@ -53,9 +52,3 @@ def settle_scores(
     if len(first) < len(scores):
         scores = np.maximum.reduceat(scores, first, axis=0)
     return scores if calibration is None else calibration(scores, len(asked.rows))
-
-
-def answer_colors(asked: ClassList) -> UInt8[np.ndarray, "t 3"]:
-    """The colour of each of `asked.names`: its own, or that of the palette at its place."""
-    usual = class_colors(asked.names)
-    return np.array([usual[place] if own is None else own for place, own in enumerate(asked.colors)], np.uint8)

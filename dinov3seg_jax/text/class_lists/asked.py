@@ -7,13 +7,14 @@ from collections import Counter
 from typing import Any, Literal, Self, TypedDict, Unpack, get_args
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.text.class_lists.colors import Color
 from dinov3seg_jax.text.class_lists.given import Names, names_of
 from dinov3seg_jax.text.class_lists.named import NamedClass
 from dinov3seg_jax.text.vocabularies import is_published
+from dinov3seg_jax.visualize import check_palette, class_colors
 
 Synonyms = Literal["mean", "best"]
 
@@ -29,6 +30,7 @@ class Options(TypedDict, total=False):
     synonyms: Synonyms
     min_confidence: float
     unknown: str
+    palette: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ClassList:
             score.
         min_confidence: below it a pixel is unknown; 0: none is.
         unknown: what such pixels are called.
+        palette: of the classes that have no colour of their own; one of `visualize.PALETTES`.
     """
 
     classes: tuple[NamedClass, ...]
@@ -52,6 +55,7 @@ class ClassList:
     synonyms: Synonyms = "mean"
     min_confidence: float = 0.0
     unknown: str = UNKNOWN
+    palette: str = "distinct"
 
     @classmethod
     def of(cls, names: "Names | ClassList", **options: Unpack[Options]) -> Self:
@@ -60,7 +64,7 @@ class ClassList:
         Args:
             names: as for `names_of`; or a `ClassList`, of which `options` are changed.
             **options: `background`: names that compete, in any form, and become one class. `synonyms`: "mean" or
-                "best". `min_confidence`: from 0 to 1. `unknown`: a text.
+                "best". `min_confidence`: from 0 to 1. `unknown`: a text. `palette`: one of `visualize.PALETTES`.
 
         Raises:
             UserError: the names cannot be read, a value is no such value, or two classes would be shown alike.
@@ -85,10 +89,12 @@ class ClassList:
         return (*shown, *[BACKGROUND] * bool(self.background), *[self.unknown] * self.has_unknown)
 
     @functools.cached_property
-    def colors(self) -> tuple[Color | None, ...]:
-        """Of `names`: the classes' own, where they have one, and greys of what is none of them."""
+    def colors(self) -> UInt8[np.ndarray, "t 3"]:
+        """Of `names`, RGB: the classes' own, where they have one, greys of what is none of them, and the palette's."""
         own = [one.color for one in self.classes]
-        return (*own, *[BACKGROUND_COLOR] * bool(self.background), *[UNKNOWN_COLOR] * self.has_unknown)
+        given = (*own, *[BACKGROUND_COLOR] * bool(self.background), *[UNKNOWN_COLOR] * self.has_unknown)
+        known = {name: color for name, color in zip(self.names, given, strict=True) if color is not None}
+        return class_colors(self.names, self.palette, known)
 
     @property
     def has_unknown(self) -> bool:
@@ -120,6 +126,7 @@ class ClassList:
             "background": [one.row() for one in self.background] or None,
             "use of synonyms": None if self.synonyms == usual.synonyms else self.synonyms,
             "threshold": {"min_confidence": self.min_confidence, "unknown": self.unknown} if self.has_unknown else None,
+            "palette": None if self.palette == usual.palette else self.palette,
         }
 
     def remark(self) -> dict[str, Any]:
@@ -136,6 +143,7 @@ class ClassList:
             raise UserError(f"synonyms is {one_line(repr(self.synonyms), 60)}; choose 'mean' or 'best'")
         if not isinstance(self.unknown, str) or not self.unknown.strip():
             raise UserError(f"the name of what is unknown is {one_line(repr(self.unknown), 60)}; give it a text")
+        check_palette(self.palette)
         if is_published(self.names):
             return
         places = Counter(map(spoken_whole, self.names))
