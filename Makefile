@@ -73,6 +73,11 @@ ablation: setup
 lock: setup
 	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--extra dev pyproject.toml -o requirements/dev.txt
+	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
+		--extra app --extra fonts --extra formats --extra heif --extra tips --constraint requirements/dev.txt \
+		pyproject.toml -o requirements/app.txt
+	printf 'editables\nhatchling\n' | $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes \
+		--python-version 3.11 --no-header --no-annotate --constraint requirements/dev.txt - -o requirements/build.txt
 	echo uv | $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--no-annotate - -o requirements/uv.txt
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dinov3seg_jax.cli.drawing import add_drawing_arguments, drawing_of
 from dinov3seg_jax.cli.parsing import Command, given_path
+from dinov3seg_jax.data.clips import is_clip
 from dinov3seg_jax.data.scenes import View, parse_bands
 from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
@@ -75,6 +76,8 @@ def _compare(
 ) -> Path:
     from dinov3seg_jax.pictures.earlier import read_earlier  # loads JAX
 
+    if is_clip(path):
+        raise UserError(f"{path} is a video, and only pictures are compared; leave it out")
     first, second = (read_earlier(Picture(path, target), view, drawing) for target in targets)
     written = place.with_name(f"{place.name}_compared.png")
     try:

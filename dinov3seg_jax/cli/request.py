@@ -10,7 +10,7 @@ from dinov3seg_jax import fonts
 from dinov3seg_jax.cli.parsing import count, given_path
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, note
 from dinov3seg_jax.inference.load import Way, calibration_of, load, section_of, way_of
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
@@ -18,7 +18,7 @@ from dinov3seg_jax.text.class_lists import ClassList
 from dinov3seg_jax.text.class_lists.asked import UNKNOWN, Synonyms
 from dinov3seg_jax.text.prompts import check_asked, load_templates, understood
 from dinov3seg_jax.text.tokenizers import open_tokenizer
-from dinov3seg_jax.visualize import PALETTES
+from dinov3seg_jax.visualize import COLORBLIND_ENDS, PALETTES
 
 if TYPE_CHECKING:
     from dinov3seg_jax.inference.base import BaseSegmenter
@@ -75,6 +75,7 @@ def add_class_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--unknown", metavar="NAME", help="what such pixels are called; default: unknown")
     group.add_argument(
         "--palette",
+        type=str.lower,
         choices=PALETTES,
         default=ClassList.palette,
         help="colours of the classes that have none in the list (docs/overlays.md); default: %(default)s",
@@ -123,7 +124,7 @@ def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Requ
 def _asked(options: argparse.Namespace) -> ClassList:
     if options.unknown is not None and not options.min_confidence:
         raise UserError("--unknown names the pixels below --min_confidence, which is not given; add it, as in 0.3")
-    return ClassList.of(
+    asked = ClassList.of(
         _one_list(options.classes, "--classes"),
         background=() if options.background is None else _one_list(options.background, "--background"),
         synonyms=options.synonyms,
@@ -131,6 +132,10 @@ def _asked(options: argparse.Namespace) -> ClassList:
         unknown=UNKNOWN if options.unknown is None else options.unknown,
         palette=options.palette,
     )
+    count = len(asked.names)
+    if asked.palette == "colorblind" and count > COLORBLIND_ENDS:
+        note(f"all eyes tell {COLORBLIND_ENDS} colours apart, and these are {count} classes; see docs/overlays.md")
+    return asked
 
 
 def _one_list(words: Sequence[str] | str, option: str) -> str:

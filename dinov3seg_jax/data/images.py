@@ -193,7 +193,7 @@ def _read(source: Path | bytes, name: str, view: View) -> Pixels:
 def _all_of(scene: Scene, name: str) -> Pixels:
     check_size(scene.height, scene.width, name)
     with _fitting(name, scene.height, scene.width):
-        return Pixels(*scene.read_all())
+        return Pixels(*scene.read_all(), scene.place)
 
 
 def open_picture(file: Path | bytes | io.BytesIO, name: str) -> ImageFile.ImageFile:

@@ -1,7 +1,9 @@
 """How a picture lies: upright, and on white paper."""
 
 import contextlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -11,10 +13,11 @@ Window = tuple[int, int, int, int]  # top, bottom, left and right; bottom and ri
 
 
 class Pixels(NamedTuple):
-    """A picture, and where it has data."""
+    """A picture, where it has data, and where it lies."""
 
     rgb: UInt8[np.ndarray, "h w 3"]
     valid: Bool[np.ndarray, "h w"] | None = None  # None: everywhere
+    place: Mapping[str, Any] = MappingProxyType({})  # on Earth, as arguments of `rasterio.open`
 
 
 class Turn(NamedTuple):

@@ -200,7 +200,7 @@ def _embed(
     encode_text = text_encoder(config.model, functools.partial(bind_frozen, config.model))
     embed = ClassEmbeddings(encode_text, parameters, config.inference.templates, config.model)
     asked = embed.accept(ClassList.of(names))
-    return asked.names, embed(asked.rows)
+    return tuple(one.shown for one in asked.classes), embed(asked.classes)
 
 
 def _check_sizes(sizes: Sequence[Size], patch_size: int) -> None:

@@ -166,8 +166,8 @@ class BaseSegmenter(abc.ABC):
         """
         asked = self.check_names(names, **options)
         pixels = [as_pixels(image) for image in _listed(images)]
-        results = self.segment_arrays([rgb for rgb, _ in pixels], asked, batch_size, scores)
-        return [result.where(valid) for result, (_, valid) in zip(results, pixels, strict=True)]
+        results = self.segment_arrays([picture.rgb for picture in pixels], asked, batch_size, scores)
+        return [result.where(picture.valid, picture.place) for result, picture in zip(results, pixels, strict=True)]
 
     def check_names(self, names: Names | ClassList, **options: Unpack[Options]) -> ClassList:
         """What is asked, as `ClassList.of` understands it.
@@ -208,8 +208,8 @@ class BaseSegmenter(abc.ABC):
         if isinstance(image, list | tuple):
             raise UserError(f"the picture is a {type(image).__name__}; give one picture, or use segment_many")
         asked = self.check_names(names, **options)
-        rgb, valid = as_pixels(image)
-        return self.segment_arrays([rgb], asked, scores=scores)[0].where(valid)
+        picture = as_pixels(image)
+        return self.segment_arrays([picture.rgb], asked, scores=scores)[0].where(picture.valid, picture.place)
 
     def segment_video(
         self,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,11 +60,17 @@ class Segmentation:
         if self.colors is None:
             object.__setattr__(self, "colors", class_colors(self.names))
 
-    def where(self, valid: Bool[np.ndarray, "h w"] | None) -> "Segmentation":
-        """The same without labels where the picture has no data; None: it has data everywhere."""
-        if valid is None:
-            return self
-        return dataclasses.replace(self, labels=np.where(valid, self.labels, visualize.UNLABELLED))
+    def where(self, valid: Bool[np.ndarray, "h w"] | None, place: Mapping[str, Any] | None = None) -> "Segmentation":
+        """The same without labels where the picture has no data, and with its place on Earth.
+
+        Args:
+            valid: which pixels have data; None: all of them.
+            place: as in the class's attributes; None or empty leaves it as it is.
+        """
+        changed: dict[str, Any] = {"place": dict(place)} if place else {}
+        if valid is not None:
+            changed["labels"] = np.where(valid, self.labels, visualize.UNLABELLED)
+        return dataclasses.replace(self, **changed) if changed else self
 
     def overlay(
         self,

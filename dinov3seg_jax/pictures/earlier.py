@@ -17,6 +17,8 @@ from dinov3seg_jax.pictures.huge import Overview
 from dinov3seg_jax.pictures.rasters import open_raster
 from dinov3seg_jax.visualize import UNLABELLED, Drawing, class_colors
 
+LabelMap = tuple[np.ndarray, np.ndarray | None]  # its values, and the colours if it has some
+
 
 class Earlier(NamedTuple):
     """A picture with its labels; of one that went tile by tile, at the size of its overlay."""
@@ -75,34 +77,43 @@ def _summary(path: Path) -> dict[str, Any]:
 def _labels(
     path: Path, names: tuple[str, ...], size: tuple[int, int], overview: Overview | None
 ) -> tuple[Int[np.ndarray, "h w"], UInt8[np.ndarray, "t 3"]]:
+    read = _read_raster if path.suffix == ".tif" else _read_png
     try:
-        values, colors = _read_raster(path) if path.suffix == ".tif" else _read_png(path)
+        values, colors = read(path, size, overview)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({one_line(reason(error), 80)}); label the picture again") from error
-    if values.shape != size:
-        raise UserError(f"{path} is not as large as the summary beside it says; label the picture again")
-    values = (values if overview is None else overview.sample(values)).astype(np.int32)
-    labels = np.where(values < len(names), values, UNLABELLED)
+    labels = np.where(values < len(names), values.astype(np.int32), UNLABELLED)
     return labels, class_colors(names) if colors is None else colors[: len(names)]
 
 
-def _read_png(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_png(path: Path, size: tuple[int, int], overview: Overview | None) -> LabelMap:
     with Image.open(path) as image:
         colors = np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
-        return np.asarray(image), colors
+        values = np.asarray(image)
+    _check_size(path, values.shape, size)
+    return values if overview is None else overview.sample(values.__getitem__), colors
 
 
-def _read_raster(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_raster(path: Path, size: tuple[int, int], overview: Overview | None) -> LabelMap:
     rasterio = import_rasterio()
     if rasterio is None:
         raise UserError(f"{path} is read with rasterio; install it with: pip install rasterio")
     try:
         with rasterio.open(path) as file:
-            with contextlib.suppress(ValueError):  # there are no colours
-                return file.read(1), np.array([color[:3] for color in file.colormap(1).values()], np.uint8)
-            return file.read(1), None
+            _check_size(path, file.shape, size)
+            colors = None
+            with contextlib.suppress(ValueError):  # there are none
+                colors = np.array([color[:3] for color in file.colormap(1).values()], np.uint8)
+            if overview is None:
+                return file.read(1), colors
+            return overview.sample(lambda row: file.read(1, window=((row, row + 1), (0, size[1])))[0]), colors
     except rasterio.errors.RasterioError as error:
         raise OSError(str(error)) from error
+
+
+def _check_size(path: Path, found: tuple[int, ...], size: tuple[int, int]) -> None:
+    if found != size:
+        raise UserError(f"{path} is not as large as the summary beside it says; label the picture again")
 
 
 def _image(path: Path, view: View, size: tuple[int, int], overview: Overview | None) -> UInt8[np.ndarray, "h w 3"]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,9 +83,9 @@ class Overview:
         own = np.ix_(self._rows[rows] - piece.top, self._columns[columns] - piece.left)
         self.labels[rows, columns] = piece.labels[own]
 
-    def sample(self, labels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, "h w"]:
-        """The labels that all pixels have in the overview."""
-        return labels[np.ix_(self._rows, self._columns)]
+    def sample(self, row: Callable[[int], Integer[np.ndarray, " width"]]) -> Integer[np.ndarray, "h w"]:
+        """The labels that all pixels have in the overview; `row` returns one row of those of the picture."""
+        return np.stack([row(place)[self._columns] for place in self._rows.tolist()])
 
     def picture(self, source: Raster) -> UInt8[np.ndarray, "h w 3"]:
         """The picture itself, a few rows at a time."""

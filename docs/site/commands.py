@@ -43,7 +43,7 @@ def _group(group: argparse._ArgumentGroup) -> str:
     title = {"options": "Options", "positional arguments": "Arguments"}.get(group.title or "", group.title or "")
     about = f"{linked(group.description)}\n\n" if group.description else ""
     rows = "\n".join(f"| {_names(action)} | {_help(action)} |" for action in actions)
-    return f"**{title[:1].upper()}{title[1:]}**\n\n{about}| | |\n| --- | --- |\n{rows}"
+    return f"**{linked(title[:1].upper() + title[1:])}**\n\n{about}| | |\n| --- | --- |\n{rows}"
 
 
 def _kinds(action: argparse._SubParsersAction) -> str:

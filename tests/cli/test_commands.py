@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,27 @@ def test_eval_leaves_scores_and_a_report_with_pictures(folder):
     assert f"{run / 'report.md'} and metrics.json are written" in printed
 
 
+@pytest.mark.slow
+def test_calibrate_changes_confidences_and_no_label(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    scene = PaintedScenes("eval", 1, 48, 0)[0]["image"]
+    before = dinov3seg_jax.load(run).segment(scene, CLASS_NAMES)
+    recipe = ["--config", str(folder / "config.py")]
+    assert command.main(["calibrate", "--checkpoint", str(run), *recipe, "--config.data.eval.size=2"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("2 pictures, 4,608 labelled pixels, ")
+    assert re.match(r"temperature \S+: expected calibration error \S+% before, \S+% after", printed[1])
+    assert printed[2] == f"{run / 'calibration.json'} is written; predict and load use it from now on"
+    temperature = json.loads((run / "calibration.json").read_text())["run"]["temperature"]
+    after = dinov3seg_jax.load(run).segment(scene, CLASS_NAMES)
+    np.testing.assert_array_equal(after.labels, before.labels)
+    logits = np.log(before.confidence / (1 - before.confidence))
+    np.testing.assert_allclose(after.confidence, 1 / (1 + np.exp(-logits / temperature)), atol=1e-5)
+    with pytest.raises(UserError, match="--config.data.eval.size=2 is for --config RECIPE; with --data give --split"):
+        command.main(["calibrate", "--checkpoint", str(run), "--data", "x", "--config.data.eval.size=2"])
+
+
 def test_predict_labels_a_picture_at_its_own_size(folder):
     scene = PaintedScenes("eval", 1, 70, 0)[0]["image"][:60]
     picture, out = folder / "scene.png", folder / "out"
@@ -181,7 +203,7 @@ def test_a_config_that_cannot_be_read(tmp_path, monkeypatch):
 def test_an_unknown_command_is_named(capsys):
     with pytest.raises(UserError, match="there is no command 'foo'"):
         command.main(["foo"])
-    assert "predict  segment pictures" in capsys.readouterr().err
+    assert "predict    segment pictures" in capsys.readouterr().err
 
 
 def test_a_mistyped_command_has_a_hint():

@@ -54,6 +54,12 @@ def test_a_picture_without_results_stops_no_other(folder, capsys):
     assert (folder / "out" / "b_compared.png").exists()
 
 
+def test_a_video_is_no_picture(folder, capsys):
+    (folder / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    assert run(folder, image="clip.mp4") == 2
+    assert "clip.mp4 is a video, and only pictures are compared; leave it out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -226,7 +226,7 @@ def test_what_pillow_reads_wrongly_is_refused_without_rasterio(tmp_path, monkeyp
 def test_no_data_are_no_part_of_the_range(tmp_path, without_rasterio_too):
     values = np.array([[[-9999, 10, 110, 1030], [-9999, -9999, 520, 1030]]], np.float32)
     path = save_raster(tmp_path / "a.tif", values, nodata=-9999)
-    rgb, valid = read_pixels(path)
+    rgb, valid, _ = read_pixels(path)
     assert rgb[..., 0].tolist() == [[0, 0, 25, 255], [0, 0, 128, 255]]
     assert valid.tolist() == [[False, True, True, True], [False, False, True, True]]
 
@@ -234,14 +234,14 @@ def test_no_data_are_no_part_of_the_range(tmp_path, without_rasterio_too):
 def test_no_data_of_bytes_without_rasterio(tmp_path, monkeypatch):
     path = save_raster(tmp_path / "a.tif", np.array([[[0, 7, 9]], [[0, 0, 1]], [[0, 3, 5]]], np.uint8), nodata=0)
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    rgb, valid = read_pixels(path)
+    rgb, valid, _ = read_pixels(path)
     assert rgb.tolist() == [[[0, 0, 0], [7, 0, 3], [9, 1, 5]]]
     assert valid.tolist() == [[False, True, True]]
 
 
 def test_a_picture_with_nothing_but_no_data(tmp_path):
     path = save_raster(tmp_path / "a.tif", np.full((1, 2, 3), np.nan, np.float32), **PLACE)
-    rgb, valid = read_pixels(path)
+    rgb, valid, _ = read_pixels(path)
     assert not rgb.any()
     assert not valid.any()
     assert not read_pixels(path, View(stretch=Stretch("percentiles", 2, 98))).rgb.any()

@@ -1,5 +1,8 @@
 """Polygons: exact, whole across strips, and with one border for both neighbours."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import shapely
@@ -128,3 +131,42 @@ def test_cuts_cross_nothing():
     outside = shapely.difference(lines, shape)
     assert shapely.length(outside).max() == 0
     assert abs(shapely.Polygon(ring).area) == shape.area
+
+
+CHILD = """
+import sys, threading, time, psutil
+from pathlib import Path
+import numpy as np
+from dinov3seg_jax.formats.answer import Answer
+from dinov3seg_jax.formats.table import asked
+from dinov3seg_jax.formats.writing import write_formats
+
+folder, height = Path(sys.argv[1]), int(sys.argv[2])
+labels = np.memmap(folder / "labels", np.int8, "w+", shape=(height, 4000))
+confidence = np.memmap(folder / "confidence", np.float32, "w+", shape=(height, 4000))
+for top in range(0, height, 40):
+    labels[top : top + 40] = np.repeat(np.random.default_rng(top).integers(0, 4, 100), 40)
+answer = Answer("a.tif", labels, confidence, tuple("abcd"), np.zeros((4, 3), np.uint8))
+process, most = psutil.Process(), [0]
+
+def watch():
+    while True:
+        taken = process.memory_info()
+        most[0] = max(most[0], taken.rss - taken.shared)  # without the maps, which lie on disk
+        time.sleep(0.01)
+
+threading.Thread(target=watch, daemon=True).start()
+write_formats(answer, asked("gpkg,csv", simplify=2), folder, "a")
+print(most[0])
+"""
+
+
+@pytest.mark.slow
+def test_memory_knows_nothing_of_the_height(tmp_path):
+    """Four times as high, with four times as many regions."""
+    pytest.importorskip("pyogrio")
+    low, high = (
+        int(subprocess.run([sys.executable, "-c", CHILD, tmp_path, height], check=True, capture_output=True).stdout)
+        for height in ("2000", "8000")
+    )
+    assert high < 1.3 * low

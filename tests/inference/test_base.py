@@ -138,6 +138,10 @@ def test_tile_by_tile_whatever_the_recipe_says(model, tiled):
 def test_what_models_do_not_take(segmenters, tiled):
     with pytest.raises(UserError, match="not tile by tile; set inference.resize to"):
         tiled.segment(PICTURE, NAMES, scores=True)
+    for kind in (ZeroShotSegmenter, LinearSegmenter):
+        assert segmenters[kind].confidence_kind == "softmax"
+    with pytest.raises(UserError, match="a single name has all of it, so that nothing is ever below min_confidence"):
+        segmenters[ZeroShotSegmenter].segment(PICTURE, "zebra", min_confidence=0.3)
     for options in ({"background": "sea"}, {"names": "grass|lawn, wood, sky"}):
         with pytest.raises(UserError, match="a linear head knows the classes that it was trained on"):
             segmenters[LinearSegmenter].segment(PICTURE, **({"names": NAMES} | options))

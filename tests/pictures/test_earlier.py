@@ -68,6 +68,13 @@ def test_a_picture_in_tiles_is_read_at_the_size_of_its_overlay(tmp_path, monkeyp
     assert earlier.counts.tolist() == [2, 0, 5]
 
 
+def in_tiles(picture, size):
+    """As if it had gone tile by tile, with labels of another size."""
+    summary = json.loads(picture.summary.read_text())
+    picture.summary.write_text(json.dumps(summary | {"tiles": {}}))
+    Image.new("P", size).save(picture.target.with_name("a_labels.png"))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -76,6 +83,7 @@ def test_a_picture_in_tiles_is_read_at_the_size_of_its_overlay(tmp_path, monkeyp
         (lambda picture: picture.summary.write_text("{}"), "was not written by this program"),
         (lambda picture: picture.target.with_name("a_labels.png").unlink(), "a_labels.png cannot be read"),
         (lambda picture: Image.new("P", (9, 2)).save(picture.target.with_name("a_labels.png")), "not as large as"),
+        (lambda picture: in_tiles(picture, (1, 1)), "not as large as"),
         (lambda picture: Image.new("RGB", (9, 2)).save(picture.path), "has 9 x 2 pixels, and its results 4 x 2"),
     ],
 )

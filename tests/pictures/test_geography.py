@@ -96,6 +96,14 @@ def test_what_has_no_data_has_no_label(tmp_path, model, how, count, none):
     assert (overlay[:15, :25] != read_image(path)[:15, :25]).any()
 
 
+def test_a_result_knows_its_place(tmp_path, model):
+    path = save_raster(tmp_path / "a.tif", np.maximum(COLORS, 1), **PLACE)
+    (many,) = model.segment_many([path], "sky, sea")
+    for result in (model.segment(path, "sky, sea"), many):
+        assert result.place == EVERYWHERE
+    assert model.segment(read_image(path), "sky, sea").place == {}
+
+
 def test_a_raster_without_any_data(tmp_path):
     path = save_raster(tmp_path / "a.tif", np.zeros((3, 70, 90), np.uint8), nodata=0, **PLACE)
     outcome = predict(path, tmp_path / "out")
@@ -239,7 +247,7 @@ def test_whole_and_in_parts(tmp_path_factory, kind, bands, nodata, place, stretc
         color = {"planarconfig": "separate"} if bands > 1 else {}
         tifffile.imwrite(path, stored, photometric="minisblack", extratags=tags, metadata=None, **color)
     view = View(chosen, stretch and parse_stretch(stretch))
-    rgb, valid = read_pixels(path, view)
+    rgb, valid, _ = read_pixels(path, view)
     raster = open_raster(path, view)
     height, width = rgb.shape[:2]
     assert (raster.height, raster.width) == (height, width)

@@ -150,11 +150,19 @@ def test_another_palette_is_another_question(loads, tmp_path):
 
 
 def test_a_palette_colours_overlay_and_labels(loads, tmp_path):
-    words = "--image pictures/a.png --checkpoint run --out out --palette voc --contours off --opacity 1 --no_legend"
+    words = "--image pictures/a.png --checkpoint run --out out --palette VOC --contours off --opacity 1 --no_legend"
     main([*words.split(), "--classes", "dog, sheep"])
     with Image.open("out/a_labels.png") as labels, Image.open("out/a_overlay.png") as overlay:
         assert labels.getpalette()[:6] == [64, 0, 128, 128, 64, 0]
         np.testing.assert_array_equal(np.asarray(labels.convert("RGB")), np.asarray(overlay))
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_more_classes_than_colour_blind_eyes_tell_apart(loads, capsys, count):
+    names = ", ".join("abcdefghijklmnopqrstu"[:count])
+    words = "--image pictures/a.png --checkpoint run --out out --palette colorblind"
+    main([*words.split(), "--classes", names])
+    assert ("all eyes tell 20 colours apart, and these are 21 classes" in capsys.readouterr().err) == (count == 21)
 
 
 @pytest.mark.parametrize("wrong", [("--opacity", "-1"), ("--opacity", "nan")])

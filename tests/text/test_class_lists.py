@@ -216,6 +216,11 @@ ROWS = (
             '"color": [170, 51, 0]}, {"id": 2, "name": "grass", "color": [0.0, 0.5, 0.0]}, {"id": 3, "name": "sky"}]}',
         ),
         (
+            "a.csv",
+            "Name,Synonym,Prompt,Display Name,Colour\ndog,puppy|hound,a {} in a garden,Hund,#AA3300\n"
+            "grass,,,,green\nsky,,,,\n",
+        ),
+        (
             "a.yaml",
             "- name: dog\n  synonyms: [puppy, hound]\n  prompt: a {} in a garden\n  display: Hund\n"
             "  color: '#aa3300'\n- name: grass\n  color: [0, 128, 0]\n- sky\n",
@@ -226,6 +231,12 @@ def test_what_files_say_of_a_class(tmp_path, file, content):
     (tmp_path / file).write_text(content, encoding="utf-8")
     assert ClassList.of(tmp_path / file).classes == ROWS
     assert parse_names(str(tmp_path / file))[1:] == ("grass", "sky"), "names alone, for a data set"
+
+
+def test_rows_in_python():
+    rows = [{"title": "dog", "Colour": "red"}, {"id": 3, "name": "cat", "synonyms": ("kitten",)}, NamedClass(("sky",))]
+    expected = (NamedClass(("dog",), color=(255, 0, 0)), NamedClass(("cat", "kitten")), NamedClass(("sky",)))
+    assert ClassList.of(rows).classes == expected
 
 
 def test_colours_by_name_and_in_three_columns(tmp_path):
@@ -258,6 +269,7 @@ def test_an_unquoted_colour_of_yaml_is_no_silent_comment(tmp_path):
         ([()], "give the names of a class as texts"),
         ([{"name": "dog", "synonyms": [3]}], r"gives 'dog' the synonyms \[3\]; give a list of texts"),
         ([{"name": "dog", "prompt": 3}], "gives a class the prompt 3; write a text"),
+        ([{"color": "red"}], "must hold a JSON list of texts"),
     ],
 )
 def test_what_is_no_class(given, message):
@@ -308,8 +320,8 @@ def test_what_a_list_asks_and_answers():
     assert best.names == ("dog", "grass", "background", "unknown")
     assert [row.names for row in best.rows] == [("dog",), ("puppy",), ("grass",), ("sky",), ("cloud",), ("sea",)]
     assert best.answers.tolist() == [0, 0, 1, 2, 2, 2]
-    assert best.colors[:2] == (None, None)
-    assert None not in best.colors[2:]
+    assert best.colors[2:].tolist() == [[64, 64, 64], [128, 128, 128]]
+    np.testing.assert_array_equal(best.colors[:2], plain.colors)
     question = json.loads(json.dumps(best.question()))
     assert question["names"] == [{"name": "dog", "synonyms": ["puppy", "Dog"]}, "grass"]
     assert question["threshold"] == {"min_confidence": 0.2, "unknown": "unknown"}
@@ -318,6 +330,7 @@ def test_what_a_list_asks_and_answers():
         "background": None,
         "use of synonyms": None,
         "threshold": None,
+        "palette": None,
     }
 
 

@@ -103,7 +103,13 @@ def names_of(names: Names) -> tuple[Given, ...]:
             f"the list holds one text, {only!r}, which reads as {len(parts)} names; give each name by itself, as "
             f"[{', '.join(map(repr, parts[:2]))}, ...]"
         )
-    return tuple(str(name) if isinstance(name, str) else name for name in listed)  # NumPy's are of another class
+    return tuple(map(_as_given, listed))
+
+
+def _as_given(name: Given) -> Given:
+    if isinstance(name, Mapping):
+        return names_in([dict(name)], "the list of class names")[0]
+    return str(name) if isinstance(name, str) else name  # NumPy's texts are of another class
 
 
 def _certain_parts(name: str) -> list[Found]:

@@ -11,7 +11,8 @@ from dinov3seg_jax.text.class_lists.marks import BARS, unquoted
 from dinov3seg_jax.text.tips_tokenizer import ASCII_LOWER
 
 SLOT = "{}"
-SAID = ("synonyms", "prompt", "display", "color")  # of a class in a file, beside its name
+SAID = ("synonyms", "prompt", "display", "color")  # of a class, beside its name
+SPELLINGS = {"synonym": "synonyms", "displayname": "display", "colour": "color"}
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class NamedClass:
         Raises:
             UserError: a value is of another kind.
         """
-        own = cls.of(_text(row, "name", source), source)
-        others = row.get("synonyms") or ()
+        own, said = cls.of(_text(row, "name", source), source), said_in(row)
+        others = said.get("synonyms") or ()
         if isinstance(others, str):
             others = [part for part in re.split(rf"[{BARS};,]", others) if part.strip()]
         if not isinstance(others, Sequence) or not all(isinstance(other, str) for other in others):
@@ -84,11 +85,11 @@ class NamedClass:
                 f"{source} gives {own.names[0]!r} the synonyms {one_line(repr(others), 60)}; give a list of texts"
             )
         names = own.names + tuple(stripped for other in others if (stripped := other.strip()))
-        color = row.get("color")
+        color = said.get("color")
         return cls(
             tuple(dict.fromkeys(names)),
-            _text(row, "prompt", source),
-            _text(row, "display", source),
+            _text(said, "prompt", source),
+            _text(said, "display", source),
             None if color is None else read_color(color, f"the color of {own.names[0]!r} in {source}"),
         )
 
@@ -106,6 +107,17 @@ class NamedClass:
 
 
 Given = str | Sequence[str] | Mapping[str, Any] | NamedClass
+
+
+def said_in(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """What a row says of `SAID`, whatever the case of its keys and however these are spelled."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        word = re.sub(r"[\s_\-]", "", str(key)).lower()
+        word = SPELLINGS.get(word, word)
+        if word in SAID and value is not None:
+            found[word] = value
+    return found
 
 
 def prompt_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.text.class_lists.marks import unmarked
-from dinov3seg_jax.text.class_lists.named import SAID, NamedClass
+from dinov3seg_jax.text.class_lists.named import NamedClass, said_in
 from dinov3seg_jax.text.class_lists.plain import read_plain
 
 # Words under which files keep their list, and entries their name, the surest first.
@@ -81,7 +81,7 @@ def _in_mapping(found: Mapping[Any, Any], source: str) -> list[str | NamedClass]
 def _in_entry(entry: Mapping[Any, Any], source: str) -> str | NamedClass:
     for word in NAMES:
         if isinstance(entry.get(word), str) and entry[word].strip():
-            said = {key: entry[key] for key in SAID if entry.get(key) is not None}
+            said = said_in(entry)
             return NamedClass.of_row({"name": entry[word]} | said, source) if said else entry[word].strip()
     if len(entry) == 1 and _is_number(next(iter(entry))) and isinstance(next(iter(entry.values())), str):
         return next(iter(entry.values())).strip()

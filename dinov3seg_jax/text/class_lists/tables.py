@@ -3,11 +3,10 @@
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.text.class_lists.marks import unmarked
-from dinov3seg_jax.text.class_lists.named import SAID, NamedClass
+from dinov3seg_jax.text.class_lists.named import NamedClass, said_in
 from dinov3seg_jax.text.class_lists.plain import COMMENT, read_plain
 
 # Columns that hold names, by how sure that is; compared without case, blanks and underscores.
@@ -78,7 +77,7 @@ def _said(names: Sequence[str], columns: Mapping[str, Sequence[str]], source: st
     for place, cell in enumerate(names):
         if not cell:
             continue
-        row: dict[str, Any] = {key: columns[key][place] for key in SAID if key in columns and columns[key][place]}
+        row = said_in({key: column[place] or None for key, column in columns.items()})
         for channels in CHANNELS:
             if "color" not in row and all(channel in columns for channel in channels):
                 row["color"] = [columns[channel][place] for channel in channels]
