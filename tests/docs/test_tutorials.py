@@ -47,5 +47,5 @@ def test_a_page_runs(page, checkout, monkeypatch):
     folder.mkdir(parents=True, exist_ok=True)
     notebook = jupytext.read(page)
     there = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=there).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=there).execute()
     assert any(cell.get("outputs") for cell in notebook.cells)
