@@ -215,9 +215,14 @@ def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -
 
 
 def _refuse_uneven_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
-    if config.train.batch_size % (mesh.shape[DATA] * config.train.accumulate):
-        parts = f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""
+    batch, parts = config.train.batch_size, config.train.accumulate
+    together = mesh.shape[DATA] * parts
+    if batch % together:
+        divisors = (n for n in range(1, mesh.size + 1) if not mesh.size % n)
+        enough = next((n for n in divisors if not batch % (mesh.size // n * parts)), 0)
+        in_parts = f" in {parts} parts" if parts > 1 else ""
+        shared = f", or let devices share the work of one example with --config.model_parallel={enough}"
         raise UserError(
-            f"train.batch_size {config.train.batch_size} cannot be shared out over {mesh.shape[DATA]} devices{parts}; "
-            "make it a multiple."
+            f"train.batch_size {batch} cannot be shared out over {mesh.shape[DATA]} devices{in_parts}; set "
+            f"--config.train.batch_size={-(-batch // together) * together}{shared if enough else ''}."
         )
