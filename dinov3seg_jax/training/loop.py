@@ -136,20 +136,20 @@ def _loop(
     started = interval_start = time.perf_counter()
     waited = 0.0
     pending: list[dict[str, jax.Array]] = []
-    names_on_device = jax.device_put(names, program.shardings.names)
+    names = jax.device_put(program.names(state.trainable, frozen, names), program.shardings.names)
     compiled = None
     for step in itertools.count(int(state.step) + 1):
         wait_start = time.perf_counter()
         batch = _place(next(around.batches), program.shardings.batch)
         waited += time.perf_counter() - wait_start
         if compiled is None:
-            compiled = CompiledStep(program.step, state, frozen, names_on_device, batch)
-            flops = model_flops(config, program, compiled.traced, (state, frozen, names_on_device, batch))
+            compiled = CompiledStep(program.step, state, frozen, names, batch)
+            flops = model_flops(config, program, compiled.traced, (state, frozen, names, batch))
             around.logs.know_cost(flops / jax.device_count(), peak_flops(jax.local_devices()[0].device_kind))
             interval_start, waited = time.perf_counter(), 0.0
             around.signals.listen()
         around.profiler.before(step)
-        state, metrics = compiled(state, frozen, names_on_device, batch)
+        state, metrics = compiled(state, frozen, names, batch)
         around.profiler.after(step, metrics)
         pending.append(metrics)
         around.logs.advance()
