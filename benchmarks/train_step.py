@@ -90,7 +90,8 @@ def measure(size: str, depth: int, batch_size: int, attention: str, repeats: int
     config, names_count = case(size, depth, batch_size, attention)
     device = jax.local_devices()[0]
     run = describe_step(config, make_mesh(1, 1, [device]))
-    names = np.random.default_rng(0).integers(1, 49000, (names_count, 12), np.int32)
+    tokens = np.random.default_rng(0).integers(1, 49000, (names_count, 12), np.int32)
+    names = run.described_names(tokens)
     batch = abstract_batch(config, names_count)
     started = time.perf_counter()
     traced = run.step.trace(run.state, run.frozen, names, batch)
@@ -115,6 +116,7 @@ def measure(size: str, depth: int, batch_size: int, attention: str, repeats: int
     trainable, frozen = jax.device_put(split, (placed.trainable, frozen_at))
     optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=placed.optimizer)(trainable)
     state = TrainState(jax.device_put(np.int32(0), placed.step), trainable, optimizer)
+    names = run.names(trainable, frozen, tokens)
     del split, trainable, optimizer
     rng = np.random.default_rng(0)
     drawn = Batch(

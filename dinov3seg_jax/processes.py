@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.local_devices import local_device_ids
 
 HEARTBEAT_SECONDS = 30  # of silence, after which a process is taken for dead; JAX's own default is 100
 LOST = 75  # the status of a process that lost the others: "try again" of sysexits.h
@@ -148,7 +149,13 @@ def _connect(coordinator: str | None, processes: int | None, process: int | None
     import jax
 
     try:
-        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            local_device_ids(os.environ),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except (ValueError, RuntimeError) as error:
         reason = one_line(error, 200)
         raise UserError(

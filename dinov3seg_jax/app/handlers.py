@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from dinov3seg_jax.app import memory
 from dinov3seg_jax.app.asking import Asker, Typed, has_place
 from dinov3seg_jax.app.downloads import Drawing, archive, available, check_formats
 from dinov3seg_jax.app.results import Answer, Results
@@ -109,6 +110,7 @@ class Handlers:
                     except StopIteration as finished:
                         token = self.results.keep(request.session_hash or "", finished.value)
                         break
+                memory.give_back()
                 yield token, sentence(f"done in {time.perf_counter() - started:.1f} s")
         except gr.Error as error:
             yield gr.skip(), sentence(error.message, wrong=True)
@@ -218,7 +220,10 @@ class Handlers:
             ]
             answer = _answer(path, {}, model, _last(self.asker.ask(path, path.name, lists, model)))
             summaries = [{"file": answer.name} | result.summary() for result in answer.results]
-            return summaries, self._archive(answer, drawing, formats, min_area, simplify)
+            archived = self._archive(answer, drawing, formats, min_area, simplify)
+            del answer
+            memory.give_back()
+            return summaries, archived
 
     def api_understand(self, names: str, background: str = "") -> list[str | dict[str, Any]]:
         """The classes in a list of names, as they are understood: each a text, or a row with what is said of it."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinov3seg_jax.app import memory
 from dinov3seg_jax.app.limits import Limits
 from dinov3seg_jax.app.models import Models
 from dinov3seg_jax.app.results import Results
@@ -100,6 +101,7 @@ def _sweep(results: Results, uploads: Path, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_EVERY):
         results.sweep()
         delete_old(uploads, UPLOADS_KEPT)
+        memory.give_back()
 
 
 def delete_left_over(parent: Path) -> None:

@@ -64,7 +64,7 @@ def dry_run(config: Config, topology: str = "") -> None:
     batch = abstract_batch(config, len(names))
     print(parameter_table(state.trainable, frozen))
     devices = mesh.size
-    flops = count_flops(program.step, state, frozen, tokens, batch)
+    flops = count_flops(program.step, state, frozen, program.described_names(tokens), batch)
     b, side, k = config.train.batch_size, config.data.crop_size, batch.class_ids.shape[1]
     print(f"\none step: {b} crops of {side} x {side}, {k} of {len(names)} classes each, on {devices} device(s)")
     print(

@@ -109,7 +109,7 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
     """
     mesh = topology_mesh(config, topology)
     program = describe_step(config, mesh)
-    tokens = jax.ShapeDtypeStruct(np.shape(names), np.int32)
+    tokens = program.described_names(jax.ShapeDtypeStruct(np.shape(names), np.int32))
     arguments = (program.state, program.frozen, tokens, batch)
     traced = program.step.trace(*arguments)
     started = time.perf_counter()

@@ -43,7 +43,7 @@ def _masks(answer: Answer, outputs: Outputs, kind: Kind) -> Iterator[dict[str, A
         regions = find_regions(np.asarray(answer.labels), np.asarray(answer.confidence))
         kept = regions.kept(outputs.least_areas(answer.names))
     size, total = [answer.height, answer.width], answer.height * answer.width
-    runs = Runs(regions.ids.T, len(regions.areas))
+    runs, means = Runs(regions.ids.T, len(regions.areas)), regions.confidences()
     for region in kept.tolist():
         mask = coder.frPyObjects({"size": size, "counts": counts_of(*runs[region], total)}, *size)
         yield {
@@ -52,7 +52,7 @@ def _masks(answer: Answer, outputs: Outputs, kind: Kind) -> Iterator[dict[str, A
             "area": int(regions.areas[region]),
             "bbox": coder.toBbox(mask).tolist(),
             "iscrowd": 0,
-            "score": round(float(regions.confidences[region]), 6),
+            "score": round(float(means[region]), 6),
         }
 
 
@@ -67,7 +67,7 @@ def _by_class(answer: Answer) -> Regions:
 
 def _polygons(answer: Answer, outputs: Outputs) -> Iterator[dict[str, Any]]:
     found = all_outlines(answer, outputs, "the format coco_polygons", "formats")
-    for shape, index, area, confidence in zip(*found[:3], found.confidences, strict=True):
+    for shape, index, area, confidence in zip(*found[:3], found.confidences(), strict=True):
         left, top, right, bottom = shape.bounds
         yield {
             "category_id": int(index) + 1,

@@ -19,21 +19,21 @@ def detections(answer: Answer, outputs: Outputs) -> Any:
     Raises:
         UserError: supervision is not installed, or there are so many regions that their masks fill the memory.
     """
-    supervision = needed("supervision", "supervision", "supervision's Detections")
     regions = find_regions(np.asarray(answer.labels), np.asarray(answer.confidence))
     kept = regions.kept(outputs.least_areas(answer.names))
-    if not len(kept):
-        return supervision.Detections.empty()
     if len(kept) * answer.labels.size > MOST_BYTES:
         raise UserError(
             f"{len(kept):,} regions of {answer.width} x {answer.height} pixels would take "
             f"{len(kept) * answer.labels.size / 1e9:,.0f} GB as masks; give a larger min_area"
         )
+    supervision = needed("supervision", "supervision", "a Detections object")
+    if not len(kept):
+        return supervision.Detections.empty()
     classes = regions.classes[kept]
     return supervision.Detections(
         xyxy=regions.boxes()[kept].astype(np.float32),
         mask=np.stack([regions.ids == region for region in kept]),
         class_id=classes.astype(int),
-        confidence=regions.confidences[kept].astype(np.float32),
+        confidence=regions.confidences()[kept].astype(np.float32),
         data={"class_name": np.array([answer.names[index] for index in classes])},
     )

@@ -17,6 +17,19 @@ from dinov3seg_jax.formats.outlines import Outlines, outlines
 from dinov3seg_jax.formats.outputs import Outputs
 
 LAYER = "regions"
+COLUMNS: dict[str, type] = {
+    "class": object,
+    "class_index": np.int32,
+    "confidence": np.float64,
+    "pixels": np.int64,
+    "area_m2": np.float64,
+    "color": object,
+}
+KNOWN_WARNINGS = (  # of the temporary name, and what a note says
+    "The filename extension",
+    ".*non conformant file extension",
+    "'crs' was not provided",
+)
 IN_PIXELS = "pixels from the top left corner, x to the right and y down, as the picture has no place on Earth"
 
 
@@ -38,8 +51,9 @@ def geojson(answer: Answer, outputs: Outputs) -> Iterator[bytes]:
         shapes = found.shapes
         if ground is not None:
             shapes = on_globe(shapely, shapes, ground, answer)
-        for row, geometry in enumerate(shapely.to_geojson(shapely.orient_polygons(shapes)).tolist()):
-            properties = json.dumps(_properties(answer, ground, found, row), ensure_ascii=False)
+        geometries = shapely.to_geojson(shapely.orient_polygons(shapes)).tolist()
+        for row, geometry in zip(_properties(answer, ground, found), geometries, strict=True):
+            properties = json.dumps(row, ensure_ascii=False)
             feature = f'{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}'
             yield between + feature.encode(errors="replace")
             between = b",\n"
@@ -67,11 +81,7 @@ def write_geopackage(answer: Answer, outputs: Outputs, path: Path) -> None:
     shapely = needed("shapely", "geo", "the format gpkg")
     raw = needed("pyogrio.raw", "geo", "the format gpkg")
     errors = needed("pyogrio.errors", "geo", "the format gpkg")
-    for known in (
-        "The filename extension",
-        ".*non conformant file extension",
-        "'crs' was not provided",
-    ):  # the temporary name's; and said in a note
+    for known in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", known)
     ground = ground_of(answer.place, "the format gpkg")
     if ground is None:
@@ -81,19 +91,13 @@ def write_geopackage(answer: Answer, outputs: Outputs, path: Path) -> None:
         if begun and not len(found.areas):
             continue
         shapes = found.shapes if ground is None else shapely.transform(found.shapes, ground.places)
-        rows = [_properties(answer, ground, found, row) for row in range(len(found.areas))]
-        columns = {
-            key: np.array([row[key] for row in rows], kind)
-            for key, kind in {
-                "class": object,
-                "class_index": np.int32,
-                "confidence": np.float64,
-                "pixels": np.int64,
-            }.items()
+        rows = list(_properties(answer, ground, found))
+        kinds = dict(COLUMNS)
+        if ground is None or ground.square_metres() is None:
+            del kinds["area_m2"]
+        columns: dict[str, np.ndarray] = {
+            key: np.array([row[key] for row in rows], kind) for key, kind in kinds.items()
         }
-        if ground is not None and ground.square_metres() is not None:
-            columns["area_m2"] = np.array([row["area_m2"] for row in rows], np.float64)
-        columns["color"] = np.array([row["color"] for row in rows], object)
         try:
             raw.write(
                 path,
@@ -111,17 +115,18 @@ def write_geopackage(answer: Answer, outputs: Outputs, path: Path) -> None:
         begun = True
 
 
-def _properties(answer: Answer, ground: Ground | None, found: Outlines, row: int) -> dict[str, Any]:
-    """What is said of one region."""
-    index = int(found.classes[row])
-    said: dict[str, Any] = {
-        "class": answer.names[index],
-        "class_index": index,
-        "confidence": round(float(found.confidences[row]), 6),
-        "pixels": int(found.areas[row]),
-    }
+def _properties(answer: Answer, ground: Ground | None, found: Outlines) -> Iterator[dict[str, Any]]:
+    """What is said of each region."""
     metres = ground.square_metres() if ground else None
-    return said | ({} if metres is None else {"area_m2": said["pixels"] * metres}) | {"color": answer.hex_color(index)}
+    for index, pixels, mean in zip(found.classes.tolist(), found.areas.tolist(), found.confidences(), strict=True):
+        yield {
+            "class": answer.names[index],
+            "class_index": index,
+            "confidence": round(float(mean), 6),
+            "pixels": pixels,
+            **({} if metres is None else {"area_m2": pixels * metres}),
+            "color": answer.hex_color(index),
+        }
 
 
 def _say_pixels() -> None:

@@ -1,5 +1,6 @@
 """Label Studio's import: a task for each picture, whose predictions are brush strokes, and the labelling interface."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,8 @@ VALUE_BITS, SIZES = 8, (4, 8, 12, 16)  # bits of a value, and of the lengths tha
 def part(answer: Answer, outputs: Outputs) -> Iterator[bytes]:
     """The task of a picture."""
     regions = find_regions(np.asarray(answer.labels), np.asarray(answer.confidence))
-    runs, strokes = Runs(regions.ids, len(regions.areas)), list[dict[str, Any]]()
+    runs, means = Runs(regions.ids, len(regions.areas)), regions.confidences()
+    strokes: list[dict[str, Any]] = []
     for region in regions.kept(outputs.least_areas(answer.names)).tolist():
         name = answer.names[regions.classes[region]]
         counts = np.array(counts_of(*runs[region], answer.width * answer.height)) * CHANNELS
@@ -37,7 +39,7 @@ def part(answer: Answer, outputs: Outputs) -> Iterator[bytes]:
                 "original_width": answer.width,
                 "original_height": answer.height,
                 "image_rotation": 0,
-                "score": round(float(regions.confidences[region]), 6),
+                "score": round(float(means[region]), 6),
                 "value": {
                     "format": "rle",
                     "rle": brush(counts),
@@ -58,17 +60,19 @@ def brush(counts: Int[np.ndarray, " k"]) -> list[int]:
     Args:
         counts: values outside, inside, outside and so on, as of `counts_of`.
     """
-    pairs = [(int(count), INSIDE * (place % 2)) for place, count in enumerate(counts)]
     bits = [f"{int(np.sum(counts)):032b}", f"{VALUE_BITS - 1:05b}", *(f"{size - 1:04b}" for size in SIZES)]
-    longest = 2 ** SIZES[-1]
-    for count, value in pairs:
-        while count:
-            length = min(count, longest)
-            kind = next(kind for kind, size in enumerate(SIZES) if length <= 2**size)
-            bits.append(f"1{kind:02b}{length - 1:0{SIZES[kind]}b}{value:0{VALUE_BITS}b}")
-            count -= length
+    for place, count in enumerate(counts.tolist()):
+        longest, rest = divmod(count, 2 ** SIZES[-1])
+        value = INSIDE * (place % 2)
+        bits.append(_run(2 ** SIZES[-1], value) * longest + (_run(rest, value) if rest else ""))
     text = "".join(bits)
     return np.packbits(np.frombuffer(text.encode(), np.uint8) - ord("0")).tolist()
+
+
+@functools.lru_cache(maxsize=10_000)
+def _run(length: int, value: int) -> str:
+    kind = next(kind for kind, size in enumerate(SIZES) if length <= 2**size)
+    return f"1{kind:02b}{length - 1:0{SIZES[kind]}b}{value:0{VALUE_BITS}b}"
 
 
 def join(parts: Iterable[Lines], classes: Classes) -> Iterator[bytes]:

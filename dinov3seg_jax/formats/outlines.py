@@ -37,7 +37,6 @@ class Outlines(NamedTuple):
     areas: Int[np.ndarray, " n"]  # pixels of the region, whatever its outline was simplified to
     sums: Float[np.ndarray, " n"]  # of their confidence
 
-    @property
     def confidences(self) -> Float[np.ndarray, " n"]:
         """The mean over each region."""
         return self.sums / self.areas

@@ -49,6 +49,8 @@ class Outputs(NamedTuple):
     def question(self) -> dict[str, Any]:
         """What results depend on, by the options that a user knows it by, as plain values."""
         asked = {"--min_area": dict(sorted(self.min_area.items())), "--simplify": self.simplify}
+        if "scores" in self.formats:  # for which a picture is seen whole
+            asked["--format scores"] = True
         return {word: value for word, value in asked.items() if value}
 
 

@@ -19,7 +19,6 @@ class Regions(NamedTuple):
     areas: Int[np.ndarray, " n"]  # pixels
     sums: Float[np.ndarray, " n"]  # of the confidence of their pixels
 
-    @property
     def confidences(self) -> Float[np.ndarray, " n"]:
         """The mean over each region."""
         return self.sums / np.maximum(self.areas, 1)

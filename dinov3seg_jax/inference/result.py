@@ -225,7 +225,7 @@ class Segmentation:
         found = all_outlines(self.answer(), outputs, "a polygon", "formats")
         return [
             Region(self.names[index], int(index), shape, int(area), float(mean))
-            for shape, index, area, mean in zip(*found[:3], found.confidences, strict=True)
+            for shape, index, area, mean in zip(*found[:3], found.confidences(), strict=True)
         ]
 
     def to_detections(self, min_area: MinArea = 0) -> Any:

@@ -12,7 +12,7 @@ from dinov3seg_jax.data.paper import Pixels
 from dinov3seg_jax.data.scenes import AS_IT_IS, View, import_rasterio
 from dinov3seg_jax.errors import UserError, note
 from dinov3seg_jax.formats.outputs import Outputs
-from dinov3seg_jax.inference.base import BaseSegmenter
+from dinov3seg_jax.inference.base import FLOAT_BYTES, BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.pictures.finished import ALONE, Picture
@@ -90,8 +90,11 @@ def segment_pictures(
             f"more than --memory allows ({memory / 1e9:,.1f} GB); use a smaller one"
         )
     room, held = huge.room_for_pictures(model, memory, batch_size), 0
+    scores = FLOAT_BYTES * len(ClassList.of(names).rows) if "scores" in outputs.formats else 0
     with _pool() as readers, _pool() as writers:
-        batches = _plan(pictures, wanted, batch_size, lambda picture: _look(model, picture, room, view), room, readers)
+        batches = _plan(
+            pictures, wanted, batch_size, lambda picture: _look(model, picture, room, view, scores), room, readers
+        )
         upcoming = next(batches, None)
         reading: deque[Batch] = deque()
         writing: deque[tuple[Future[Outcome], int]] = deque()
@@ -143,19 +146,23 @@ def _size(batch: Sequence[Look]) -> int:
     return sum(look.size for look in batch)
 
 
-def _look(model: BaseSegmenter, picture: Picture, room: int, view: View) -> Look:
-    """By its header. Where that misleads, as a damaged one can, a batch has pictures of two sizes, which is no harm."""
+def _look(model: BaseSegmenter, picture: Picture, room: int, view: View, scores: int) -> Look:
+    """By its header. Where that misleads, as a damaged one can, a batch has pictures of two sizes, which is no harm.
+
+    `scores` are the bytes that those of a pixel take, if they are kept; then a picture that has the room is seen whole.
+    """
     try:
         seen = look_at(picture.path, view)
         if seen.place_is_lost:
             mend = "install rasterio, as with the extra geo" if import_rasterio() is None else "convert it to RGB"
             note(f"{picture.path} says which place on Earth it shows, and its labels do not; {mend}, and they do")
-        if model.tiles is not None and huge.needs_streaming(seen, room):
+        size = (huge.BYTES_PER_PIXEL + scores) * seen.height * seen.width
+        if model.tiles is not None and not (scores and size <= room) and huge.needs_streaming(seen, room):
             return Look(picture, HUGE, room)
     except UserError as error:
         return Look(picture, UNREADABLE, 0, error=error)
     shape = model.batch_shape(seen.height, seen.width)
-    return Look(picture, shape, huge.BYTES_PER_PIXEL * seen.height * seen.width, seen.georeferenced)
+    return Look(picture, shape, size, seen.georeferenced)
 
 
 def _begin(readers: ThreadPoolExecutor, looks: list[Look], view: View) -> Batch:

@@ -1,5 +1,6 @@
 """A video and its results: which files they are, whether they are there, and whose they are."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ class ClipOptions(NamedTuple):
 
     def question(self) -> Question:
         """What results depend on, by the options that a user knows it by."""
-        return {"--every": self.every, "--smooth": self.smooth}
+        return {"--every": self.every, "--smooth": self.smooth, "look": dataclasses.asdict(self.drawing)}
 
 
 class ClipJob:

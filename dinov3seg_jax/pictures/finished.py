@@ -139,7 +139,8 @@ def to_do(
             f"{out} holds results of other {' and '.join(differing)}; choose another --out, or add --overwrite to "
             "replace them"
         )
-    recorded = _record(earlier)
+    lost = bool(_joined(out, outputs.formats)) and outputs.folder is not None and not (out / CLASSES_FILE).exists()
+    recorded = {} if lost else _record(earlier)  # without its classes, no file of the folder can be written
     left = [
         picture for picture in pictures if not picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats)
     ]

@@ -290,7 +290,7 @@ def segment_file(
 def _check_formats(outputs: Outputs, picture: Raster, memory_bytes: int, source: Path) -> None:
     """Refuse formats that hold a whole picture where it does not fit, and scores, which tiles do not leave."""
     if "scores" in outputs.formats:
-        raise UserError(f"{source} is segmented tile by tile, which keeps no scores of all classes; leave them out")
+        raise UserError(f"{source} is segmented tile by tile, which keeps no scores; raise --memory, or leave them out")
     needed = picture.height * picture.width * BYTES_PER_PIXEL
     whole = [name for name in outputs.formats if not FORMATS[name].streams]
     if whole and needed > memory_bytes:

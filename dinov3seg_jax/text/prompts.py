@@ -188,7 +188,7 @@ def _refuse_twin(names: Sequence[str], earlier: int, later: int, prompt: str, in
     first, second = names[earlier - 1], names[later - 1]
     if in_background:
         raise UserError(
-            f"the name {second!r} of the background is asked as {first!r} is, so that neither could win by right; "
+            f"the name {second!r} of the background is asked as {first!r} is, so that nothing says whose a pixel is; "
             "leave one of them out"
         )
     if prompt:

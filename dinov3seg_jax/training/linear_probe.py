@@ -37,10 +37,10 @@ def check_linear(config: Config, classes: int) -> None:
 
 
 def make_linear_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Parameters]]:
-    """Return loss(trainable, frozen, step, names, batch) -> (loss, running statistics); `names` are not used."""
+    """Return loss(trainable, frozen, step, batch) -> (loss, running statistics)."""
 
     def loss(
-        trainable: Parameters, frozen: Parameters, step: Int[Array, ""], names: Int[Array, "n length"], batch: Any
+        trainable: Parameters, frozen: Parameters, step: Int[Array, ""], batch: Any
     ) -> tuple[Float[Array, ""], Parameters]:
         model = bind(graph, join(trainable, frozen))
         key = jax.random.fold_in(jax.random.key(config.seed), step)

@@ -136,20 +136,20 @@ def _loop(
     started = interval_start = time.perf_counter()
     waited = 0.0
     pending: list[dict[str, jax.Array]] = []
-    names_on_device = jax.device_put(names, program.shardings.names)
+    names = jax.device_put(program.names(state.trainable, frozen, names), program.shardings.names)
     compiled = None
     for step in itertools.count(int(state.step) + 1):
         wait_start = time.perf_counter()
         batch = _place(next(around.batches), program.shardings.batch)
         waited += time.perf_counter() - wait_start
         if compiled is None:
-            compiled = CompiledStep(program.step, state, frozen, names_on_device, batch)
-            flops = model_flops(config, program, compiled.traced, (state, frozen, names_on_device, batch))
+            compiled = CompiledStep(program.step, state, frozen, names, batch)
+            flops = model_flops(config, program, compiled.traced, (state, frozen, names, batch))
             around.logs.know_cost(flops / jax.device_count(), peak_flops(jax.local_devices()[0].device_kind))
             interval_start, waited = time.perf_counter(), 0.0
             around.signals.listen()
         around.profiler.before(step)
-        state, metrics = compiled(state, frozen, names_on_device, batch)
+        state, metrics = compiled(state, frozen, names, batch)
         around.profiler.after(step, metrics)
         pending.append(metrics)
         around.logs.advance()
@@ -215,9 +215,14 @@ def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -
 
 
 def _refuse_uneven_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
-    if config.train.batch_size % (mesh.shape[DATA] * config.train.accumulate):
-        parts = f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""
+    batch, parts = config.train.batch_size, config.train.accumulate
+    together = mesh.shape[DATA] * parts
+    if batch % together:
+        divisors = (n for n in range(1, mesh.size + 1) if not mesh.size % n)
+        enough = next((n for n in divisors if not batch % (mesh.size // n * parts)), 0)
+        in_parts = f" in {parts} parts" if parts > 1 else ""
+        shared = f", or let devices share the work of one example with --config.model_parallel={enough}"
         raise UserError(
-            f"train.batch_size {config.train.batch_size} cannot be shared out over {mesh.shape[DATA]} devices{parts}; "
-            "make it a multiple."
+            f"train.batch_size {batch} cannot be shared out over {mesh.shape[DATA]} devices{in_parts}; set "
+            f"--config.train.batch_size={-(-batch // together) * together}{shared if enough else ''}."
         )

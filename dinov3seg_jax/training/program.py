@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Int
 
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.graph import build
+from dinov3seg_jax.models.graph import bind, build
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.training.finetune import frozen_blocks, partition
+from dinov3seg_jax.training.finetune import frozen_blocks, join, partition
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.sharding import batch_sharding, like_parameters, on_mesh, parameter_shardings, replicated
-from dinov3seg_jax.training.step import Batch, TrainState, make_train_step
+from dinov3seg_jax.training.step import TEXT, Batch, TrainState, make_train_step
 
 
 class Shardings(NamedTuple):
@@ -37,6 +38,23 @@ class StepProgram(NamedTuple):
     state: TrainState  # described
     frozen: Parameters  # described
     mesh: jax.sharding.Mesh
+
+    def names(self, trainable: Parameters, frozen: Parameters, tokens: Int[Any, "n length"]) -> Any:
+        """What the step takes as names: the tokens, or where nothing of the text tower trains, their embeddings.
+
+        These are the same in every step, and so computed before the first.
+        """
+        if any(name.startswith(TEXT) for name in trainable) or not any(name.startswith(TEXT) for name in frozen):
+            return tokens
+
+        def embed(trainable: Parameters, frozen: Parameters, tokens: Any) -> jax.Array:
+            return bind(self.graph, join(trainable, frozen)).encode_text(tokens)
+
+        return jax.jit(on_mesh(embed, self.mesh), out_shardings=self.shardings.names)(trainable, frozen, tokens)
+
+    def described_names(self, tokens: Int[Any, "n length"]) -> Any:
+        """Shape and type of `names`."""
+        return jax.eval_shape(self.names, self.state.trainable, self.frozen, tokens)
 
 
 def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:

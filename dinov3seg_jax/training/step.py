@@ -17,6 +17,7 @@ from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import make_linear_loss
 from dinov3seg_jax.training.losses import alignment_loss, named_labels, sample_patches, sigmoid_cross_entropy
 
+TEXT = "text/"  # parameters of the text tower
 CHANCE = 0.5  # what chance can add to a class's cosine when the hardest classes are chosen
 
 
@@ -38,11 +39,12 @@ class TrainState(NamedTuple):
 
 Gradient = tuple[Float[Array, ""], Parameters, Parameters]
 Shardings = Mapping[str, jax.sharding.NamedSharding] | None
-Step = Callable[[TrainState, Parameters, Int[Array, "n length"], Batch], tuple[TrainState, dict[str, Array]]]
+Names = Int[Array, "n length"] | Float[Array, "n d2"]  # token ids, or their embeddings
+Step = Callable[[TrainState, Parameters, Names, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Int[Array, ""]]]:
-    """Return loss(trainable, frozen, step, names, batch) for `config.train.objective`; `names` are token ids.
+    """Return loss(trainable, frozen, text, step, batch) for `config.train.objective`; `text` is of all names.
 
     It gives a mean, and how many labelled pixels (patches, for "alignment") it is the mean of.
     """
@@ -51,12 +53,11 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
     def loss(
         trainable: Parameters,
         frozen: Parameters,
+        text: Float[Array, "n d2"],
         step: Int[Array, ""],
-        names: Int[Array, "n length"],
         batch: Batch,
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
         model = bind(graph, join(trainable, frozen))
-        text = model.encode_text(names)
         images = batch.image.astype(jnp.float32) / 255
         if options.objective == "alignment":
             correlation = model.correlate(model.encode_patches(images).patches, text[None])
@@ -115,6 +116,9 @@ def choose_hardest(
 def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = None) -> Callable[..., Gradient]:
     """Return gradient(trainable, frozen, step, names, batch) -> (loss, running statistics, gradients).
 
+    The names are token ids, which are embedded once, however many parts the batch has: what each part says of the
+    embeddings is summed, and goes back through the text tower once. Or they are embeddings, which nothing changes.
+
     Args:
         config: its `train.accumulate` cuts the batch into parts, one after the other. Each part's loss and gradients
             count as much as it has labelled pixels (or patches), which makes them those of the whole batch; only
@@ -125,40 +129,69 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
     if config.model.linear.classes:
         linear_loss = make_linear_loss(config, graph)
 
-        def weighed_loss(*arguments: Any) -> tuple[Array, tuple[Array, Parameters]]:
-            loss, statistics = linear_loss(*arguments)
+        def weighed_loss(
+            trainable: Parameters, frozen: Parameters, text: Array, step: Array, batch: Batch
+        ) -> tuple[Array, tuple[Array, Parameters]]:
+            loss, statistics = linear_loss(trainable, frozen, step, batch)
             return loss, (jnp.ones(()), statistics)
     else:
         plain_loss = make_loss(config, graph)
 
-        def weighed_loss(*arguments: Any) -> tuple[Array, tuple[Array, Parameters]]:
-            loss, weight = plain_loss(*arguments)
+        def weighed_loss(
+            trainable: Parameters, frozen: Parameters, text: Array, step: Array, batch: Batch
+        ) -> tuple[Array, tuple[Array, Parameters]]:
+            loss, weight = plain_loss(trainable, frozen, text, step, batch)
             return loss, (weight, {})
 
-    value_and_gradient = jax.value_and_grad(weighed_loss, has_aux=True)
     parts = config.train.accumulate
 
     def place(gradients: Parameters) -> Parameters:
         return gradients if shardings is None else jax.lax.with_sharding_constraint(gradients, shardings)
 
-    def gradient(
-        trainable: Parameters, frozen: Parameters, step: Int[Array, ""], names: Int[Array, "n length"], batch: Batch
-    ) -> Gradient:
+    def of_the_rest(
+        trainable: Parameters, frozen: Parameters, text: Array, step: Int[Array, ""], batch: Batch, text_too: bool
+    ) -> tuple[Array, Parameters, tuple[Parameters, Array | None]]:
+        """Loss, running statistics, and gradients: of what trains, by way of all but the text tower, and of `text`."""
+        of_both = jax.value_and_grad(weighed_loss, (0, 2) if text_too else (0,), has_aux=True)
+
+        def differentiate(step: Array, part: Batch) -> tuple[Array, Array, Parameters, tuple[Parameters, Array | None]]:
+            (loss, (weight, statistics)), found = of_both(trainable, frozen, text, step, part)
+            return loss, weight, statistics, (place(found[0]), found[1] if text_too else None)
+
         if parts == 1:
-            (loss, (_, statistics)), gradients = value_and_gradient(trainable, frozen, step, names, batch)
-            return loss, statistics, place(gradients)
+            loss, _, statistics, gradients = differentiate(step, batch)
+            return loss, statistics, gradients
 
         def add(total: tuple, numbered: tuple[Array, Batch]) -> tuple[tuple, None]:
             number, part = numbered
-            (loss, (weight, _)), gradients = value_and_gradient(trainable, frozen, step * parts + number, names, part)
+            loss, weight, _, gradients = differentiate(step * parts + number, part)
             weight = weight.astype(jnp.float32)
-            summed = jax.tree.map(lambda sum, new: sum + weight * new, total[:2], (loss, place(gradients)))
+            summed = jax.tree.map(lambda sum, new: sum + weight * new, total[:2], (loss, gradients))
             return (*summed, total[2] + weight), None
 
-        nothing = (jnp.zeros(()), place(jax.tree.map(jnp.zeros_like, trainable)), jnp.zeros(()))
+        no_gradients = (place(jax.tree.map(jnp.zeros_like, trainable)), jnp.zeros(text.shape) if text_too else None)
+        nothing = (jnp.zeros(()), no_gradients, jnp.zeros(()))
         (loss, gradients, weight), _ = jax.lax.scan(add, nothing, (jnp.arange(parts), _cut(batch, parts)))
         loss, gradients = jax.tree.map(lambda sum: sum / jnp.maximum(weight, 1), (loss, gradients))
         return loss, {}, gradients
+
+    def gradient(
+        trainable: Parameters, frozen: Parameters, step: Int[Array, ""], names: Names, batch: Batch
+    ) -> Gradient:
+        of_text = {name: value for name, value in trainable.items() if name.startswith(TEXT)}
+        if config.model.linear.classes or jnp.issubdtype(names.dtype, jnp.floating):
+            loss, statistics, (gradients, _) = of_the_rest(trainable, frozen, names, step, batch, False)
+            return loss, statistics, gradients
+
+        def embed(of_text: Parameters) -> Float[Array, "n d2"]:
+            return bind(graph, join(trainable | of_text, frozen)).encode_text(names)
+
+        text, pull_back = jax.vjp(embed, of_text)
+        loss, statistics, (gradients, pulled) = of_the_rest(trainable, frozen, text, step, batch, bool(of_text))
+        if pulled is not None:
+            (by_text,) = pull_back(pulled.astype(text.dtype))
+            gradients |= place(gradients | {name: gradients[name] + by_text[name] for name in of_text})
+        return loss, statistics, gradients
 
     return gradient
 
@@ -176,9 +209,7 @@ def make_train_step(
     """Return step(state, frozen, names, batch) -> (next state, metrics); `shardings` as for `make_gradient`."""
     gradient = make_gradient(config, graph, shardings)
 
-    def step(
-        state: TrainState, frozen: Parameters, names: Int[Array, "n length"], batch: Batch
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, frozen: Parameters, names: Names, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         loss, statistics, gradients = gradient(state.trainable, frozen, state.step, names, batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates) | statistics

@@ -81,7 +81,7 @@ def test_chips_whose_peaks_are_not_known(monkeypatch):
 
 def refuse_to_compile(monkeypatch, message):
     step = SimpleNamespace(trace=lambda *_: SimpleNamespace(lower=lambda: None))
-    program = SimpleNamespace(step=step, state=None, frozen=None)
+    program = SimpleNamespace(step=step, state=None, frozen=None, described_names=lambda tokens: tokens)
     monkeypatch.setattr(topology, "topology_mesh", lambda *_: None)
     monkeypatch.setattr(topology, "describe_step", lambda *_: program)
 

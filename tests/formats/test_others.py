@@ -120,7 +120,6 @@ def test_detections():
 
 
 def test_too_many_detections(monkeypatch):
-    pytest.importorskip("supervision")
     monkeypatch.setattr(detections, "MOST_BYTES", 1000)
     with pytest.raises(UserError, match="regions of 64 x 64 pixels would take 0 GB as masks; give a larger min_area"):
         detections.detections(answer(MAPS["checkerboard"]), Outputs())

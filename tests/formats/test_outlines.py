@@ -30,14 +30,14 @@ def inside(shape, size):
     return shapely.contains_xy(shape, columns + 0.5, rows + 0.5)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7, 1000])
+@pytest.mark.parametrize("rows", [1, 7, 1000])
 @pytest.mark.parametrize("name", [name for name in MAPS if name != "checkerboard"])
 def test_polygons_are_the_regions(name, rows):
     labels = MAPS[name]
     found = in_strips(answer(labels), PLAIN, rows)
     expected = {mask.tobytes(): index for index, mask in reference(labels) if index >= 0}
     assert len(found.shapes) == len(expected)
-    for shape, index, area, mean in zip(*found[:3], found.confidences, strict=True):
+    for shape, index, area, mean in zip(*found[:3], found.confidences(), strict=True):
         assert shape.is_valid
         assert shape.geom_type == "Polygon"
         mask = inside(shape, labels.shape)

@@ -105,6 +105,7 @@ def test_no_tolerance(given):
 
 def test_what_results_depend_on():
     assert asked("coco").question() == {}
+    assert asked("json,scores").question() == {"--format scores": True}
     assert asked("coco", 5, 2).question() == {"--min_area": {"": 5}, "--simplify": 2.0}
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -135,3 +136,46 @@ def test_pixels_without_data(tmp_path, count, mode, none):
         assert np.asarray(labels).tolist() == [[2, 2, none], [none, 2, 2]]
     whole = result()
     assert whole.where(None) is whole
+
+
+def test_other_formats(tmp_path):
+    paths = result().save(tmp_path, "a", "sub/a.jpg", formats="cvat, json,numpy", min_area="sky=2")
+    assert [path.name for path in paths] == ["a.json", "a_cvat.xml", "a_labels.npy"]
+    assert json.loads(paths[0].read_text(encoding="utf-8"))["file"] == "a.jpg"
+    assert paths[1].read_text(encoding="utf-8").count("<mask ") == 1
+    np.testing.assert_array_equal(np.load(paths[2]), LABELS)
+    with pytest.raises(UserError, match="there is no format 'cvt'"):
+        result().save(tmp_path, "a", formats="cvt")
+
+
+def test_regions_in_python():
+    """The same as in files."""
+    pytest.importorskip("shapely")
+    first, second = sorted(result().polygons(), key=lambda region: region.area)
+    assert (first.name, first.label, first.area, first.confidence) == ("sky", 0, 1, 0.25)
+    assert first.shape.bounds == (2, 0, 3, 1)
+    assert (second.name, second.area, second.shape.area) == ("grüner Wald", 5, 5)
+    assert [region.name for region in result().polygons(min_area=2)] == ["grüner Wald"]
+    content = result().to_geojson("a.png", {"sky": 2})
+    assert [row["properties"]["class"] for row in content["features"]] == ["grüner Wald"]
+    assert content["name"] == "a.png"
+
+
+def test_coco_in_python():
+    pytest.importorskip("pycocotools")
+    for kind in ("regions", "classes", "polygons"):
+        content = result().to_coco("a.png", kind)
+        assert [row["file_name"] for row in content["images"]] == ["a.png"]
+        assert sorted((row["category_id"], row["area"]) for row in content["annotations"]) == [(1, 1), (3, 5)]
+    assert len(result().to_coco(min_area=2)["annotations"]) == 1
+
+
+def test_a_table_in_python():
+    pytest.importorskip("pandas")
+    assert result().to_dataframe("a.png")["pixels"].tolist() == [1, 0, 5]
+
+
+def test_detections_in_python(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(UserError, match="needs supervision, which is not installed; install the extra 'supervision'"):
+        result().to_detections(min_area=2)

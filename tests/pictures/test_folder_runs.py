@@ -161,7 +161,7 @@ def test_a_picture_too_large_for_the_memory_goes_tile_by_tile(folder, model, mon
     asked = []
 
     def segment_file(model, source, names, out_folder, stem, memory, **_):
-        asked.append((source.name, names.names, out_folder.name, stem, memory))
+        asked.append((source.name, names, out_folder.name, stem, memory))
         if source.name == "001.png":
             raise UserError("001.png is too much")
         return model.segment(source, names).summary()

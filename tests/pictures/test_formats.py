@@ -13,7 +13,7 @@ from dinov3seg_jax.cli import request
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.formats.table import asked
-from dinov3seg_jax.pictures import huge
+from dinov3seg_jax.pictures import finished, huge
 from dinov3seg_jax.pictures.batches import segment_pictures
 from dinov3seg_jax.pictures.finished import Picture
 from dinov3seg_jax.pictures.places import titles
@@ -69,6 +69,10 @@ def test_files_of_a_folder_are_complete_after_a_stop(folder, tmp_path, monkeypat
     assert not FILES & seen(tmp_path / "out")
     assert main(words(folder, "out", *MANY)) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    for hidden in (".classes.json", ".001.cvat"):
+        (tmp_path / "out" / hidden).unlink()
+        assert main(words(folder, "out", *MANY)) == 0
+        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     (tmp_path / "out" / "cvat.xml").unlink()
     monkeypatch.setattr(request, "load", None)  # no model is needed
     assert main(words(folder, "out", *MANY)) == 0
@@ -149,6 +153,15 @@ def test_mistakes_are_found_before_the_model_is_loaded(folder, monkeypatch, more
         main(words(folder, "out", *more))
 
 
+def test_a_file_of_a_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):  # noqa: F811
+    def fail(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(finished, "join_folder", fail)
+    with pytest.raises(UserError, match=r"out cannot be written \(no room\); choose another --out"):
+        main(words(folder, "out", "--format", "csv"))
+
+
 def test_titles(tmp_path):
     one = {tmp_path / "a" / "x.png": tmp_path / "a", tmp_path / "a" / "b" / "x.png": tmp_path / "a"}
     assert titles(one) == ["x.png", "b/x.png"]
@@ -192,7 +205,7 @@ def test_a_format_that_does_not_fit_into_memory(tmp_path):
     path = save_raster(tmp_path / "a.tif", np.zeros((3, 5000, 5000), np.uint8), compress="deflate", **PLACE)
     with pytest.raises(UserError, match=r"the format cvat holds all of .*a.tif in memory, about 1.2 GB, more than the"):
         huge.segment_file(Stub(), path, names_of(3), tmp_path / "out", "a", ENOUGH, formats="labels,cvat")
-    with pytest.raises(UserError, match="which keeps no scores of all classes; leave them out"):
+    with pytest.raises(UserError, match="which keeps no scores; raise --memory, or leave them out"):
         huge.segment_file(Stub(), path, names_of(3), tmp_path / "out", "a", ENOUGH, formats="scores")
     assert not (tmp_path / "out").exists()
 
@@ -206,6 +219,19 @@ def test_formats_in_python(tmp_path):
     assert json.loads((tmp_path / "out" / "a.json").read_text()) == summary
     assert "labels" not in summary
     assert (tmp_path / "out" / "a_summary.csv").read_text().splitlines()[1].startswith("sub/a.tif,0,")
+
+
+def test_scores_of_a_raster(folder, tmp_path):  # noqa: F811
+    save_raster(tmp_path / "a.tif", np.moveaxis(scene(40, 40), -1, 0), **PLACE)
+    whole = "--config.inference.resize=short_side"
+    assert main(words(tmp_path / "a.tif", "out", whole, "--format", "scores,labels")) == 0
+    with (
+        rasterio.open(tmp_path / "out" / "a_scores.tif") as found,
+        rasterio.open(tmp_path / "out" / "a_labels.tif") as labels,
+    ):
+        assert found.transform == labels.transform == PLACE["transform"]
+        assert found.descriptions == ("red circle", "grass", "sky")
+        np.testing.assert_array_equal(found.read().argmax(0), labels.read(1))
 
 
 def test_scores_of_a_folder(folder, tmp_path):  # noqa: F811

@@ -158,7 +158,7 @@ def test_two_readings_are_refused_with_both(text):
         parse_names(text)
 
 
-@pytest.mark.parametrize("text", ["grass | wood", "grass |wood, sky", "grass| wood", "grass ¦ wood"])
+@pytest.mark.parametrize("text", ["grass | wood", "grass |wood, sky", "grass| wood", "grass ¦ wood", "| grass | wood"])
 def test_bars_with_blanks_on_one_line_are_refused_with_both_readings(text):
     with pytest.raises(UserError, match=r"read as \d class.*or as \d classes.*no blanks around it, as 'grass.wood"):
         parse_names(text)
@@ -285,6 +285,7 @@ def test_what_is_no_class(given, message):
         ({"min_confidence": float("nan")}, "min_confidence is nan"),
         ({"min_confidence": True}, "min_confidence is True"),
         ({"min_confidence": "0.3"}, "min_confidence is '0.3'"),
+        ({"background": ""}, "in the background, the list of class names holds no class name"),
         ({"synonyms": "all"}, "synonyms is 'all'; choose 'mean' or 'best'"),
         ({"unknown": " "}, "name of what is unknown is ' '; give it a text"),
         ({"unknown": "Dog", "min_confidence": 0.1}, "would be called 'Dog', as a class is"),

@@ -123,12 +123,20 @@ def test_a_resumed_run_does_not_look_again(tmp_path, monkeypatch, capsys):
     assert len(looked) == 3, "ids changed"
 
 
-@pytest.mark.parametrize(("options", "parts"), [({"batch_size": 3, "accumulate": 2}, " in 2 parts"), ({}, "")])
-def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch, options, parts):
+@pytest.mark.parametrize(
+    ("options", "devices", "message"),
+    [
+        ({"batch_size": 3, "accumulate": 2}, 0, "over . devices in 2 parts; set --config.train.batch_size=[0-9]+.$"),
+        ({"batch_size": 2}, 3, "over 3 devices; set --config.train.batch_size=3, or .* --config.model_parallel=3.$"),
+        ({"batch_size": 4}, 8, "over 8 devices; set --config.train.batch_size=8, or .* --config.model_parallel=2.$"),
+    ],
+)
+def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch, options, devices, message):
     asked, mesh = config(tmp_path, **options), loop.make_mesh()
-    if not options:
-        monkeypatch.setattr(loop, "make_mesh", lambda *_: type("Mesh", (), {"shape": mesh.shape | {"data": 3}}))
-    with pytest.raises(UserError, match=f"cannot be shared out over . devices{parts}; make it a multiple"):
+    if devices:
+        more = {"shape": mesh.shape | {"data": devices}, "size": devices}
+        monkeypatch.setattr(loop, "make_mesh", lambda *_: type("Mesh", (), more))
+    with pytest.raises(UserError, match=f"cannot be shared out {message}"):
         train(asked)
     assert not (tmp_path / "run").exists()
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.graph import build, initialize
-from dinov3seg_jax.training.finetune import partition
+from dinov3seg_jax.models.graph import bind, build, initialize
+from dinov3seg_jax.training.finetune import join, partition
+from dinov3seg_jax.training.flops import count_flops
 from dinov3seg_jax.training.losses import masked_mean
-from dinov3seg_jax.training.program import CompiledStep, while_training
-from dinov3seg_jax.training.step import Batch, choose_hardest, make_gradient
+from dinov3seg_jax.training.program import CompiledStep, describe_step, while_training
+from dinov3seg_jax.training.sharding import make_mesh
+from dinov3seg_jax.training.step import Batch, choose_hardest, make_gradient, make_loss
 from tests.training.several_devices import CONFIG as SMALL
 from tests.training.several_devices import NAMES as NAMES_HERE
 from tests.training.several_devices import VOCABULARY, batch_of
@@ -88,7 +90,7 @@ def test_parts_count_by_what_they_have_labelled_and_each_draws_anew(monkeypatch)
     drawn = []
 
     def make_pixel_loss(config, graph):
-        def loss(trainable, frozen, step, names, batch):
+        def loss(trainable, frozen, text, step, batch):
             jax.debug.callback(lambda step: drawn.append(int(step)), step)
             labelled = batch.label >= 0
             squared = (trainable["scale"] * batch.image.mean(-1, dtype=jnp.float32) / 255 - batch.label) ** 2
@@ -97,7 +99,7 @@ def test_parts_count_by_what_they_have_labelled_and_each_draws_anew(monkeypatch)
         return loss
 
     monkeypatch.setattr("dinov3seg_jax.training.step.make_loss", make_pixel_loss)
-    arguments = ({"scale": jnp.float32(2)}, {}, jnp.int32(3), np.zeros((5, 8), np.int32), uneven_batch())
+    arguments = ({"scale": jnp.float32(2)}, {}, jnp.int32(3), np.zeros((5, 8), np.float32), uneven_batch())
     whole, parts = (jax.jit(make_gradient(in_parts(count), None))(*arguments) for count in (1, 4))
     jax.effects_barrier()
     assert sorted(drawn) == [3, 12, 13, 14, 15]
@@ -123,6 +125,53 @@ def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole(objective)
     for name, value in whole[2].items():
         scale = float(jnp.abs(value).max())
         np.testing.assert_allclose(parts[2][name], value, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finetune", ["attention", "none"])
+def test_names_are_embedded_once_with_the_gradients_of_a_tower_in_every_part(finetune):
+    """Against the plain derivative of the whole loss, the text tower in it; frozen names may come embedded."""
+    config = dataclasses.replace(in_parts(4), train=dataclasses.replace(in_parts(4).train, finetune=finetune))
+    graph, _ = build(config.model)
+    split = partition(initialize(config.model, jax.random.key(0)), config.model, config.train)
+    names, batch = np.random.default_rng(0).integers(1, VOCABULARY, (5, 8), np.int32), uneven_batch()
+    loss = make_loss(config, graph)
+
+    def with_its_text(trainable, frozen, names, batch):
+        text = bind(graph, join(trainable, frozen)).encode_text(names)
+        return loss(trainable, frozen, text, jnp.int32(3), batch)[0]
+
+    expected = jax.jit(jax.grad(with_its_text))(*split, names, batch)
+    given = [names]
+    if finetune == "none":
+        given.append(bind(graph, join(*split)).encode_text(names))
+    for asked in given:
+        *_, found = jax.jit(make_gradient(config, graph))(*split, jnp.int32(3), asked, batch)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            scale = float(jnp.abs(value).max())
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
+
+
+def test_the_text_tower_costs_the_same_however_many_parts_a_batch_has():
+    costs = []
+    for parts in (1, 4):
+        program = describe_step(in_parts(parts), make_mesh(1, 1, jax.devices()[:1]))
+        tokens, batch = jax.ShapeDtypeStruct((NAMES_HERE, 8), jnp.int32), jax.eval_shape(lambda: batch_of(0))
+        embeddings = jax.ShapeDtypeStruct((NAMES_HERE, 2 * SMALL.model.vision.dim), jnp.float32)
+        read, given = (
+            count_flops(program.step, program.state, program.frozen, names, batch) for names in (tokens, embeddings)
+        )
+        costs.append(read - given)
+    assert costs[0] == costs[1] > 0
+
+
+def test_names_come_embedded_where_nothing_of_the_text_tower_trains():
+    tokens = jax.ShapeDtypeStruct((NAMES_HERE, 8), jnp.int32)
+    for finetune, kind in (("attention", jnp.integer), ("none", jnp.floating)):
+        config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, finetune=finetune))
+        names = describe_step(config, make_mesh(1, 1, jax.devices()[:1])).described_names(tokens)
+        assert jnp.issubdtype(names.dtype, kind)
 
 
 def test_a_step_is_compiled_once_and_says_so():

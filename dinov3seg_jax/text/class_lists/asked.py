@@ -74,7 +74,7 @@ class ClassList:
         changed: dict[str, Any] = dict(options)
         if "background" in changed:
             other = changed["background"]
-            changed["background"] = other.classes if isinstance(other, ClassList) else _classes(other)
+            changed["background"] = other.classes if isinstance(other, ClassList) else _background(other)
         if "min_confidence" in changed:
             changed["min_confidence"] = _threshold(changed["min_confidence"])
         said = {field.name: changed.get(field.name, getattr(names, field.name)) for field in dataclasses.fields(names)}
@@ -152,7 +152,7 @@ class ClassList:
                 continue
             if self.has_unknown and spoken_whole(name) == spoken_whole(self.unknown):
                 raise UserError(
-                    f"pixels below min_confidence would be called {name!r}, as a class is; name them otherwise"
+                    f"pixels below min_confidence would be called {name!r}, as a class is; give unknown another name"
                 )
             if self.background and spoken_whole(name) == BACKGROUND:
                 raise UserError(
@@ -169,6 +169,13 @@ def spoken_whole(name: str) -> str:
 
 def _classes(names: Names) -> tuple[NamedClass, ...]:
     return tuple(map(NamedClass.of, names_of(names)))
+
+
+def _background(names: Names) -> tuple[NamedClass, ...]:
+    try:
+        return _classes(names)
+    except UserError as error:
+        raise UserError(f"in the background, {error}") from error
 
 
 def _threshold(value: Any) -> float:

@@ -180,7 +180,7 @@ def _refuse(source: str, one: Sequence[str], other: Sequence[str]) -> NoReturn:
 
 def _refuse_bars(source: str, line: str) -> NoReturn:
     """Both readings of bars with blanks, as they stand between columns and between synonyms."""
-    tight = re.sub(rf"\s*([{BARS}])\s*", r"\1", line)
+    tight = re.sub(rf"\s*([{BARS}])\s*", r"\1", line).strip(BARS)
     one, each = (_reading(_split(tight, signs)) for signs in (COMMAS + SEMICOLONS, COMMAS + SEMICOLONS + BARS))
     raise UserError(
         f"{source} can be read as {one}, or as {each}; for the first, where '|' is between names of one class, "
