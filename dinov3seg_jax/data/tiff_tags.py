@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import PIL
 from PIL import TiffImagePlugin
 
 from dinov3seg_jax.errors import UserError
@@ -14,6 +15,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", BIG_ENDIAN_LARGE)
 MOST_PAGES = 10_000  # a damaged file's pages can go in a circle
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
+PILLOW = int(PIL.__version__.split(".")[0])
 MEANINGS = {0: "grey", 1: "grey", 2: "RGB", 3: "a palette", 5: "CMYK", 6: "YCbCr", 8: "CIELAB"}
 RAW_COLORS = (32803, 34892)  # of a camera's sensor
 JPEG = 7
@@ -96,7 +98,9 @@ class TiffTags:
             return False
         if self.photometric in (CMYK, YCBCR, LAB, PALETTE):
             if self.photometric == YCBCR and self.compression != JPEG:
-                return self.bits == 8 and not self.planar and (self.compression != 1 or not self.subsampled)
+                as_it_is = self.compression == 1  # which Pillow 12 takes for four bytes a pixel
+                readable = not as_it_is or (not self.subsampled and PILLOW >= 13)
+                return self.bits == 8 and not self.planar and readable
             return self.bits <= 8 or (self.photometric == CMYK and not self.planar)
         if self.photometric == WHITE_IS_ZERO:
             return self.kind == UNSIGNED and self.bits <= 8 and self.samples == 1
