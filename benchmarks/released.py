@@ -4,10 +4,10 @@
                                   [--json FILE]
 
 Full size, random weights, which both sides read from one file; a picture of 640 x 480. Each case runs in a process of
-its own, ours and theirs in turns. "loaded" is that process once the model and the names' embeddings are there,
-"added" its peak above that, with compiling; "names" are the seconds of embedding the names, "picture" those of one
-picture after a first one, and "CPU" the same on all cores together, which other work on the machine disturbs less.
-Both sides have to find the same scores, or the run fails.
+its own, ours and theirs in turns. "loaded" is that process once the model and the names' embeddings are there, "peak"
+the most it ever takes, with compiling; "names" are the seconds of embedding the names, "picture" those of one picture
+after a first one, and "CPU" the same on all cores together, which other work on the machine disturbs less. Both sides
+have to find the same scores, or the run fails.
 
 - catseg: `--catseg` names a checkout of CAT-Seg. Its CLIP and its aggregator run as they are, with the inference around
   them written out here, since the original's needs detectron2. It needs torch, timm and einops.
@@ -50,7 +50,7 @@ COLUMNS = {
     "picture_seconds": "picture s",
     "cpu_seconds": "CPU s",
     "loaded_bytes": "loaded MB",
-    "added_bytes": "added MB",
+    "peak_bytes": "peak MB",
 }
 
 
@@ -289,7 +289,7 @@ def _measured(
         "picture_seconds": statistics.median(seconds for seconds, _, _ in timed),
         "cpu_seconds": statistics.median(cpu for _, cpu, _ in timed),
         "loaded_bytes": loaded,
-        "added_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "largest_difference": difference,
         "same_labels": same,
     }
@@ -334,13 +334,13 @@ def _tips() -> Any:
 
 
 def _filled(model: Any) -> Any:
-    """Small noise everywhere, around 1 for the scales of norms."""
+    """Noise everywhere; matrices keep the size of what they multiply, so that scores differ between pixels."""
     import torch
 
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.normal_(std=0.02)
+            parameter.normal_(std=0.02 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
             if ("ln_" in name or "norm" in name) and name.endswith("weight"):
                 parameter += 1
     return model.eval()
