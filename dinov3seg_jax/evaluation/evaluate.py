@@ -175,7 +175,8 @@ def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:
 def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """Score one data set and write its report."""
     opened, merged = model.opened, dataset.merge_from
-    names = model.segmenter.check_names(dataset.classes).names
+    model.segmenter.check_names(dataset.classes)
+    names = dataset.classes  # as they were published, which reports keep
     seen = seen_classes(dataset, opened.config) if opened.way == "run" and not model.linear else None
     classes = names if merged is None else (*names[:merged], "background")
     if merged is not None and seen is not None:

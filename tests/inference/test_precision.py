@@ -55,6 +55,7 @@ def test_the_token_table_has_a_scale_for_every_token():
     assert narrowed["text/token_embedding" + SCALE].shape == (9, 1)
 
 
+@pytest.mark.slow
 def test_the_model_gets_back_what_was_narrowed_in_stacks_of_blocks_too():
     config = tiny.changed("", spe="sam")
     graph, _ = build(config)

@@ -78,6 +78,7 @@ def test_the_kernels_compute_the_block_and_its_gradients(interpreted, shape, gui
     assert len(interpreted) == 4
 
 
+@pytest.mark.slow
 def test_the_kernels_lose_no_more_in_bfloat16_than_the_steps_do(interpreted):
     x, guidance = (random(1, 1, 5, 8, 8, DIM), random(2, 1, 8, 8, GUIDANCE))
     exact = jax.tree.leaves(with_gradients("xla", x, guidance))

@@ -83,6 +83,7 @@ def test_released_sizes(name, vision, text):
     assert parameters == [vision - TIPS_VISION[name].dim, text]  # of the mask token, which is for training only
 
 
+@pytest.mark.slow
 def test_costs_need_no_tokenizer(capsys):
     data = DataConfig(train=DatasetConfig(size=2, image_size=84), crop_size=84, short_side=(84, 84))
     dry_run(Config(model=TINY, data=data, train=TrainConfig(batch_size=1)))

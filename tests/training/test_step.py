@@ -186,6 +186,7 @@ def test_a_step_is_compiled_once_and_says_so():
         step(0, 0, 0, Batch(*(array[:4] for array in batch)))
 
 
+@pytest.mark.slow
 def test_ignored_pixels_as_negatives_and_coarser_class_blocks_while_training():
     """CAT-Seg's two options change the loss; none of the parameters."""
     late = dataclasses.replace(SMALL.model.late, enabled=True, layers=1, heads=2, window=2)
