@@ -115,13 +115,14 @@ def delete_left_over(parent: Path) -> None:
 def delete_old(folder: Path, seconds: float) -> None:
     """Delete files that were not touched for so long, and folders that are empty then."""
     last = time.time() - seconds
-    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds comes before it
-        try:
-            if path.lstat().st_ctime > last:
+    for parent, folders, files in os.walk(folder, topdown=False):  # which passes over a folder that is gone meanwhile
+        for path in (Path(parent, name) for name in (*files, *folders)):
+            try:
+                if path.lstat().st_ctime > last:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    path.rmdir()
+                else:
+                    path.unlink()
+            except OSError:  # gone already, or a folder that is not empty
                 continue
-            if path.is_dir() and not path.is_symlink():
-                path.rmdir()
-            else:
-                path.unlink()
-        except OSError:  # gone already, or a folder that is not empty
-            continue

@@ -38,6 +38,23 @@ def test_without_gradio(models, monkeypatch):
         pass
 
 
+def test_a_folder_that_is_gone_while_old_files_are_deleted(tmp_path, monkeypatch):
+    """As when a page is closed and Gradio clears up at the same moment: the others are still deleted."""
+
+    def scandir(path):
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return kept(path)
+
+    kept = os.scandir
+    for name in ("gone", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    monkeypatch.setattr(os, "scandir", scandir)
+    delete_old(tmp_path, -1)
+    assert not (tmp_path / "there").exists()
+
+
 def test_old_files_are_deleted(tmp_path):
     (tmp_path / "old" / "deep").mkdir(parents=True)
     (tmp_path / "old" / "deep" / "a.png").write_text("a")
