@@ -18,13 +18,13 @@ RUN apt-get update \
     && apt-get install --no-install-recommends --yes libexpat1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --home-dir /tmp --no-create-home app \
-    && mkdir -p /cache /work/runs \
+    && mkdir -p /cache /app/runs \
     && chown app: /cache
 COPY --from=build /opt/dinov3seg /opt/dinov3seg
 ENV PATH=/opt/dinov3seg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp XDG_CACHE_HOME=/cache JAX_PLATFORMS=cpu
 USER app
-WORKDIR /work
+WORKDIR /app
 EXPOSE 7860
 # Ctrl-C is what the app ends by.
 STOPSIGNAL SIGINT

@@ -14,7 +14,6 @@ labels every pixel; CAT-Seg's head ends with coarse logits. `--parts` times the 
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import resource
@@ -27,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.public_code import load_module
 from benchmarks.table import shown
 from dinov3seg_jax.files import write_whole
 
@@ -103,12 +103,7 @@ def measure_catseg(options: argparse.Namespace) -> dict[str, Any]:
 
     grid, classes = options.grids[0], options.classes[0]
     rates = [_product_rate()]
-    path = options.catseg / "cat_seg/modeling/transformer/model.py"
-    spec = importlib.util.spec_from_file_location("catseg_model", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"error: {path} is missing; --catseg names the folder that holds cat_seg/")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(options.catseg / "cat_seg/modeling/transformer/model.py")
     torch.manual_seed(0)
     head = module.Aggregator(
         text_guidance_dim=768,

@@ -19,7 +19,6 @@ Float32 on a CPU. Where PyTorch finds a GPU, and JAX too, both run there in bflo
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import os
 import resource
@@ -32,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.public_code import load_module
 from benchmarks.table import shown
 from dinov3seg_jax.files import write_whole
 
@@ -299,8 +299,8 @@ def _catseg(checkout: Path) -> Any:
     """CAT-Seg L's modules under the names of its files, on no device's memory yet but for its buffers."""
     import torch
 
-    clip = _module(checkout / "cat_seg/third_party/model_vpt.py")
-    aggregator = _module(checkout / "cat_seg/modeling/transformer/model.py")
+    clip = load_module(checkout / "cat_seg/third_party/model_vpt.py")
+    aggregator = load_module(checkout / "cat_seg/modeling/transformer/model.py")
     model, predictor = torch.nn.Module(), torch.nn.Module()
     predictor.clip_model = clip.CLIP(*CLIP_L)
     predictor.transformer = aggregator.Aggregator(
@@ -311,15 +311,6 @@ def _catseg(checkout: Path) -> Any:
     model.upsample1 = torch.nn.ConvTranspose2d(1024, 256, kernel_size=2, stride=2)
     model.upsample2 = torch.nn.ConvTranspose2d(1024, 128, kernel_size=4, stride=4)
     return model
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"error: {path} is missing; --catseg names the folder that holds cat_seg/")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _tips() -> Any:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +16,9 @@ from dinov3seg_jax import visualize
 from dinov3seg_jax.app.results import Answer
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.formats.outputs import Outputs
-from dinov3seg_jax.formats.table import FORMATS, asked
+from dinov3seg_jax.formats.table import FORMATS, asked, missing_library
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.pictures import huge
-from dinov3seg_jax.pictures.rasters import open_raster
 from dinov3seg_jax.text.class_lists import ClassList, NamedClass
 from dinov3seg_jax.text.class_lists.asked import UNKNOWN_COLOR
 
@@ -83,11 +81,7 @@ class Drawing(pydantic.BaseModel):
 
 def available() -> list[str]:
     """The formats whose libraries are installed."""
-    return [
-        name
-        for name, row in FORMATS.items()
-        if all(importlib.util.find_spec(library) is not None for library in row.libraries)
-    ]
+    return [name for name in FORMATS if missing_library(name) is None]
 
 
 def check_formats(formats: Sequence[str], min_area: str = "", simplify: float = 0.0) -> Outputs:
@@ -129,28 +123,13 @@ def archive(
             place = Path(written, f"names_{number + 1}" if len(answer.results) > 1 else "")
             scores = score(number) if SCORES in outputs.formats else None
             drawn = dataclasses.replace(drawing.applied(result), scores=scores)
-            _save(drawn, answer, place, stem, outputs)
+            huge.save_result(drawn, place, stem, answer.name, outputs, answer.source)
         path = Path(tempfile.mkdtemp(dir=folder), f"{stem}.zip")
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as zipped:  # most are compressed already
             for file in sorted(Path(written).rglob("*")):
                 if file.is_file():
                     zipped.write(file, file.relative_to(written))
     return path
-
-
-def _save(result: Segmentation, answer: Answer, folder: Path, stem: str, outputs: Outputs) -> None:
-    """As `pictures.batches` does, with the place on Earth that the picture's file says."""
-    if answer.source is None:
-        result.save(folder, stem, file=answer.name, formats=outputs)
-        return
-    with contextlib.closing(open_raster(answer.source)) as raster:
-        dataclasses.replace(result, place=raster.place).save(
-            folder,
-            stem,
-            file=answer.name,
-            label_writer=lambda place: huge.write_labels(raster, [result.labels], place, result.colors),
-            formats=outputs,
-        )
 
 
 def stem_of(name: str) -> str:

@@ -8,13 +8,13 @@ import base64
 import gzip
 import io
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from dinov3seg_jax.formats.answer import hex_color
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.text.class_lists.asked import UNKNOWN, UNKNOWN_COLOR
 
@@ -34,7 +34,7 @@ def view_of_picture(rgb: UInt8[np.ndarray, "h w 3"], side: int = SIDE) -> dict[s
     Image.fromarray(small).save(encoded, "JPEG", quality=QUALITY, subsampling=0)
     picture = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
     size = [rgb.shape[1], rgb.shape[0]]
-    unknown = {"name": UNKNOWN, "color": _hex(UNKNOWN_COLOR)}
+    unknown = {"name": UNKNOWN, "color": hex_color(np.array(UNKNOWN_COLOR))}
     shape = {"width": small.shape[1], "height": small.shape[0]}
     return {"picture": picture, **shape, "size": size, "unknown": unknown, "results": []}
 
@@ -52,7 +52,7 @@ def view_of_result(result: Segmentation, title: str, side: int = SIDE) -> dict[s
     return {
         "title": title,
         "classes": [
-            {"name": name, "color": _hex(color.tolist()), "counts": own.tolist()}
+            {"name": name, "color": hex_color(color), "counts": own.tolist()}
             for name, color, own in zip(result.names, result.colors, counts, strict=True)
         ],
         "map": packed_map(result.labels[shown], result.confidence[shown]),
@@ -111,10 +111,6 @@ def packed_map(labels: Int[np.ndarray, "h w"], scores: Float[np.ndarray, "h w"])
     compresses well.
     """
     return _packed(labels.astype("<u2").tobytes() + _differences(quantize(scores)))
-
-
-def _hex(color: Sequence[int]) -> str:
-    return f"#{bytes(color).hex()}"
 
 
 def _differences(quantized: Int[np.ndarray, "h w"]) -> bytes:

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from dinov3seg_jax.cli.parsing import Command, count, given_path
+from dinov3seg_jax.cli.parsing import Command, add_folder_argument, count
 from dinov3seg_jax.errors import UserError, note, reason
 from dinov3seg_jax.files import expanded
 
@@ -23,17 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     limits = Limits()
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--checkpoint",
-        "--weights",
-        "--model",
-        type=given_path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="a run, converted weights, or the name of a fetched model; may be given several times. Runs in runs/ and "
-        "fetched models can be chosen on the page too",
-    )
+    more = "; may be given several times. Runs in runs/ and fetched models can be chosen on the page too"
+    add_folder_argument(model, more, action="append", default=[])
     server = parser.add_argument_group("server", EPILOG)
     server.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reached from other machines; default: only here")
     server.add_argument("--port", type=count, default=7860, metavar="N", help="default: %(default)s")

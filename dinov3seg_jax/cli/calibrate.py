@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from dinov3seg_jax.cli.parsing import Command, given_path
+from dinov3seg_jax.cli.parsing import Command, add_folder_argument
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.config_files import load_config, override_inference
 from dinov3seg_jax.data.datasets import open_dataset
@@ -20,15 +20,7 @@ EPILOG = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     model = parser.add_argument_group("model", EPILOG)
-    model.add_argument(
-        "--checkpoint",
-        "--weights",
-        "--model",
-        type=given_path,
-        required=True,
-        metavar="FOLDER",
-        help="a run, converted weights, or the name of a fetched model; calibration.json is written there",
-    )
+    add_folder_argument(model, "; calibration.json is written there", required=True)
     model.add_argument("--zero_shot", action="store_true", help="as for predict; it has a calibration of its own")
     data = parser.add_argument_group("labelled pictures that were not trained on")
     which = data.add_mutually_exclusive_group(required=True)

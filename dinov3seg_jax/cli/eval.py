@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinov3seg_jax.cli.parsing import Command, given_path
+from dinov3seg_jax.cli.parsing import Command, add_folder_argument
 from dinov3seg_jax.cli.plan import add_config
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
@@ -19,16 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add_config(parser)
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--checkpoint",
-        "--weights",
-        "--model",
-        required=True,
-        type=given_path,
-        metavar="FOLDER",
-        help="a run, converted weights, the name of a fetched model (dinov3seg models), or a converted linear head "
-        "(set init_from to its backbone)",
-    )
+    more = " (dinov3seg models); or a converted linear head (set init_from to its backbone)"
+    add_folder_argument(model, more, required=True)
     model.add_argument(
         "--zero_shot",
         action="store_true",

@@ -55,6 +55,13 @@ class Command:
         return self.run(parser.parse_args(rest), overrides)
 
 
+def add_folder_argument(group: argparse._ArgumentGroup, more: str = "", **options: Any) -> None:
+    """The option that names a model's folder; `more` goes on with its help, and `options` are argparse's."""
+    words = "a run, converted weights, or the name of a fetched model"
+    flags = ("--checkpoint", "--weights", "--model")
+    group.add_argument(*flags, type=given_path, metavar="FOLDER", help=f"{words}{more}", **options)
+
+
 def given_path(text: str) -> Path:
     """A path on a command line."""
     if not text:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from dinov3seg_jax import fonts
-from dinov3seg_jax.cli.parsing import count, given_path
+from dinov3seg_jax.cli.parsing import add_folder_argument, count
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError, note
@@ -85,15 +85,7 @@ def add_class_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which model runs, and how."""
     group = parser.add_argument_group("model", MODEL_EPILOG)
-    group.add_argument(
-        "--checkpoint",
-        "--weights",
-        "--model",
-        type=given_path,
-        required=True,
-        metavar="FOLDER",
-        help="a run, converted weights, or the name of a fetched model (dinov3seg models)",
-    )
+    add_folder_argument(group, " (dinov3seg models)", required=True)
     group.add_argument(
         "--zero_shot",
         action="store_true",

@@ -202,10 +202,14 @@ def parse_formats(given: str | Sequence[str]) -> tuple[str, ...]:
                 f"there is no format '{one_line(name, 60)}'{did_you_mean(name, FORMATS)}; choose from "
                 f"{', '.join(FORMATS)}"
             )
-        for library in FORMATS[name].libraries:
-            if importlib.util.find_spec(library) is None:
-                raise UserError(
-                    f"the format {name} needs {library}, which is not installed; install the extra "
-                    f"'{FORMATS[name].extra}', as in pip install 'dinov3seg_jax[{FORMATS[name].extra}]'"
-                )
+        if (library := missing_library(name)) is not None:
+            raise UserError(
+                f"the format {name} needs {library}, which is not installed; install the extra "
+                f"'{FORMATS[name].extra}', as in pip install 'dinov3seg_jax[{FORMATS[name].extra}]'"
+            )
     return names
+
+
+def missing_library(name: str) -> str | None:
+    """The first library that a format needs and that is not installed."""
+    return next((library for library in FORMATS[name].libraries if importlib.util.find_spec(library) is None), None)

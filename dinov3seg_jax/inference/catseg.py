@@ -66,10 +66,10 @@ class CatSegSegmenter(BaseSegmenter):
         check_inference(options, patch)
         if options.all_classes:
             raise UserError("inference.all_classes is not CAT-Seg's form; set inference.resize to 'short_side'.")
-        of_view = _of_view(config)
-        if not can_chunk(of_view.model):
-            raise UserError("inference.resize 'catseg' needs linear class attention; set it to 'square'.")
         config, parameters = at_precision(config, parameters)
+        one_view = _as_one_view(config)
+        if not can_chunk(one_view.model):
+            raise UserError("inference.resize 'catseg' needs linear class attention; set it to 'square'.")
         self.config = config
         self.parameters = {name: jnp.asarray(value) for name, value in parameters.items()}
         self.embed = ClassEmbeddings.cached(
@@ -80,7 +80,7 @@ class CatSegSegmenter(BaseSegmenter):
             NO_CHECKSUMS,
         )
         self._side = seen_side(options, patch)
-        self._score_view = ClassChunks(_of_view(config))
+        self._score_view = ClassChunks(one_view)
 
         @jit
         def blend(logits: Float[Array, "n t h w"]) -> Float[Array, "1 t square square"]:
@@ -161,7 +161,7 @@ class CatSegSegmenter(BaseSegmenter):
         return Found(classes[labels].astype(np.int32), confidence, every)
 
 
-def _of_view(config: Config) -> Config:
+def _as_one_view(config: Config) -> Config:
     """How one view is scored: as a picture of its own, whose classes are rejected before the head sees them."""
     late, options = config.model.late, config.inference
     model = dataclasses.replace(config.model, late=dataclasses.replace(late, max_classes=0))

@@ -1,7 +1,6 @@
 """Many pictures: some are read while others are segmented and others written, in memory for a few batches of them."""
 
 import contextlib
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from dinov3seg_jax.inference.base import FLOAT_BYTES, BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.pictures import huge
 from dinov3seg_jax.pictures.finished import ALONE, Picture
-from dinov3seg_jax.pictures.rasters import look_at, open_raster
+from dinov3seg_jax.pictures.rasters import look_at
 from dinov3seg_jax.text.class_lists import ClassList, Names
 
 THREADS = 4  # that read, and as many that write
@@ -241,17 +240,9 @@ def _write(look: Look, result: Segmentation | dict[str, Any] | UserError, output
 
 def _save(look: Look, result: Segmentation, outputs: Outputs) -> None:
     path, target = look.picture.path, look.picture.target
-    if not look.georeferenced:
-        result.save(target.parent, target.name, look.picture.title, formats=outputs)
-        return
-    with contextlib.closing(open_raster(path)) as raster:
-        dataclasses.replace(result, place=raster.place).save(
-            target.parent,
-            target.name,
-            look.picture.title,
-            lambda place: huge.write_labels(raster, [result.labels], place, result.colors),
-            outputs,
-        )
+    huge.save_result(
+        result, target.parent, target.name, look.picture.title, outputs, path if look.georeferenced else None
+    )
 
 
 @contextlib.contextmanager

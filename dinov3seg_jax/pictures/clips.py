@@ -8,12 +8,10 @@ killed goes on with the batch it was at.
 import contextlib
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,6 +20,7 @@ from jaxtyping import Int, UInt8
 from dinov3seg_jax import visualize
 from dinov3seg_jax.data.clips import Clip, Frame, open_clip
 from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.files import appearing
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.clips import Smoothing, segment_frames
 from dinov3seg_jax.inference.result import summarize
@@ -95,13 +94,13 @@ def _segment(
 def _finish(job: ClipJob, read: Clip, watch: Watch) -> Outcome:
     """Make the overlay and the summary of the labels; `read` is the video, read once."""
     summary = _summary(job, read)
-    with open_clip(job.picture.path) as clip, _whole(job.overlay) as place:
+    with open_clip(job.picture.path) as clip, appearing(job.overlay) as place:
         write_overlay(place, clip, watch(clip, "overlay", summary["frames"]), _painter(job, summary))
     if job.options.archive:
-        with _whole(job.archive) as place, place.open("wb") as file:
+        with appearing(job.archive) as place, place.open("wb") as file:
             times = {frame["frame"]: frame["time"] for frame in job.record.frames()}
             write_archive(file, job.folder, times, summary["names"])
-    with _whole(job.picture.summary) as place, place.open("wb") as file:
+    with appearing(job.picture.summary) as place, place.open("wb") as file:
         _write_summary(file, summary, job.record.frames())
     job.record.close()
     if job.options.archive:
@@ -158,14 +157,3 @@ def _write_summary(file: BinaryIO, summary: dict[str, Any], frames: Iterator[dic
         line = json.dumps(frame, ensure_ascii=False)
         file.write(f"{',' if place else ''}\n    {line}".encode(errors="replace"))
     file.write(b"\n  ]\n}\n")
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary place that becomes `path` once it is written (see `files.write_whole`)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

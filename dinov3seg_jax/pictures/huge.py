@@ -1,6 +1,7 @@
 """Pictures too large for memory: read, segmented and written piece by piece."""
 
 import contextlib
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ from dinov3seg_jax.formats.table import asked as asked_formats
 from dinov3seg_jax.formats.writing import write_formats
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.classes.answers import settle
-from dinov3seg_jax.inference.result import summarize
+from dinov3seg_jax.inference.result import Segmentation, summarize
 from dinov3seg_jax.inference.views.blend import Piece, Shapes, count_tiles, label_tiles
 from dinov3seg_jax.inference.views.tiles import Axis, Tiling, read_scaled, tile_stride
 from dinov3seg_jax.pictures.rasters import (
@@ -362,6 +363,32 @@ def _run(
 def label_kind(classes: int) -> np.dtype:
     """The smallest that holds so many labels, and -1."""
     return np.min_scalar_type(-classes)
+
+
+def save_result(
+    result: Segmentation, folder: Path, stem: str, file: str, outputs: Outputs, placed: Path | None
+) -> None:
+    """Write a picture's files; of one that lies on Earth with its place, and its labels as a GeoTIFF.
+
+    Args:
+        result: of the picture.
+        folder, stem, file, outputs: see `Segmentation.save`.
+        placed: the picture's file, if it says where on Earth it lies.
+
+    Raises:
+        UserError: see `Segmentation.save`.
+    """
+    if placed is None:
+        result.save(folder, stem, file, formats=outputs)
+        return
+    with contextlib.closing(open_raster(placed)) as raster:
+        dataclasses.replace(result, place=raster.place).save(
+            folder,
+            stem,
+            file,
+            label_writer=lambda place: write_labels(raster, [result.labels], place, result.colors),
+            formats=outputs,
+        )
 
 
 def write_labels(

@@ -19,15 +19,22 @@ from tests.parity.test_cafedino import TOLERANCE, model_config
 VALUES = arrays(FIXTURES / "cafedino_model.npz")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cafedino")
-    weights = {f"_orig_mod.{key}": np.asarray(value) for key, value in official("cafedino_model").items()}
+def converted(path, prefix="", **others):
+    """The fixture's weights as a converted folder; arrays whose keys end as in `others` get so many rows."""
+    weights = {key: np.asarray(value) for key, value in official("cafedino_model").items()}
     weights = {key: value.astype(np.int64) if value.dtype == np.int32 else value for key, value in weights.items()}
-    source = save(path / "cafedino.safetensors", weights)
+    for end, length in others.items():
+        (key,) = (key for key in weights if key.removesuffix(".weight").endswith(end))
+        weights[key] = 0.02 * drawn(key, (length, weights[key].shape[1]))
+    source = save(path / "cafedino.safetensors", {f"{prefix}{key}": value for key, value in weights.items()})
     options = ["--config.early.heads=2", "--config.vision.heads=2", "--config.text.heads=2"]
     assert not main(["convert", "cafedino", "--source", str(source), "--out", str(path / "out"), *options])
     return path / "out"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return converted(tmp_path_factory.mktemp("cafedino"), "_orig_mod.")
 
 
 @pytest.mark.slow
@@ -91,16 +98,7 @@ def test_the_recipe_in_words():
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
     """A converted file with CLIP's whole vocabulary, so that any name can be asked."""
-    path = tmp_path_factory.mktemp("asked")
-    weights = {key: np.asarray(value) for key, value in official("cafedino_model").items()}
-    weights = {key: value.astype(np.int64) if value.dtype == np.int32 else value for key, value in weights.items()}
-    for end, length in (("token_embedding.weight", 49408), ("positional_embedding", 77)):
-        (key,) = (key for key in weights if key.endswith(end))
-        weights[key] = 0.02 * drawn(key, (length, weights[key].shape[1]))
-    source = save(path / "cafedino.safetensors", weights)
-    options = ["--config.early.heads=2", "--config.vision.heads=2", "--config.text.heads=2"]
-    assert not main(["convert", "cafedino", "--source", str(source), "--out", str(path / "out"), *options])
-    return path / "out"
+    return converted(tmp_path_factory.mktemp("asked"), token_embedding=49408, positional_embedding=77)
 
 
 @pytest.mark.slow

@@ -112,6 +112,11 @@ def test_what_cannot_be(folder):
         load(folder, zero_shot=True)
     with pytest.raises(UserError, match="not CAT-Seg's form"):
         load(folder, ["inference.all_classes=True"])
+    config = load(folder).config
+    late = dataclasses.replace(config.model.late, class_attention="full")
+    softmax = dataclasses.replace(config, model=dataclasses.replace(config.model, late=late))
+    with pytest.raises(UserError, match="inference.resize 'catseg' needs linear class attention"):
+        CatSegSegmenter(softmax, {})
     with pytest.raises(UserError, match="only runs are exported"):
         export(folder, folder.parent / "out", [(64, 64)])
     for options, message in [
