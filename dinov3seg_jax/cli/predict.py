@@ -112,8 +112,10 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     request = with_own_config(request)
     places = output_places(listing.roots, options.out)
     found = list(map(Picture, listing.roots, places, titles(listing.roots)))
-    clips = [picture for picture in found if is_clip(picture.path)]
-    pictures = [picture for picture in found if picture not in clips]
+    clips: list[Picture] = []
+    pictures: list[Picture] = []
+    for picture in found:
+        (clips if is_clip(picture.path) else pictures).append(picture)
     of_folder = not listing.single
     drawing = drawing_of(options)
     outputs = outputs_of(options, of_folder, request.asked.names)._replace(drawing=drawing)
@@ -123,7 +125,8 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     question |= outputs.question()
     wanted = to_do(options.out, question, pictures, options.overwrite, outputs)
     videos = Videos(clips, request.question(), options, drawing)
-    skipped = [picture for picture in pictures if picture not in set(wanted)]
+    left = set(wanted)
+    skipped = [picture for picture in pictures if picture not in left]
     if skipped:
         print(f"{len(skipped)} of {len(pictures)} pictures are done already", flush=True)
     undrawn = draw_again(options.out, skipped, view, outputs)
