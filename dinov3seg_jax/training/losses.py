@@ -17,18 +17,26 @@ def upsample_logits(logits: Float[Array, "b t h w"], height: int, width: int) ->
 
 
 def sigmoid_cross_entropy(
-    logits: Float[Array, "b t h w"], label: Int[Array, "b height width"], *, ignored_as_negative: bool = False
+    logits: Float[Array, "b t h w"],
+    label: Int[Array, "b height width"],
+    weights: Float[Array, "b t"] | None = None,
+    *,
+    ignored_as_negative: bool = False,
 ) -> Float[Array, ""]:
     """Per-class sigmoid cross-entropy, mean over classes and labelled pixels.
 
     Args:
         logits: one per class, at any resolution; upsampled to the label's.
         label: index into the t classes, or -1 where the pixel is ignored.
+        weights: what each class's part is multiplied by; default 1. The mean is over t all the same.
         ignored_as_negative: CAT-Seg's form: ignored pixels count as "no class" and stay in the mean.
     """
     height, width = label.shape[1:]
     target = jax.nn.one_hot(label, logits.shape[1], axis=1)
-    losses = optax.sigmoid_binary_cross_entropy(upsample_logits(logits, height, width), target).mean(axis=1)
+    losses = optax.sigmoid_binary_cross_entropy(upsample_logits(logits, height, width), target)
+    if weights is not None:
+        losses *= weights[:, :, None, None]
+    losses = losses.mean(axis=1)
     return losses.mean() if ignored_as_negative else masked_mean(losses, label >= 0)
 
 
