@@ -27,9 +27,9 @@ from dinov3seg_jax.store.run import RunFolder
 from dinov3seg_jax.training import loop, start
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.loop import train
+from dinov3seg_jax.training.optimizer import learning_rate_schedule
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
 from dinov3seg_jax.training.resume import refuse_other_run
-from dinov3seg_jax.training.optimizer import learning_rate_schedule
 from dinov3seg_jax.training.step import Batch, make_gradient
 from tests.tiny import MODEL
 
