@@ -189,9 +189,11 @@ class ModelConfig:
 class DatasetConfig:
     """One source of images and masks. Which fields a dataset reads is in `data/datasets.py`."""
 
-    name: str = "painted_scenes"  # `painted_scenes`, `folder`, `coco_panoptic` or a benchmark's
+    name: str = "painted_scenes"  # or `folder`, `coco_json`, `colour_masks`, `coco_panoptic`, or a benchmark's
     split: str = "train"  # `train` or `eval`; of a folder, its subfolder's name
     root: str = ""  # folder on disk, for datasets that live there
+    background: str = ""  # coco_json: the class of pixels that no annotation covers; "": they are ignored
+    unlisted: Literal["refuse", "ignore"] = "refuse"  # colour_masks: what becomes of colours that the table lacks
     size: NonNegative = 0  # painted scenes: how many
     image_size: Positive = 160  # painted scenes: height and width in pixels
     view: NonNegative = 0  # painted scenes: side of the part of each scene that is painted, in pixels; 0: all of it
