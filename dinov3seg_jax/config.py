@@ -229,8 +229,10 @@ class TrainConfig:
     decay_all: Flag = False  # weight decay for vectors too, not only for matrices
     beta2: Fraction = 0.999  # decay of AdamW's second moment
     clip_norm: Above0 = 0.01  # the largest norm of all gradients together
-    finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
+    finetune: Literal["attention", "none", "last_blocks", "full", "lora"] = "attention"  # what trains of the two towers
     finetune_blocks: NonNegative = 4  # for "last_blocks"
+    lora_rank: Positive = 8  # for "lora": of the updates of attention's queries and values
+    lora_lr_scale: Above0 = 1.0  # the updates' learning rate, in multiples of `learning_rate`
     encoder_lr_scale: From0 = 0.01  # the towers' learning rate, in multiples of `learning_rate`
     ema_decay: Fraction = 0.0  # 0: off; else checkpoints hold a moving average of the weights
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training

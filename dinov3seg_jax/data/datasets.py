@@ -67,8 +67,8 @@ def open_dataset(config: DatasetConfig) -> Dataset:
         raise UserError(f"there is no data set '{config.name}'; {hint}")
     if config.background and config.name != "coco_json":
         raise UserError(
-            f"data set '{config.name}' takes no background, which is coco_json's; leave that out, and give those pixels "
-            "a class of their own in the masks."
+            f"data set '{config.name}' takes no background, which is coco_json's; leave that out, and give those "
+            "pixels a class of their own in the masks."
         )
     return DATASETS[config.name](config)
 
