@@ -17,7 +17,7 @@ from dinov3seg_jax.store.converted import is_converted
 from dinov3seg_jax.store.run import STEPS_FOLDER, is_run, read_config
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
-from dinov3seg_jax.training.finetune import partition
+from dinov3seg_jax.training.finetune import partition, updates_of
 from dinov3seg_jax.training.logs import LOG_FILE
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.program import StepProgram
@@ -68,6 +68,7 @@ def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seco
         UserError: no step is whole, or a folder that `init_from` names cannot be used.
     """
     _, described = build(config.model)
+    described |= updates_of(described, config.train)
     whole = parameter_shardings(described, program.mesh, config.fsdp_bytes)
     at = program.shardings
 

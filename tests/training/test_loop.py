@@ -26,6 +26,7 @@ from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.store.run import RunFolder
 from dinov3seg_jax.training import loop, start
 from dinov3seg_jax.training.checkpoint import Checkpoints
+from dinov3seg_jax.training.finetune import updates_of
 from dinov3seg_jax.training.loop import train
 from dinov3seg_jax.training.optimizer import learning_rate_schedule
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
@@ -134,6 +135,7 @@ def newest(workdir, config=CONFIG):
     """Everything that a run would continue from."""
     state = loop.describe_step(config, loop.make_mesh()).state
     _, described = build(config.model)
+    described |= updates_of(described, config.train)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), (described, state.optimizer)
