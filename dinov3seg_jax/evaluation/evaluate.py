@@ -21,6 +21,7 @@ from dinov3seg_jax.evaluation.benchmark_table import write_table
 from dinov3seg_jax.evaluation.confusion import scores
 from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
 from dinov3seg_jax.evaluation.dinov3_scores import area_scores
+from dinov3seg_jax.evaluation.measures import Measures
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import picture_row, write_report
 from dinov3seg_jax.inference.base import BaseSegmenter
@@ -185,7 +186,9 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
         model.segmenter, dataset, names, len(classes), folder, identify(*_decisive(model), of_data, dataset)
     )
     present, areas = scores(progress.counts, seen), area_scores(progress.counts)
-    summary = areas if model.linear else present
+    measures = Measures(len(classes), model.segmenter.confidence_kind)
+    measures.restore(progress.measures)
+    summary = (areas if model.linear else present) | measures.scores()
     seconds = {}
     if opened.way == "run" and opened.folder.kind == "run":  # of all processes: orbax wants them to read together
         seconds = {"train_seconds": opened.folder.progress()["train_seconds"]}
