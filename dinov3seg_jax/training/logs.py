@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -75,6 +76,20 @@ class Logs:
                 self._board.add_scalar(name, value, step)
         busy = f", {speed['utilisation']:.0%} of peak" if "utilisation" in speed else ""
         self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, {rate:.1f} images/s{busy}")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record what is measured now and then."""
+        if not self._tells:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Record pictures."""
+        for name, picture in pictures.items() if self._tells else ():
+            self._board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush everything."""
