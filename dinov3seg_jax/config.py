@@ -24,6 +24,10 @@ Flag = Annotated[bool, Field(strict=True)]
 Prompts = Annotated[tuple[str, ...], Field(min_length=1)]
 Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda value: _names(value))]  # "a,b" on a command line
 
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb", "mlflow"], ...], pydantic.BeforeValidator(lambda value: _names(value))
+]
+
 closed = pydantic.ConfigDict(extra="forbid")
 
 
@@ -239,6 +243,7 @@ class TrainConfig:
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20  # steps between two records
+    trackers: Trackers = ("tensorboard",)  # where records go beside log.jsonl: see docs/train.md
     checkpoint_every: Positive = 1000  # steps between two checkpoints
     keep_checkpoints: Positive = 2  # older ones are deleted, but for the best step, where data.eval is scored
     eval_every: NonNegative = 0  # steps between two scorings of data.eval while training, and one at the end; 0: none

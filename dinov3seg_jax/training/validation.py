@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
@@ -121,30 +120,24 @@ class Validation:
             f"since step {best.step} ({best.miou:.2f} %); to go on, raise train.eval_patience or set it to 0"
         )
 
-    def __call__(self, step: int, weights: Parameters, stop: Callable[[], bool], logs: Logs) -> float:
+    def __call__(self, step: int, weights: Parameters, stop: Callable[[], bool], logs: Logs) -> None:
         """Score the weights after a step, unless `stop` says so, and tell.
-
-        Returns:
-            Seconds that it took.
 
         Raises:
             UserError: a picture cannot be read.
         """
         assert self._validator is not None
-        jax.block_until_ready(weights)  # the time until here is the steps'
         started = time.perf_counter()
         scored = self._validator(weights, stop)
-        seconds = time.perf_counter() - started
         if scored is None:
-            return seconds
+            return
         finite = {name: value if math.isfinite(value) else None for name, value in scored.scores.items()}
         # The first process's numbers are everyone's: what follows from them, such as a save, all do or none does.
         (evaluation,) = loads(tell_all(dumps([Evaluation(step, self._validator.asked, finite)])))
         self._evaluations = [one for one in self._evaluations if one.step < step] + [evaluation]
         if is_first():
             write_evaluations(self._workdir, self._evaluations)
-            self._tell(evaluation, seconds, scored.pictures, logs)
-        return seconds
+            self._tell(evaluation, time.perf_counter() - started, scored.pictures, logs)
 
     def _tell(
         self, evaluation: Evaluation, seconds: float, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]], logs: Logs

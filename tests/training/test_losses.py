@@ -48,7 +48,7 @@ def test_in_cat_segs_form_ignored_pixels_are_no_class():
 
 def test_a_classs_part_counts_as_much_as_its_weight():
     weights = np.array([[1, 0, 3], [0.5, 2, 0]], np.float32)
-    of_class = [binary_cross_entropy(LOGITS[:, t : t + 1], np.where(LABEL == t, 0, -2)) for t in range(3)]
+    of_class = [binary_cross_entropy(LOGITS[:, t : t + 1], np.where(t == LABEL, 0, -2)) for t in range(3)]
     expected = (np.stack(of_class, 1) * weights[:, :, None, None]).mean(axis=1)[LABEL >= 0].mean()
     np.testing.assert_allclose(sigmoid_cross_entropy(LOGITS, LABEL, weights), expected, rtol=1e-6)
 
