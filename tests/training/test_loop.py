@@ -115,8 +115,10 @@ def dying_in(step, place):
     return place_or_die
 
 
-def records(workdir):
-    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+def records(workdir, having="loss"):
+    """Of steps, or those that have something else."""
+    every = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [record for record in every if having in record]
 
 
 def last_step(workdir):
