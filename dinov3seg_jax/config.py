@@ -250,7 +250,12 @@ class TrainConfig:
     log_every: Positive = 20  # steps between two records
     trackers: Trackers = ("tensorboard",)  # where records go beside log.jsonl: see docs/train.md
     checkpoint_every: Positive = 1000  # steps between two checkpoints
-    keep_checkpoints: Positive = 2  # older ones are deleted
+    keep_checkpoints: Positive = 2  # older ones are deleted, but for the best step, where data.eval is scored
+    eval_every: NonNegative = 0  # steps between two scorings of data.eval while training, and one at the end; 0: none
+    eval_images: NonNegative = 0  # pictures that are scored then, spread over data.eval; 0: all
+    eval_view: Literal["recipe", "whole"] = "recipe"  # as `inference` says; "whole": each picture at once, much faster
+    eval_pictures: NonNegative = 4  # scored pictures that the logs show, the same each time
+    eval_patience: NonNegative = 0  # scorings without a better mIoU after which the run ends; 0: it does not
     profile_steps: tuple[NonNegative, NonNegative] = (
         0,
         0,
