@@ -15,7 +15,8 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.data.datasets import Dataset, open_dataset
+from dinov3seg_jax.data.datasets import Dataset
+from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
@@ -53,7 +54,7 @@ def train(config: Config) -> Path:
     """
     config = with_tokenizer(config)
     refuse_other_run(expanded(config.workdir), config)
-    dataset = open_dataset(config.data.train)
+    dataset = open_training(config.data)
     checked = DataCheck(config, dataset)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
