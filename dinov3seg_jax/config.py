@@ -211,6 +211,8 @@ class DataConfig:
 
     train: DatasetConfig = DatasetConfig()
     eval: DatasetConfig = DatasetConfig(split="eval")
+    validation: Fraction = 0.0  # share of data.train's pictures that is not trained on and takes the place of data.eval
+    validation_seed: NonNegative = 0  # which ones these are
     crop_size: Positive = 384  # side of the square that a training step sees, in pixels
     short_side: tuple[Positive, Positive] = (384, 384)  # drawn uniformly; images are resized to it before the crop
     crop_tries: Positive = 1  # crops drawn at most; one in which a class covers 75 % is drawn again

@@ -15,6 +15,7 @@ from dinov3seg_jax.config import Config, DatasetConfig, ModelConfig
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.census import check_masks
 from dinov3seg_jax.data.datasets import Dataset, check_classes, class_names, open_dataset
+from dinov3seg_jax.data.held_out import open_evaluation, scored_on
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.benchmark_table import write_table
@@ -59,7 +60,7 @@ def evaluate(
     processes share the images out; the first process writes.
 
     Args:
-        config: says what to score on and how; the model is the checkpoint's.
+        config: says what to score on (`data.held_out`) and how; the model is the checkpoint's.
         checkpoint: the folder of a run; of converted dinov3.txt weights, which are scored as with `zero_shot`; or of a
             converted linear head, whose converted backbone is `config.init_from` and whose model is `config.model`.
         zero_shot: score dinov3.txt alone, untrained, by the recipe of `config.zero_shot`.
@@ -75,11 +76,11 @@ def evaluate(
     """
     checkpoint = _at(checkpoint, step)
     config = with_own_recipe(config, checkpoint, zero_shot, typed)
-    dataset = open_dataset(config.data.eval)
+    dataset = open_evaluation(config.data)
     _check(config, checkpoint, zero_shot, [dataset])
     model = open_to_score(config, checkpoint, zero_shot)
     folder = report_folder(checkpoint, zero_shot)
-    summary = _score(model, config.data.eval, dataset, folder)
+    summary = _score(model, scored_on(config.data), dataset, folder)
     _remove(folder)
     return summary
 

@@ -16,7 +16,8 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.data.datasets import Dataset, open_dataset
+from dinov3seg_jax.data.datasets import Dataset
+from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
@@ -64,7 +65,7 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
     refuse_missing_libraries(config.train.trackers)
     refuse_other_run(expanded(config.workdir), config)
     refuse_misfits(config.train)
-    dataset = open_dataset(config.data.train)
+    dataset = open_training(config.data)
     checked = DataCheck(config, dataset)
     validator = None
     if config.train.eval_every:
