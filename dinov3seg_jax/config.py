@@ -186,7 +186,7 @@ class ModelConfig:
     linear: LinearConfig = LinearConfig()
     cafedino: CafeDinoConfig = CafeDinoConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel: see models/attention.py
+    attention: Literal["auto", "xla", "cudnn", "splash", "portable"] = "auto"  # the towers' kernel: docs/method.md, §6
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
 
 

@@ -25,7 +25,7 @@ from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
 from dinov3seg_jax.data.datasets import check_classes, class_names
 from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.flops import count_flops, count_traced
-from dinov3seg_jax.training.program import describe_step
+from dinov3seg_jax.training.program import describe_step, refuse_uneven_batches
 from dinov3seg_jax.training.sharding import DATA, AnyMesh, make_mesh
 from dinov3seg_jax.training.step import Batch
 
@@ -72,14 +72,19 @@ def dry_run(config: Config, topology: str = "", devices: int = 0, memory: int = 
     Raises:
         UserError: the config does not fit together, or not the devices; or the names of the classes cannot be used.
     """
+    if config.model.attention == "auto":  # whose kernel on a GPU would hide its operations
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="portable"))
     names, asked = class_names(config.data.train), _asked(config)
     if not config.model.linear.classes:
         check_classes(names, f"data set '{config.data.train.name}'", config.inference.templates, asked.model)
     mesh: AnyMesh
     if topology:
         mesh = topology_mesh(config, topology)
+    elif devices:
+        mesh = described_mesh(config, devices)
+        refuse_uneven_batches(config, mesh)
     else:
-        mesh = described_mesh(config, devices) if devices else make_mesh(config.data_parallel, config.model_parallel)
+        mesh = make_mesh(config.data_parallel, config.model_parallel)
     program = describe_step(config, mesh)
     state, frozen, at = program.state, program.frozen, program.shardings
     tokens = training_prompts(names, asked)
