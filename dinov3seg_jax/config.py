@@ -203,6 +203,7 @@ class DatasetConfig:
     image_size: Positive = 160  # painted scenes: height and width in pixels
     view: NonNegative = 0  # painted scenes: side of the part of each scene that is painted, in pixels; 0: all of it
     seed: NonNegative = 0  # painted scenes
+    clutter: Probability = 0.0  # painted scenes: from plain to crowded, camouflaged and thin; see painted_clutter.py
 
 
 @dataclass(frozen=True, config=closed)
