@@ -27,7 +27,19 @@ from dinov3seg_jax.training.step import TrainState
 
 # Options that a run may change when it is resumed; any other would make it another run.
 RESUMABLE = {
-    "train": {"steps", "log_every", "trackers", "checkpoint_every", "keep_checkpoints", "profile_steps"},
+    "train": {
+        "steps",
+        "log_every",
+        "trackers",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "profile_steps",
+        "eval_every",
+        "eval_images",
+        "eval_view",
+        "eval_pictures",
+        "eval_patience",
+    },
     "data": {"eval"},
     "model": {"tokenizer"},  # a path; the run's folder has a copy
     "": {
