@@ -90,6 +90,8 @@ CATSEG_L = ModelConfig(
     late=LateRefinementConfig(doubled_residual=True, training_pooling=2, pad_classes=256, max_classes=256),
 )
 
+CATSEG_B = dataclasses.replace(CATSEG_L, vision=CLIP_VISION["clip_vitb16"], text=CLIP_TEXT["clip_vitb16"])
+
 MODELS = {"nano": NANO, "paper": ModelConfig()}
 
 

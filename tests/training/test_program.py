@@ -41,7 +41,13 @@ def test_parts_that_are_not_there_need_not_fit(overrides):
     refuse_misfits(load_config("quickstart", overrides))
 
 
-@pytest.mark.parametrize("recipe", ["ablation:full", "ade", "coco_stuff", "linear_ade", "pod:vit7b", "quickstart"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *("ablation:full", "ade", "catseg", "catseg:b", "coco_stuff", "linear_ade"),
+        *("pod:vit7b", "pod:batch=64,anyup", "quickstart"),
+    ],
+)
 def test_the_recipes_fit(recipe):
     refuse_misfits(load_config(recipe))
 
