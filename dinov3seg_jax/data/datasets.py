@@ -84,6 +84,18 @@ def class_names(config: DatasetConfig) -> tuple[str, ...]:
     return open_dataset(config).classes
 
 
+def picture_count(config: DatasetConfig) -> int | None:
+    """How many pictures a data set has; of a benchmark's split as published, so that no file is read, if it says it.
+
+    Raises:
+        UserError: as for `open_dataset`.
+    """
+    if config.name not in BENCHMARKS:
+        return len(open_dataset(config).source)
+    split = BENCHMARKS[config.name].splits.get(known_split(config.split))
+    return split.files[0] if split else None
+
+
 def check_classes(names: Sequence[str], where: str, templates: Sequence[str], model: ModelConfig) -> None:
     """Refuse names that no model could be asked for, before it is trained on them or its weights are read.
 

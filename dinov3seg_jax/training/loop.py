@@ -30,6 +30,7 @@ from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
 from dinov3seg_jax.training.clock import Clock
 from dinov3seg_jax.training.data_check import DataCheck
+from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
@@ -131,6 +132,7 @@ def _run(
         say(validation.why_over() if validation.is_over else trained)
         return workdir
     say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
+    say(f"in all {extent(config.train, len(dataset.source))}")
     with _surroundings(config, dataset, mesh, checkpoints, beginning) as around:
         stopped = _loop(config, program, names, beginning, around, validation)
     sync_global_devices("saved")  # the first process names the last step when the others are done with it
