@@ -15,6 +15,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.data.balance import for_rare_classes
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.pipeline import train_iterator
@@ -56,6 +57,7 @@ def train(config: Config) -> Path:
     refuse_other_run(expanded(config.workdir), config)
     dataset = open_training(config.data)
     checked = DataCheck(config, dataset)
+    dataset = for_rare_classes(dataset, config.data.balance, config.train.class_weights)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
         towers = _run(towers_alone(config), dataset, checked, seconds)
@@ -211,8 +213,7 @@ def _surroundings(
 
 
 def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> Batch:
-    fields = (batch["image"], batch["label"], batch["class_ids"])
-    return Batch(*(jax.make_array_from_process_local_data(sharding, field) for field in fields))
+    return Batch(**{name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()})
 
 
 def _refuse_uneven_batches(config: Config, mesh: jax.sharding.Mesh) -> None:

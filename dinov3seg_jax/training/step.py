@@ -27,6 +27,7 @@ class Batch(NamedTuple):
     image: Any  # uint8 [b, height, width, 3]
     label: Any  # int32 [b, height, width], index into the image's row of class_ids, or -1
     class_ids: Any  # int32 [b, k], index into the names
+    weights: Any = None  # float32 [b, k], what each class's part of the loss counts; None: 1
 
 
 class TrainState(NamedTuple):
@@ -72,14 +73,22 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         if options.hardest_classes:
             key = jax.random.fold_in(jax.random.key(config.seed), step)
             class_ids, label = choose_hardest(key, correlation, class_ids, label, options.hardest_classes)
+        weights = None if batch.weights is None else _weights_of(class_ids, batch, len(text))
         own = jnp.take_along_axis(correlation, class_ids[..., None, None, None], axis=1)
         guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
         logits = model.refine_late_and_decode(own, guidance, text[class_ids])
         negative = options.ignored == "negative"
         weight = jnp.asarray(label.size) if negative else (label >= 0).sum()
-        return sigmoid_cross_entropy(logits, label, ignored_as_negative=negative), weight
+        return sigmoid_cross_entropy(logits, label, weights, ignored_as_negative=negative), weight
 
     return loss
+
+
+def _weights_of(class_ids: Int[Array, "b t"], batch: Batch, names: int) -> Float[Array, "b t"]:
+    """The weights of classes that are some of a batch's, in another order."""
+    rows = jnp.arange(len(class_ids))[:, None]
+    of_name = jnp.zeros((len(class_ids), names)).at[rows, batch.class_ids].set(batch.weights)
+    return jnp.take_along_axis(of_name, class_ids, axis=1)
 
 
 def choose_hardest(
