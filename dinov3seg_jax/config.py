@@ -24,6 +24,10 @@ Flag = Annotated[bool, Field(strict=True)]
 Prompts = Annotated[tuple[str, ...], Field(min_length=1)]
 Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda value: _names(value))]  # "a,b" on a command line
 
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb", "mlflow"], ...], pydantic.BeforeValidator(lambda value: _names(value))
+]
+
 closed = pydantic.ConfigDict(extra="forbid")
 
 
@@ -100,6 +104,7 @@ class EarlyRefinementConfig:
     unification_kernel: Positive = 5  # side of the kernel that unifies features, in cells
     unification_dim: NonNegative = 0  # filters of the unification; 0: dim
     locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
+    remat: Flag = False  # recompute each image encoder in the backward pass instead of keeping its activations
 
     @property
     def factor(self) -> int:
@@ -247,8 +252,14 @@ class TrainConfig:
     class_weights: Literal["none", "inverse_sqrt", "inverse"] = "none"  # of each class's loss, by its pixels
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20  # steps between two records
+    trackers: Trackers = ("tensorboard",)  # where records go beside log.jsonl: see docs/train.md
     checkpoint_every: Positive = 1000  # steps between two checkpoints
-    keep_checkpoints: Positive = 2  # older ones are deleted
+    keep_checkpoints: Positive = 2  # older ones are deleted, but for the best step, where data.eval is scored
+    eval_every: NonNegative = 0  # steps between two scorings of data.eval while training, and one at the end; 0: none
+    eval_images: NonNegative = 0  # pictures that are scored then, spread over data.eval; 0: all
+    eval_view: Literal["recipe", "whole"] = "recipe"  # as `inference` says; "whole": each picture at once, much faster
+    eval_pictures: NonNegative = 4  # scored pictures that the logs show, the same each time
+    eval_patience: NonNegative = 0  # scorings without a better mIoU after which the run ends; 0: it does not
     profile_steps: tuple[NonNegative, NonNegative] = (
         0,
         0,

@@ -16,8 +16,9 @@ from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
-from dinov3seg_jax.processes import is_first
+from dinov3seg_jax.processes import check_once, is_first
 from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage
+from dinov3seg_jax.store.evaluations import best_of, read_evaluations
 
 if TYPE_CHECKING:
     import jax
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.model"  # where the text tower's is no part of this program
 STEPS_FOLDER = "checkpoints"
+NEWEST, BEST = "newest", "best"  # names of steps
 FOREIGN = {"model_type", "architectures", "architecture"}  # in a config.json of Hugging Face's, or of timm's
 DAMAGED = ".damaged"  # ends the names of steps that were passed over
 
@@ -37,9 +39,44 @@ class RunFolder:
     kind: Literal["run"] = "run"
     checksums: Mapping[str, str] = MappingProxyType({})  # of single arrays: a run keeps none
 
-    def __init__(self, path: str | Path):
-        """Take its path; it need not exist yet."""
+    def __init__(self, path: str | Path, step: str = NEWEST):
+        """Take its path; it need not exist yet. `step` is NEWEST, BEST or a number: whose weights are meant."""
         self.path = expanded(path)
+        self.step = step
+
+    def __str__(self) -> str:
+        """As reports name it."""
+        return str(self.path) if self.step == NEWEST else f"{self.path} (step {self.number})"
+
+    @property
+    def number(self) -> int | None:
+        """The step that is meant; of the newest, the one if it is whole, and None where there is none at all.
+
+        Raises:
+            UserError: there is no such step.
+        """
+        steps = finished_steps(self.path / STEPS_FOLDER)
+        if self.step == NEWEST:
+            return max(steps, default=None)
+        there_are = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
+        if self.step == BEST:
+            best = best_of(read_evaluations(self.path, until=max(steps, default=0)))
+            if best is None:
+                raise UserError(
+                    f"'{self.path}' has no best step, as nothing was scored while it trained (train.eval_every); name "
+                    f"another step: {there_are}."
+                )
+            if best.step not in steps:
+                raise UserError(f"the best step of '{self.path}' is {best.step}, which is gone; {there_are}.")
+            return best.step
+        if not self.step.isdecimal() or int(self.step) not in steps:
+            raise UserError(f"'{self.path}' has no step '{self.step}'; {there_are}, and newest and best.")
+        return int(self.step)
+
+    @property
+    def results(self) -> Path:
+        """Where scores of these weights are written."""
+        return self.path if self.step == NEWEST else self.path / f"step_{self.number}"
 
     @functools.cached_property
     def config(self) -> Config:
@@ -59,20 +96,19 @@ class RunFolder:
 
         A folder without a step has a digest too, and whoever reads its arrays says what is wrong.
         """
-        newest = str(max(finished_steps(self.path / STEPS_FOLDER), default=""))
-        return digest_of(self.path / STEPS_FOLDER / newest / CHECKSUMS_FILE)
+        step = "" if self.number is None else str(self.number)
+        return digest_of(self.path / STEPS_FOLDER / step / CHECKSUMS_FILE)
 
     def files(self) -> list[Path]:
         """All files that the weights depend on."""
-        return [
-            self.path / CONFIG_FILE,
-            *sorted(path for path in (self.path / STEPS_FOLDER).rglob("*") if path.is_file()),
-        ]
+        steps = self.path / STEPS_FOLDER
+        where = steps if self.step == NEWEST else steps / str(self.number)
+        return [self.path / CONFIG_FILE, *sorted(path for path in where.rglob("*") if path.is_file())]
 
     def arrays(
         self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
     ) -> "Parameters":
-        """Parameters of the newest step, those of "lora" added to their matrices.
+        """Parameters of the step, the updates of "lora" added to their matrices.
 
         Args:
             beginnings: of the names of those that are wanted, such as "text/"; default all.
@@ -87,7 +123,7 @@ class RunFolder:
         described = _describe(self.config.model)
         if self.config.train.finetune == "lora":
             described |= describe_updates(described, self.config.train.lora_rank)
-        step = newest_step(self.path)
+        step = self.whole_step()
         if shardings is None:
             wanted = {name: leaf for name, leaf in described.items() if name.startswith(beginnings)}
             return merge(read_on_first_device(step, wanted))
@@ -95,14 +131,26 @@ class RunFolder:
         return {name: value for name, value in held.items() if name.startswith(beginnings)}
 
     def progress(self) -> dict[str, Any]:
-        """What the newest step says of the run: "data", where its stream is, and "train_seconds".
+        """What the step says of the run: "data", where its stream is, and "train_seconds".
 
         Raises:
             UserError: there is no whole step.
         """
         from dinov3seg_jax.store.arrays import read_progress
 
-        return read_progress(newest_step(self.path))
+        return read_progress(self.whole_step())
+
+    def whole_step(self) -> Path:
+        """The folder of the step, whole; of the newest, the newest that is.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.step == NEWEST:
+            return newest_step(self.path)
+        folder = (self.path / STEPS_FOLDER / str(self.number)).resolve()  # TensorStore refuses ".."
+        check_once(functools.partial(_refuse_damaged, folder))
+        return folder
 
 
 def _with_updates(
@@ -218,6 +266,13 @@ def _choose(folder: Path, put_aside: bool) -> int | None:
     raise UserError(
         f"no checkpoint in '{folder}' is whole ({listed}); put one back from a copy, or delete it all to begin again."
     )
+
+
+def _refuse_damaged(step: Path) -> None:
+    reason = damage(step)
+    if reason is not None:
+        others = ", ".join(str(other) for other in finished_steps(step.parent) if str(other) != step.name)
+        raise UserError(f"checkpoint '{step}' is damaged: {reason}; name another step: {others or 'there is none'}.")
 
 
 def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> None:

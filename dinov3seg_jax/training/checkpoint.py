@@ -24,6 +24,7 @@ from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.processes import is_first
 from dinov3seg_jax.store.arrays import read_step, save, shortened
 from dinov3seg_jax.store.checksums import settle, write_checksums
+from dinov3seg_jax.store.evaluations import best_steps
 from dinov3seg_jax.store.run import STEPS_FOLDER, finished_steps, newest_whole
 
 UNFINISHED = ".unfinished"  # ends, or goes on, in the names of what is being written or deleted
@@ -46,7 +47,7 @@ class Checkpoints:
 
         Args:
             workdir: on a disk that all processes share.
-            keep: how many of the newest steps stay.
+            keep: how many of the newest steps stay, beside the best one.
 
         Raises:
             UserError: processes on other hosts do not see the same folder.
@@ -142,7 +143,10 @@ class Checkpoints:
         os.rename(self._unfinished(step), final)
         settle(self._folder)
         tqdm.write(f"saved {self._named / str(step)}")
-        for old in finished_steps(self._folder)[: -self._keep]:
+        steps = finished_steps(self._folder)
+        newest = steps[-self._keep :]
+        best = best_steps(self._named.parent, newest)  # of each: if the newest is damaged, the one before counts
+        for old in sorted({*steps} - {*newest} - best):
             doomed = self._unfinished(old)
             os.rename(self._folder / str(old), doomed)  # so that nobody takes a half for the whole
             _remove([doomed])

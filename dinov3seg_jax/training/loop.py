@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,15 @@ from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.models.low_rank import merge
 from dinov3seg_jax.processes import is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import training_prompts
+from dinov3seg_jax.training.agreement import mean_iou
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
+from dinov3seg_jax.training.clock import Clock
 from dinov3seg_jax.training.data_check import DataCheck
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import check_linear
@@ -38,15 +42,21 @@ from dinov3seg_jax.training.resume import Beginning, refuse_other_run, take_up
 from dinov3seg_jax.training.sharding import DATA, data_share, make_mesh
 from dinov3seg_jax.training.start import with_tokenizer
 from dinov3seg_jax.training.step import Batch
+from dinov3seg_jax.training.trackers import refuse_missing_libraries
+from dinov3seg_jax.training.validation import Validation, Validator, refuse_misfits
 
 TOWERS_FOLDER = "towers"
 
 
-def train(config: Config) -> Path:
+def train(config: Config, make_validator: Callable[[Config], Validator] | None = None) -> Path:
     """Train, or continue, and return the run's folder.
 
     A run is resumed by starting it again: the order of precedence is the newest step in `workdir`, then the weights
     that `init_from` names, then towers trained for `train.alignment_steps` in `workdir`/towers, then random weights.
+
+    Args:
+        config: of the run.
+        make_validator: scores the weights every `train.eval_every` steps; see `evaluation.validation.train`.
 
     Raises:
         UserError: the data cannot be read or say nothing, `workdir` belongs to another run, a loss is not finite, or a
@@ -54,16 +64,23 @@ def train(config: Config) -> Path:
         Stopped: a signal came; what was done is saved.
     """
     config = with_tokenizer(config)
+    refuse_missing_libraries(config.train.trackers)
     refuse_other_run(expanded(config.workdir), config)
+    refuse_misfits(config.train)
     dataset = open_training(config.data)
     checked = DataCheck(config, dataset)
+    validator = None
+    if config.train.eval_every:
+        if make_validator is None:
+            raise ValueError("train.eval_every needs a validator; call dinov3seg_jax.train")
+        validator = make_validator(config)
     dataset = for_rare_classes(dataset, config.data.balance, config.train.class_weights)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
-        towers = _run(towers_alone(config), dataset, checked, seconds)
+        towers = _run(towers_alone(config), dataset, checked, seconds, None)
         seconds = RunFolder(towers).progress()["train_seconds"]
         config = dataclasses.replace(config, init_from=str(towers))
-    return _run(config, dataset, checked, seconds)
+    return _run(config, dataset, checked, seconds, validator)
 
 
 def towers_alone(config: Config) -> Config:
@@ -73,6 +90,8 @@ def towers_alone(config: Config) -> Config:
         objective="alignment",
         steps=config.train.alignment_steps,
         alignment_steps=0,
+        eval_every=0,
+        eval_patience=0,
         finetune="full",
         encoder_lr_scale=1.0,
     )
@@ -85,11 +104,14 @@ class Surroundings(NamedTuple):
     batches: Any  # an iterator of grain's, whose place can be asked for and set
     checkpoints: Checkpoints
     logs: Logs
+    clock: Clock
     profiler: Profiler
     signals: StopSignals
 
 
-def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: float) -> Path:
+def _run(
+    config: Config, dataset: Dataset, checked: DataCheck, seconds_before: float, validator: Validator | None
+) -> Path:
     workdir = expanded(config.workdir)
     refuse_other_run(workdir, config)
     if config.model.linear.classes:
@@ -104,23 +126,33 @@ def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: f
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     beginning = take_up(config, program, checkpoints, seconds_before)
     start = int(beginning.state.step)
-    if start >= config.train.steps:
+    validation = Validation(config.train, validator, workdir, start)
+    over = start >= config.train.steps or validation.is_over
+    if over and not validation.is_due(start):
         checkpoints.close()
-        say(f"{workdir} is trained already ({start} steps); raise train.steps to go on")
+        trained = f"{workdir} is trained already ({start} steps); raise train.steps to go on"
+        say(validation.why_over() if validation.is_over else trained)
         return workdir
     say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
     with _surroundings(config, dataset, mesh, checkpoints, beginning) as around:
-        stopped = _loop(config, program, names, beginning, around)
+        stopped = _loop(config, program, names, beginning, around, validation)
     sync_global_devices("saved")  # the first process names the last step when the others are done with it
     stopped = stopped or around.signals.noted
     if stopped is not None:
         say(f"stopped by {stopped.name} and saved; the same command goes on from there")
         raise Stopped(stopped)
+    if validation.is_over:
+        say(validation.why_over())
     return workdir
 
 
 def _loop(
-    config: Config, program: StepProgram, names: Int[np.ndarray, "n length"], beginning: Beginning, around: Surroundings
+    config: Config,
+    program: StepProgram,
+    names: Int[np.ndarray, "n length"],
+    beginning: Beginning,
+    around: Surroundings,
+    validation: Validation,
 ) -> signal.Signals | None:
     """Train to the last step, or until a signal; everything up to then is being saved when it returns.
 
@@ -130,63 +162,82 @@ def _loop(
         names: token ids of the class names.
         beginning: where to start.
         around: what to read from and write to.
+        validation: what scores the weights.
 
     Returns:
         The signal.
     """
     options = config.train
     state, frozen = beginning.state, beginning.frozen
-    started = interval_start = time.perf_counter()
-    waited = 0.0
+
+    def validate(step: int) -> None:
+        weights = merge(join(exchange(state.trainable, state.optimizer)[0], frozen))  # as a checkpoint's are read
+        validation(step, weights, lambda: around.signals.received() is not None, around.logs)
+
+    if validation.is_due(int(state.step)):  # a signal came before this was done
+        validate(int(state.step))
+        if int(state.step) >= options.steps or validation.is_over:
+            return None
+    started = time.perf_counter()
     pending: list[dict[str, jax.Array]] = []
     names = jax.device_put(program.names(state.trainable, frozen, names), program.shardings.names)
     compiled = None
     for step in itertools.count(int(state.step) + 1):
-        wait_start = time.perf_counter()
-        batch = _place(next(around.batches), program.shardings.batch)
-        waited += time.perf_counter() - wait_start
+        with around.clock.waiting():
+            batch = _place(next(around.batches), program.shardings.batch)
         if compiled is None:
             compiled = CompiledStep(program.step, state, frozen, names, batch)
             flops = model_flops(config, program, compiled.traced, (state, frozen, names, batch))
             around.logs.know_cost(flops / jax.device_count(), peak_flops(jax.local_devices()[0].device_kind))
-            interval_start, waited = time.perf_counter(), 0.0
+            around.clock.start()
             around.signals.listen()
         around.profiler.before(step)
         state, metrics = compiled(state, frozen, names, batch)
         around.profiler.after(step, metrics)
         pending.append(metrics)
         around.logs.advance()
-        last = step == options.steps
+        stopped = around.signals.received()
+        if stopped is None and validation.is_due(step):
+            jax.block_until_ready(metrics)  # the time until here is the step's
+            with around.clock.outside():
+                validate(step)
+            stopped = around.signals.noted
+        last = step == options.steps or validation.is_over
         if last or step % options.log_every == 0:
-            _log(step, pending, interval_start, waited, around.logs)
-            pending, interval_start, waited = [], time.perf_counter(), 0.0
-        stopped = around.signals.received(step)
-        if last or stopped is not None or step % options.checkpoint_every == 0:
+            _log(step, pending, around)
+            pending = []
+        if last or stopped is not None or step % options.checkpoint_every == 0 or validation.is_best(step):
             seconds = beginning.seconds + time.perf_counter() - started
             position = {"data": around.batches.get_state(), "train_seconds": seconds}
-            trainable, optimizer = exchange(state.trainable, state.optimizer)
-            around.checkpoints.save(step, join(trainable, frozen), optimizer, position)
+            position["step_seconds"] = around.clock.in_steps
+            with around.clock.outside():
+                trainable, optimizer = exchange(state.trainable, state.optimizer)
+                around.checkpoints.save(step, join(trainable, frozen), optimizer, position)
         around.checkpoints.check()
         if last or stopped is not None:
             return stopped
     return None  # not reached: steps are counted for ever
 
 
-def _log(step: int, pending: list[dict[str, jax.Array]], interval_start: float, waited: float, logs: Logs) -> None:
+def _log(step: int, pending: list[dict[str, jax.Array]], around: Surroundings) -> None:
     """Record the means of some steps.
 
     Raises:
         UserError: one of them is not finite.
     """
     fetched = jax.device_get(pending)
-    elapsed = time.perf_counter() - interval_start
+    interval = around.clock.interval()
+    counts = [entry.pop("counts") for entry in fetched if "counts" in entry]
     means = {name: float(np.mean([entry[name] for entry in fetched])) for name in fetched[0]}
     if not all_finite(means):
         raise UserError(
             f"the loss became NaN or infinite somewhere in steps [{step - len(pending) + 1}, {step}]; "
             "lower train.learning_rate or look at the data, and start again from the last checkpoint."
         )
-    logs.write(step, means, elapsed / len(pending), waited / elapsed)
+    if counts and math.isfinite(iou := mean_iou(np.sum(counts, axis=0))):
+        means["train_miou"] = iou
+    means |= {"learning_rate": float(fetched[-1]["learning_rate"]), "goodput": around.clock.goodput}
+    around.logs.write(step, means, interval.steps / len(pending), interval.data_wait / interval.steps)
 
 
 @contextlib.contextmanager
@@ -194,22 +245,21 @@ def _surroundings(
     config: Config, dataset: Dataset, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, beginning: Beginning
 ) -> Iterator[Surroundings]:
     """Open everything, and close it however the run ends."""
-    part, parts = data_share(mesh)
-    batches = train_iterator(dataset, config.data, config.train.batch_size // parts, config.seed, part, parts)
-    if beginning.stream is not None:
-        batches.set_state(beginning.stream)
-    workdir, options = expanded(config.workdir), config.train
-    logs = Logs(workdir, int(beginning.state.step), options.steps, options.batch_size)
-    profiler = Profiler(workdir, *options.profile_steps)
-    signals = StopSignals()
-    try:
-        yield Surroundings(batches, checkpoints, logs, profiler, signals)
-    finally:
-        profiler.close()
-        batches.close()
-        logs.close()
-        checkpoints.close()
-        signals.close()  # not before: the last step is being written until here
+    with contextlib.ExitStack() as closing:
+        signals = StopSignals()
+        closing.callback(signals.close)  # last: until then the last step is being written
+        closing.callback(checkpoints.close)
+        logs = Logs(config, int(beginning.state.step))
+        closing.callback(logs.close)
+        part, parts = data_share(mesh)
+        batches = train_iterator(dataset, config.data, config.train.batch_size // parts, config.seed, part, parts)
+        closing.callback(batches.close)
+        if beginning.stream is not None:
+            batches.set_state(beginning.stream)
+        profiler = Profiler(expanded(config.workdir), *config.train.profile_steps)
+        closing.callback(profiler.close)
+        clock = Clock(beginning.step_seconds, logs.began)
+        yield Surroundings(batches, checkpoints, logs, clock, profiler, signals)
 
 
 def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> Batch:

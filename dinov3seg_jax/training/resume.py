@@ -27,7 +27,19 @@ from dinov3seg_jax.training.step import TrainState
 
 # Options that a run may change when it is resumed; any other would make it another run.
 RESUMABLE = {
-    "train": {"steps", "log_every", "checkpoint_every", "keep_checkpoints", "profile_steps"},
+    "train": {
+        "steps",
+        "log_every",
+        "trackers",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "profile_steps",
+        "eval_every",
+        "eval_images",
+        "eval_view",
+        "eval_pictures",
+        "eval_patience",
+    },
     "data": {"eval"},
     "model": {"tokenizer"},  # a path; the run's folder has a copy
     "": {
@@ -52,6 +64,7 @@ class Beginning(NamedTuple):
     frozen: Parameters
     stream: Any  # where the data stream is; None: at its beginning
     seconds: float  # trained so far
+    step_seconds: float  # of them in steps
 
 
 def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seconds_before: float) -> Beginning:
@@ -88,11 +101,14 @@ def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seco
         trainable, frozen = split(restored.parameters)
         step = jax.device_put(np.int32(restored.step), at.state.step)
         state = TrainState(step, *exchange(trainable, restored.optimizer))
-        return Beginning(state, frozen, restored.progress["data"], restored.progress["train_seconds"])
+        progress = restored.progress
+        seconds = progress["train_seconds"]
+        # A checkpoint from before these were kept has steps alone to show for its time.
+        return Beginning(state, frozen, progress["data"], seconds, progress.get("step_seconds", seconds))
     trainable, frozen = split(first_parameters(config, whole))
     optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=at.state.optimizer)(trainable)
     step = jax.device_put(np.int32(0), at.state.step)
-    return Beginning(TrainState(step, trainable, optimizer), frozen, None, seconds_before)
+    return Beginning(TrainState(step, trainable, optimizer), frozen, None, seconds_before, 0.0)
 
 
 def refuse_other_run(workdir: Path, config: Config) -> None:

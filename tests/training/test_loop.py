@@ -28,6 +28,7 @@ from dinov3seg_jax.training import loop, start
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.finetune import updates_of
 from dinov3seg_jax.training.loop import train
+from dinov3seg_jax.training.optimizer import learning_rate_schedule
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
 from dinov3seg_jax.training.resume import refuse_other_run
 from dinov3seg_jax.training.step import Batch, make_gradient
@@ -115,8 +116,10 @@ def dying_in(step, place):
     return place_or_die
 
 
-def records(workdir):
-    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+def records(workdir, having="loss"):
+    """Of steps, or those that have something else."""
+    every = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [record for record in every if having in record]
 
 
 def last_step(workdir):
@@ -156,6 +159,7 @@ def test_a_run_leaves_its_config_log_events_and_last_checkpoints(straight):
         "checkpoints",
         "config.json",
         "log.jsonl",
+        "record.json",
         "tensorboard",
     ]
     assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["2", "4"]
@@ -172,6 +176,14 @@ def test_the_log_has_a_line_for_each_step(straight):
         assert line["gradient_norm"] > 0
         assert line["images_per_second"] > 0
         assert 0 <= line["data_wait"] <= 1
+        assert 0 < line["goodput"] < 1
+        assert 0 <= line["train_miou"] <= 100
+        of_parts = [value for name, value in line.items() if name.startswith("gradient_norm/")]
+        assert len(of_parts) > 1
+        assert line["gradient_norm"] == pytest.approx(np.linalg.norm(of_parts), rel=1e-5)
+        assert line["update_norm"] > 0
+    rate = learning_rate_schedule(at(straight).train)
+    assert [line["learning_rate"] for line in lines] == pytest.approx([float(rate(step)) for step in range(4)])
 
 
 def test_a_run_says_where_it_begins_before_it_shows_its_bar(tmp_path, monkeypatch, capsys):
@@ -252,7 +264,7 @@ def test_a_new_run_starts_from_the_weights_of_another(straight, tmp_path, monkey
     seen = {}
 
     def take_up(*arguments):
-        state, frozen, stream, seconds = kept(*arguments)
+        state, frozen, stream, seconds, _ = kept(*arguments)
         parameters = jax.device_get({**state.trainable, **frozen})
         seen.update(step=int(state.step), stream=stream, seconds=seconds, parameters=parameters)
         raise KilledError
@@ -351,8 +363,8 @@ def test_the_second_signal_stops_at_once():
     signals.listen()
     try:
         signal.raise_signal(signal.SIGINT)
-        assert signals.received(1) == signal.SIGINT
-        assert Stopped(signals.received(1)).code == 130
+        assert signals.received() == signal.SIGINT
+        assert Stopped(signals.received()).code == 130
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     finally:
