@@ -48,6 +48,7 @@ class Dataset:
     seen: tuple[bool, ...] | None  # for each class, whether it occurs in training; None: not known
     merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmark_sets.Benchmark`
     listed: Path | None = None  # the user's own file that says what the labels mean, if there is one
+    weights: tuple[float, ...] | None = None  # what each class's part of the loss counts; None: 1
 
     @property
     def names_from(self) -> str:

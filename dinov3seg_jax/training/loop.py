@@ -16,11 +16,13 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.data.balance import for_rare_classes
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.models.low_rank import merge
 from dinov3seg_jax.processes import is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import training_prompts
@@ -73,6 +75,7 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
         if make_validator is None:
             raise ValueError("train.eval_every needs a validator; call dinov3seg_jax.train")
         validator = make_validator(config)
+    dataset = for_rare_classes(dataset, config.data.balance, config.train.class_weights)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
         towers = _run(towers_alone(config), dataset, checked, seconds, None)
@@ -170,7 +173,7 @@ def _loop(
     state, frozen = beginning.state, beginning.frozen
 
     def validate(step: int) -> None:
-        weights = join(exchange(state.trainable, state.optimizer)[0], frozen)  # as a checkpoint holds them
+        weights = merge(join(exchange(state.trainable, state.optimizer)[0], frozen))  # as a checkpoint's are read
         validation(step, weights, lambda: around.signals.received() is not None, around.logs)
 
     if validation.is_due(int(state.step)):  # a signal came before this was done
@@ -262,8 +265,7 @@ def _surroundings(
 
 
 def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> Batch:
-    fields = (batch["image"], batch["label"], batch["class_ids"])
-    return Batch(*(jax.make_array_from_process_local_data(sharding, field) for field in fields))
+    return Batch(**{name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()})
 
 
 def _refuse_uneven_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
