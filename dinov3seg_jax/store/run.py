@@ -1,4 +1,7 @@
-"""The folder of a run: `config.json`, and `checkpoints/<step>`, of which the newest step that is whole counts."""
+"""The folder of a run: `config.json`, and `checkpoints/<step>`, of which the newest step that is whole counts.
+
+What its steps share is in `frozen/` (`frozen.py`).
+"""
 
 import dataclasses
 import functools
@@ -7,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +21,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.processes import is_first
 from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage
+from dinov3seg_jax.store.frozen import frozen_damage, packs_of
 
 if TYPE_CHECKING:
     import jax
@@ -57,6 +61,8 @@ class RunFolder:
     def fingerprint(self) -> str:
         """Tells these weights from others: a digest of the newest step's own checksums; nothing else is read.
 
+        They are those of its reference too, which names what is frozen by its content.
+
         A folder without a step has a digest too, and whoever reads its arrays says what is wrong.
         """
         newest = str(max(finished_steps(self.path / STEPS_FOLDER), default=""))
@@ -64,10 +70,10 @@ class RunFolder:
 
     def files(self) -> list[Path]:
         """All files that the weights depend on."""
-        return [
-            self.path / CONFIG_FILE,
-            *sorted(path for path in (self.path / STEPS_FOLDER).rglob("*") if path.is_file()),
-        ]
+        steps, absolute = self.path / STEPS_FOLDER, self.path.resolve() / STEPS_FOLDER
+        packs = {pack for step in finished_steps(steps) for pack in _readable_packs(absolute / str(step))}
+        held = [path for folder in (steps, *sorted(packs)) for path in sorted(folder.rglob("*")) if path.is_file()]
+        return [self.path / CONFIG_FILE, *held]
 
     def arrays(
         self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
@@ -156,7 +162,7 @@ def newest_step(workdir: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    folder = (workdir / STEPS_FOLDER).resolve()  # TensorStore refuses ".."
+    folder = workdir.resolve() / STEPS_FOLDER  # TensorStore refuses ".."
     step = newest_whole(folder)
     if step is None:
         raise UserError(f"'{workdir}' holds no complete checkpoint; let training reach train.checkpoint_every steps.")
@@ -192,8 +198,13 @@ def newest_whole(folder: Path, put_aside: bool = False) -> int | None:
 
 def _choose(folder: Path, put_aside: bool) -> int | None:
     reasons: dict[int, str] = {}
+    packs: dict[Path, str | None] = {}
+    shared: set[Path] = set()  # the packs for which steps that are whole themselves were passed over
     for step in reversed(finished_steps(folder)):
         reason = damage(folder / str(step))
+        if reason is None and (found := frozen_damage(folder / str(step), packs)):
+            shared.add(found[0])
+            reason = f"'{found[0]}', which it needs, {found[1]}"
         if reason is None:
             _warn(folder, reasons, step, put_aside)
             return step
@@ -201,9 +212,15 @@ def _choose(folder: Path, put_aside: bool) -> int | None:
     if not reasons:
         return None
     listed = ", ".join(f"step {step}: {reason}" for step, reason in reasons.items())
-    raise UserError(
-        f"no checkpoint in '{folder}' is whole ({listed}); put one back from a copy, or delete it all to begin again."
-    )
+    mend = f"put '{shared.pop()}' back from a copy of the run" if shared else "put one back from a copy"
+    raise UserError(f"no checkpoint in '{folder}' is whole ({listed}); {mend}, or delete it all to begin again.")
+
+
+def _readable_packs(step: Path) -> Iterable[Path]:
+    try:
+        return packs_of(step)
+    except (OSError, ValueError):  # whoever reads the step says so
+        return ()
 
 
 def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> None:

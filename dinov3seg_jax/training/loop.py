@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
-from dinov3seg_jax.data.pipeline import train_iterator
+from dinov3seg_jax.data.pipeline import Batches, StreamKind, refuse_other_stream, train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.processes import is_first, say
@@ -26,7 +26,6 @@ from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
 from dinov3seg_jax.training.data_check import DataCheck
-from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
@@ -57,7 +56,7 @@ def train(config: Config) -> Path:
     checked = DataCheck(config, dataset)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
-        towers = _run(towers_alone(config), dataset, checked, seconds)
+        towers = _run(towers_alone(config), dataset, checked, seconds, home=expanded(config.workdir))
         seconds = RunFolder(towers).progress()["train_seconds"]
         config = dataclasses.replace(config, init_from=str(towers))
     return _run(config, dataset, checked, seconds)
@@ -79,14 +78,15 @@ def towers_alone(config: Config) -> Config:
 class Surroundings(NamedTuple):
     """What a run reads from, writes to and listens for, while it trains."""
 
-    batches: Any  # an iterator of grain's, whose place can be asked for and set
+    batches: Batches
+    stream: StreamKind  # that they are of
     checkpoints: Checkpoints
     logs: Logs
     profiler: Profiler
     signals: StopSignals
 
 
-def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: float) -> Path:
+def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: float, home: Path | None = None) -> Path:
     workdir = expanded(config.workdir)
     refuse_other_run(workdir, config)
     if config.model.linear.classes:
@@ -98,13 +98,14 @@ def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: f
     if is_first():
         write_config(workdir, config)
         checked.write(workdir)
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, home)
     beginning = take_up(config, program, checkpoints, seconds_before)
     start = int(beginning.state.step)
     if start >= config.train.steps:
         checkpoints.close()
         say(f"{workdir} is trained already ({start} steps); raise train.steps to go on")
         return workdir
+    checkpoints.share(beginning.frozen)
     say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
     with _surroundings(config, dataset, mesh, checkpoints, beginning) as around:
         stopped = _loop(config, program, names, beginning, around)
@@ -160,9 +161,9 @@ def _loop(
         stopped = around.signals.received(step)
         if last or stopped is not None or step % options.checkpoint_every == 0:
             seconds = beginning.seconds + time.perf_counter() - started
-            position = {"data": around.batches.get_state(), "train_seconds": seconds}
+            progress = {"data": {"stream": dataclasses.asdict(around.stream)}, "train_seconds": seconds}
             trainable, optimizer = exchange(state.trainable, state.optimizer)
-            around.checkpoints.save(step, join(trainable, frozen), optimizer, position)
+            around.checkpoints.save(step, trainable, optimizer, progress)
         around.checkpoints.check()
         if last or stopped is not None:
             return stopped
@@ -191,16 +192,16 @@ def _surroundings(
     config: Config, dataset: Dataset, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, beginning: Beginning
 ) -> Iterator[Surroundings]:
     """Open everything, and close it however the run ends."""
+    workdir, options, done = expanded(config.workdir), config.train, int(beginning.state.step)
+    stream = StreamKind(options.batch_size, len(dataset.source))
+    refuse_other_stream(beginning.stream, stream)
     part, parts = data_share(mesh)
-    batches = train_iterator(dataset, config.data, config.train.batch_size // parts, config.seed, part, parts)
-    if beginning.stream is not None:
-        batches.set_state(beginning.stream)
-    workdir, options = expanded(config.workdir), config.train
-    logs = Logs(workdir, int(beginning.state.step), options.steps, options.batch_size)
+    batches = train_iterator(dataset, config.data, options.batch_size // parts, config.seed, part, parts, start=done)
+    logs = Logs(workdir, done, options.steps, options.batch_size)
     profiler = Profiler(workdir, *options.profile_steps)
     signals = StopSignals()
     try:
-        yield Surroundings(batches, checkpoints, logs, profiler, signals)
+        yield Surroundings(batches, stream, checkpoints, logs, profiler, signals)
     finally:
         profiler.close()
         batches.close()

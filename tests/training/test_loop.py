@@ -260,7 +260,7 @@ def test_a_new_run_starts_from_the_weights_of_another(straight, tmp_path, monkey
     with pytest.raises(KilledError):
         train(at(tmp_path / "run", init_from=str(straight)))
     assert seen["step"] == 0
-    assert (seen["stream"], seen["seconds"]) == (None, 0.0)
+    assert (seen["stream"], seen["seconds"]) == ({}, 0.0)
     _, expected = load_parameters(straight)
     assert seen["parameters"].keys() == expected.keys()
     for name, value in expected.items():
