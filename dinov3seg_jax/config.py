@@ -24,6 +24,10 @@ Flag = Annotated[bool, Field(strict=True)]
 Prompts = Annotated[tuple[str, ...], Field(min_length=1)]
 Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda value: _names(value))]  # "a,b" on a command line
 
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb", "mlflow"], ...], pydantic.BeforeValidator(lambda value: _names(value))
+]
+
 closed = pydantic.ConfigDict(extra="forbid")
 
 
@@ -100,6 +104,7 @@ class EarlyRefinementConfig:
     unification_kernel: Positive = 5  # side of the kernel that unifies features, in cells
     unification_dim: NonNegative = 0  # filters of the unification; 0: dim
     locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
+    remat: Flag = False  # recompute each image encoder in the backward pass instead of keeping its activations
 
     @property
     def factor(self) -> int:
@@ -189,9 +194,11 @@ class ModelConfig:
 class DatasetConfig:
     """One source of images and masks. Which fields a dataset reads is in `data/datasets.py`."""
 
-    name: str = "painted_scenes"  # `painted_scenes`, `folder`, `coco_panoptic` or a benchmark's
+    name: str = "painted_scenes"  # or `folder`, `coco_json`, `colour_masks`, `coco_panoptic`, or a benchmark's
     split: str = "train"  # `train` or `eval`; of a folder, its subfolder's name
     root: str = ""  # folder on disk, for datasets that live there
+    background: str = ""  # coco_json: the class of pixels that no annotation covers; "": they are ignored
+    unlisted: Literal["refuse", "ignore"] = "refuse"  # colour_masks: what becomes of colours that the table lacks
     size: NonNegative = 0  # painted scenes: how many
     image_size: Positive = 160  # painted scenes: height and width in pixels
     view: NonNegative = 0  # painted scenes: side of the part of each scene that is painted, in pixels; 0: all of it
@@ -227,8 +234,10 @@ class TrainConfig:
     decay_all: Flag = False  # weight decay for vectors too, not only for matrices
     beta2: Fraction = 0.999  # decay of AdamW's second moment
     clip_norm: Above0 = 0.01  # the largest norm of all gradients together
-    finetune: Literal["attention", "none", "last_blocks", "full"] = "attention"  # what trains of the two towers
+    finetune: Literal["attention", "none", "last_blocks", "full", "lora"] = "attention"  # what trains of the two towers
     finetune_blocks: NonNegative = 4  # for "last_blocks"
+    lora_rank: Positive = 8  # for "lora": of the updates of attention's queries and values
+    lora_lr_scale: Above0 = 1.0  # the updates' learning rate, in multiples of `learning_rate`
     encoder_lr_scale: From0 = 0.01  # the towers' learning rate, in multiples of `learning_rate`
     ema_decay: Fraction = 0.0  # 0: off; else checkpoints hold a moving average of the weights
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training
@@ -239,6 +248,7 @@ class TrainConfig:
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20  # steps between two records
+    trackers: Trackers = ("tensorboard",)  # where records go beside log.jsonl: see docs/train.md
     checkpoint_every: Positive = 1000  # steps between two checkpoints
     keep_checkpoints: Positive = 2  # older ones are deleted
     profile_steps: tuple[NonNegative, NonNegative] = (

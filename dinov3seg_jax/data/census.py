@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from dinov3seg_jax.data.datasets import Dataset
-from dinov3seg_jax.data.masks import Mask, MaskReader
+from dinov3seg_jax.data.masks import IndexReader, Mask, MaskReader
 from dinov3seg_jax.errors import UserError
 
 SAMPLE = 500  # masks
@@ -180,6 +180,11 @@ def _refuse(census: Census, meaning: Meaning) -> None:
         raise UserError(
             f"mask {census.example[strange[0]]} holds the value {strange[0]}, which is no class: {others}; {mend}."
         )
+    if not labelled and isinstance(meaning.reader, IndexReader):  # whose values nobody has written
+        raise UserError(
+            f"none of the {census.scope}, such as {next(iter(census.example.values()))}, shows a class of "
+            f"{meaning.where}; make one fit the other."
+        )
     if not labelled:
         raise UserError(
             f"none of the {census.scope}, such as {next(iter(census.example.values()))}, labels a single pixel: they "
@@ -202,6 +207,11 @@ def _notes(census: Census, meaning: Meaning) -> Iterator[str]:
             yield "\n".join([f"{said}{apart}", *_table(census, meaning)])
     elif sum(census.pixels[value] for value in ignored) > (1 - RARE) * sum(census.pixels.values()):
         yield f"nearly nothing is labelled in the {census.scope}{apart}"
+    if len(class_of_id) == 1:
+        yield (
+            f"{meaning.where} lists one class and all else is ignored, so that a model learns to see it everywhere; "
+            "give the rest a class too"
+        )
     mend = likely_mend(census, meaning)
     if mend is not None:
         yield f"the {census.scope} hold {census.shares(census.pixels)}: {mend}"
@@ -222,6 +232,8 @@ def likely_mend(census: Census, meaning: Meaning) -> str | None:
     """
     if meaning.listed is None:
         return "take the official files, and prepare the data set anew"
+    if isinstance(meaning.reader, IndexReader):
+        return None
     ids, found = meaning.ids, set(census.pixels)
     strange = any(not meaning.reader.is_declared(value) for value in found)
     least = len(found & set(ids)) + (not strange)

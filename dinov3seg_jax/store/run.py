@@ -78,7 +78,7 @@ class RunFolder:
     def arrays(
         self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
     ) -> "Parameters":
-        """Parameters of the newest step.
+        """Parameters of the newest step, those of "lora" added to their matrices.
 
         Args:
             beginnings: of the names of those that are wanted, such as "text/"; default all.
@@ -87,14 +87,17 @@ class RunFolder:
         Raises:
             UserError: there is no whole step, or one that does not fit the config.
         """
+        from dinov3seg_jax.models.low_rank import describe_updates, merge
         from dinov3seg_jax.store.arrays import read_on_first_device, read_sharded
 
         described = _describe(self.config.model)
+        if self.config.train.finetune == "lora":
+            described |= describe_updates(described, self.config.train.lora_rank)
         step = newest_step(self.path)
         if shardings is None:
             wanted = {name: leaf for name, leaf in described.items() if name.startswith(beginnings)}
-            return read_on_first_device(step, wanted)
-        held = read_sharded(step, described, shardings)
+            return merge(read_on_first_device(step, wanted))
+        held = merge(read_sharded(step, described, _with_updates(shardings, described)))
         return {name: value for name, value in held.items() if name.startswith(beginnings)}
 
     def progress(self) -> dict[str, Any]:
@@ -106,6 +109,17 @@ class RunFolder:
         from dinov3seg_jax.store.arrays import read_progress
 
         return read_progress(newest_step(self.path))
+
+
+def _with_updates(
+    shardings: "Mapping[str, jax.sharding.Sharding]", described: "AbstractParameters"
+) -> "Mapping[str, jax.sharding.Sharding]":
+    """The same, and every device has all of what it does not name: low-rank updates."""
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    any_one = next(iter(shardings.values()))
+    everywhere = NamedSharding(any_one.mesh, PartitionSpec()) if isinstance(any_one, NamedSharding) else any_one
+    return {name: everywhere for name in described} | dict(shardings)
 
 
 def is_run(folder: Path) -> bool:

@@ -1,38 +1,59 @@
-"""What a run tells: a progress bar, `log.jsonl`, and TensorBoard events. Of several processes the first one tells."""
+"""What a run tells: a progress bar, `log.jsonl`, and trackers. Of several processes the first one tells."""
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+import numpy as np
 from tqdm import tqdm
 
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.config import Config
+from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.processes import is_first
+from dinov3seg_jax.training.trackers import open_trackers
 
 LOG_FILE = "log.jsonl"
+RECORD_FILE = "record.json"  # when the run began, and what trackers call it: a resumed one goes on with the same curves
 
 
 class Logs:
     """The records of one run. After a resume, what an earlier process wrote past the restored step is dropped."""
 
-    def __init__(self, workdir: Path, start: int, steps: int, images_per_step: int):
-        self._images_per_step = images_per_step
+    def __init__(self, config: Config, start: int):
+        """Open the records of the run in `config.workdir`, which goes on from step `start`.
+
+        Raises:
+            UserError: a tracker cannot be used.
+        """
+        self._images_per_step = config.train.batch_size
         self._flops = 0.0
         self._peak: float | None = None
         self._tells = is_first()
         self._bar = tqdm(
-            total=steps, initial=start, unit="step", dynamic_ncols=True, mininterval=0.5, disable=not self._tells
+            total=config.train.steps,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5,
+            disable=not self._tells,
         )
+        self.began = time.time()
         if not self._tells:
             return
+        workdir = expanded(config.workdir)
+        known = _read_record(workdir / RECORD_FILE)
+        self.began = known.setdefault("began", self.began)
+        self._trackers = open_trackers(config, start, known.setdefault("trackers", {}))
+        write_whole(workdir / RECORD_FILE, (json.dumps(known) + "\n").encode())
         path = workdir / LOG_FILE
         kept = [line for line in _read_lines(path) if json.loads(line)["step"] <= start]
         write_whole(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
 
     def know_cost(self, flops: float, peak: float | None) -> None:
         """Let records say how busy devices are.
@@ -67,21 +88,43 @@ class Logs:
         peak_bytes = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
         if peak_bytes is not None:  # CPUs keep no count
             speed["peak_memory_gb"] = peak_bytes / 1e9
-        record = {"step": step, **metrics, **speed}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in record.items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        self.scalars(step, {**metrics, **speed})
         busy = f", {speed['utilisation']:.0%} of peak" if "utilisation" in speed else ""
         self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, {rate:.1f} images/s{busy}")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers as of a step, counted from 1."""
+        if not self._tells:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for tracker in self._trackers:
+            tracker.scalars(step, values)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Give trackers pictures as of a step, uint8 [h, w, 3] by name."""
+        if self._tells:
+            for tracker in self._trackers:
+                tracker.pictures(step, pictures)
 
     def close(self) -> None:
         """Flush everything."""
         self._bar.close()
         if self._tells:
             self._file.close()
-            self._board.close()
+            for tracker in self._trackers:
+                tracker.close()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"'{path}' is damaged ({one_line(error)}); delete it: trackers then begin new curves."
+        ) from None
 
 
 def _read_lines(path: Path) -> list[str]:

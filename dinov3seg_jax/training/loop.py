@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -22,9 +23,11 @@ from dinov3seg_jax.files import expanded
 from dinov3seg_jax.processes import is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import training_prompts
+from dinov3seg_jax.training.agreement import mean_iou
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
+from dinov3seg_jax.training.clock import Clock
 from dinov3seg_jax.training.data_check import DataCheck
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
@@ -35,6 +38,7 @@ from dinov3seg_jax.training.resume import Beginning, refuse_other_run, take_up
 from dinov3seg_jax.training.sharding import DATA, data_share, make_mesh
 from dinov3seg_jax.training.start import with_tokenizer
 from dinov3seg_jax.training.step import Batch
+from dinov3seg_jax.training.trackers import refuse_missing_libraries
 
 TOWERS_FOLDER = "towers"
 
@@ -51,6 +55,7 @@ def train(config: Config) -> Path:
         Stopped: a signal came; what was done is saved.
     """
     config = with_tokenizer(config)
+    refuse_missing_libraries(config.train.trackers)
     refuse_other_run(expanded(config.workdir), config)
     dataset = open_dataset(config.data.train)
     checked = DataCheck(config, dataset)
@@ -82,6 +87,7 @@ class Surroundings(NamedTuple):
     stream: StreamKind  # that they are of
     checkpoints: Checkpoints
     logs: Logs
+    clock: Clock
     profiler: Profiler
     signals: StopSignals
 
@@ -134,20 +140,18 @@ def _loop(
     """
     options = config.train
     state, frozen = beginning.state, beginning.frozen
-    started = interval_start = time.perf_counter()
-    waited = 0.0
+    started = time.perf_counter()
     pending: list[dict[str, jax.Array]] = []
     names = jax.device_put(program.names(state.trainable, frozen, names), program.shardings.names)
     compiled = None
     for step in itertools.count(int(state.step) + 1):
-        wait_start = time.perf_counter()
-        batch = _place(next(around.batches), program.shardings.batch)
-        waited += time.perf_counter() - wait_start
+        with around.clock.waiting():
+            batch = _place(next(around.batches), program.shardings.batch)
         if compiled is None:
             compiled = CompiledStep(program.step, state, frozen, names, batch)
             flops = model_flops(config, program, compiled.traced, (state, frozen, names, batch))
             around.logs.know_cost(flops / jax.device_count(), peak_flops(jax.local_devices()[0].device_kind))
-            interval_start, waited = time.perf_counter(), 0.0
+            around.clock.start()
             around.signals.listen()
         around.profiler.before(step)
         state, metrics = compiled(state, frozen, names, batch)
@@ -156,35 +160,41 @@ def _loop(
         around.logs.advance()
         last = step == options.steps
         if last or step % options.log_every == 0:
-            _log(step, pending, interval_start, waited, around.logs)
-            pending, interval_start, waited = [], time.perf_counter(), 0.0
+            _log(step, pending, around)
+            pending = []
         stopped = around.signals.received(step)
         if last or stopped is not None or step % options.checkpoint_every == 0:
             seconds = beginning.seconds + time.perf_counter() - started
             progress = {"data": {"stream": dataclasses.asdict(around.stream)}, "train_seconds": seconds}
-            trainable, optimizer = exchange(state.trainable, state.optimizer)
-            around.checkpoints.save(step, trainable, optimizer, progress)
+            progress["step_seconds"] = around.clock.in_steps
+            with around.clock.outside():
+                trainable, optimizer = exchange(state.trainable, state.optimizer)
+                around.checkpoints.save(step, trainable, optimizer, progress)
         around.checkpoints.check()
         if last or stopped is not None:
             return stopped
     return None  # not reached: steps are counted for ever
 
 
-def _log(step: int, pending: list[dict[str, jax.Array]], interval_start: float, waited: float, logs: Logs) -> None:
+def _log(step: int, pending: list[dict[str, jax.Array]], around: Surroundings) -> None:
     """Record the means of some steps.
 
     Raises:
         UserError: one of them is not finite.
     """
     fetched = jax.device_get(pending)
-    elapsed = time.perf_counter() - interval_start
+    interval = around.clock.interval()
+    counts = [entry.pop("counts") for entry in fetched if "counts" in entry]
     means = {name: float(np.mean([entry[name] for entry in fetched])) for name in fetched[0]}
     if not all_finite(means):
         raise UserError(
             f"the loss became NaN or infinite somewhere in steps [{step - len(pending) + 1}, {step}]; "
             "lower train.learning_rate or look at the data, and start again from the last checkpoint."
         )
-    logs.write(step, means, elapsed / len(pending), waited / elapsed)
+    if counts and math.isfinite(iou := mean_iou(np.sum(counts, axis=0))):
+        means["train_miou"] = iou
+    means |= {"learning_rate": float(fetched[-1]["learning_rate"]), "goodput": around.clock.goodput}
+    around.logs.write(step, means, interval.steps / len(pending), interval.data_wait / interval.steps)
 
 
 @contextlib.contextmanager
@@ -192,22 +202,22 @@ def _surroundings(
     config: Config, dataset: Dataset, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, beginning: Beginning
 ) -> Iterator[Surroundings]:
     """Open everything, and close it however the run ends."""
-    workdir, options, done = expanded(config.workdir), config.train, int(beginning.state.step)
-    stream = StreamKind(options.batch_size, len(dataset.source))
-    refuse_other_stream(beginning.stream, stream)
-    part, parts = data_share(mesh)
-    batches = train_iterator(dataset, config.data, options.batch_size // parts, config.seed, part, parts, start=done)
-    logs = Logs(workdir, done, options.steps, options.batch_size)
-    profiler = Profiler(workdir, *options.profile_steps)
-    signals = StopSignals()
-    try:
-        yield Surroundings(batches, stream, checkpoints, logs, profiler, signals)
-    finally:
-        profiler.close()
-        batches.close()
-        logs.close()
-        checkpoints.close()
-        signals.close()  # not before: the last step is being written until here
+    with contextlib.ExitStack() as closing:
+        signals = StopSignals()
+        closing.callback(signals.close)  # last: until then the last step is being written
+        closing.callback(checkpoints.close)
+        done = int(beginning.state.step)
+        logs = Logs(config, done)
+        closing.callback(logs.close)
+        stream = StreamKind(config.train.batch_size, len(dataset.source))
+        refuse_other_stream(beginning.stream, stream)
+        part, parts = data_share(mesh)
+        batches = train_iterator(dataset, config.data, stream.batch_size // parts, config.seed, part, parts, start=done)
+        closing.callback(batches.close)
+        profiler = Profiler(expanded(config.workdir), *config.train.profile_steps)
+        closing.callback(profiler.close)
+        clock = Clock(beginning.step_seconds, logs.began)
+        yield Surroundings(batches, stream, checkpoints, logs, clock, profiler, signals)
 
 
 def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> Batch:

@@ -5,6 +5,7 @@ import re
 import optax
 
 from dinov3seg_jax.config import TrainConfig
+from dinov3seg_jax.models.low_rank import is_update
 from dinov3seg_jax.training.average import average_weights
 from dinov3seg_jax.training.finetune import TOWERS
 from dinov3seg_jax.training.linear_probe import one_cycle
@@ -21,13 +22,16 @@ def learning_rate_schedule(config: TrainConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Gradient clipping by global norm, AdamW with decay on matrices only (or on all), and the towers' lower rate.
+    """Gradient clipping by global norm, AdamW with decay on matrices only (or on all), and the towers' own rates.
 
     With `ema_decay` also the moving average of what comes of it (see `average`).
     """
 
     def is_tower(parameters: dict) -> dict:
-        return {name: re.match(TOWERS, name) is not None for name in parameters}
+        return {name: re.match(TOWERS, name) is not None and not is_update(name) for name in parameters}
+
+    def is_lora(parameters: dict) -> dict:
+        return {name: is_update(name) for name in parameters}
 
     def is_decayed(parameters: dict) -> dict:
         return {name: config.decay_all or name.endswith("/kernel") for name in parameters}
@@ -37,4 +41,6 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         optax.adamw(learning_rate_schedule(config), b2=config.beta2, weight_decay=config.weight_decay, mask=is_decayed),
         optax.masked(optax.scale(config.encoder_lr_scale), is_tower),
     ]
+    if config.finetune == "lora":
+        parts.append(optax.masked(optax.scale(config.lora_lr_scale), is_lora))
     return optax.chain(*parts, *([average_weights(config.ema_decay)] if config.ema_decay else []))

@@ -13,7 +13,7 @@ from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import bind, build
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.training.finetune import frozen_blocks, join, partition
+from dinov3seg_jax.training.finetune import frozen_blocks, join, partition, updates_of
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.sharding import batch_sharding, like_parameters, on_mesh, parameter_shardings, replicated
@@ -65,6 +65,7 @@ def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
     """
     refuse_misfits(config)
     graph, described = build(while_training(config.model), frozen_blocks(config.model, config.train))
+    described |= updates_of(described, config.train)
     trainable, frozen = jax.eval_shape(lambda p: partition(p, config.model, config.train), described)
     optimizer = make_optimizer(config.train)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable))
@@ -121,6 +122,11 @@ def refuse_misfits(config: Config) -> None:
     if len(taps := model.vision.taps) not in (0, 2) or any(tap >= model.vision.depth for tap in taps):
         raise UserError(
             f"model.vision.taps is {taps}; name two blocks below model.vision.depth {model.vision.depth}, or none."
+        )
+    if config.train.finetune == "lora" and config.train.lora_rank > min(model.vision.dim, model.text.dim):
+        raise UserError(
+            f"train.lora_rank {config.train.lora_rank} is more than the towers are wide; set it to 4 to 64, or train "
+            "the matrices themselves with train.finetune=attention."
         )
     patch = model.vision.patch_size
     if config.data.crop_size % patch:

@@ -17,7 +17,7 @@ from dinov3seg_jax.store.converted import is_converted
 from dinov3seg_jax.store.run import STEPS_FOLDER, is_run, read_config
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
-from dinov3seg_jax.training.finetune import partition
+from dinov3seg_jax.training.finetune import partition, updates_of
 from dinov3seg_jax.training.logs import LOG_FILE
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.program import StepProgram
@@ -28,7 +28,7 @@ from dinov3seg_jax.training.step import TrainState
 # Options that a run may change when it is resumed; any other would make it another run. Those that say how the work of
 # a step is shared out or cut into parts change its result by rounding alone.
 RESUMABLE = {
-    "train": {"steps", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints", "profile_steps"},
+    "train": {"steps", "accumulate", "log_every", "trackers", "checkpoint_every", "keep_checkpoints", "profile_steps"},
     "data": {"eval", "workers"},
     "model": {"tokenizer"},  # a path; the run's folder has a copy
     "": {
@@ -53,6 +53,7 @@ class Beginning(NamedTuple):
     frozen: Parameters
     stream: dict[str, Any]  # what the checkpoint says of its stream, for `refuse_other_stream`
     seconds: float  # trained so far
+    step_seconds: float  # of them in steps
 
 
 def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seconds_before: float) -> Beginning:
@@ -82,15 +83,19 @@ def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seco
     if restored is not None:
         step = jax.device_put(np.int32(restored.step), at.state.step)
         state = TrainState(step, *exchange(restored.parameters, restored.optimizer))
-        stream = restored.progress["data"].get("stream", {})  # else of a run from before streams were described
-        return Beginning(state, restored.frozen, stream, restored.progress["train_seconds"])
+        progress = restored.progress
+        stream = progress["data"].get("stream", {})  # else of a run from before streams were described
+        seconds = progress["train_seconds"]
+        # A checkpoint from before these were kept has steps alone to show for its time.
+        return Beginning(state, restored.frozen, stream, seconds, progress.get("step_seconds", seconds))
     _, described = build(config.model)
+    described |= updates_of(described, config.train)
     first = first_parameters(config, parameter_shardings(described, program.mesh, config.fsdp_bytes))
     trainable, frozen = partition(first, config.model, config.train)
     trainable, frozen = jax.device_put(trainable, at.state.trainable), jax.device_put(frozen, at.frozen)
     optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=at.state.optimizer)(trainable)
     step = jax.device_put(np.int32(0), at.state.step)
-    return Beginning(TrainState(step, trainable, optimizer), frozen, {}, seconds_before)
+    return Beginning(TrainState(step, trainable, optimizer), frozen, {}, seconds_before, 0.0)
 
 
 def refuse_other_run(workdir: Path, config: Config) -> None:

@@ -10,11 +10,13 @@ from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.models.graph import build, initialize
+from dinov3seg_jax.models.low_rank import draw_updates
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.processes import say
 from dinov3seg_jax.store.converted import parts, refuse_other_model
 from dinov3seg_jax.store.folder import open_folder
 from dinov3seg_jax.store.run import TOKENIZER_FILE, RunFolder, digest_of
+from dinov3seg_jax.training.finetune import updates_of
 
 ENCODERS = ("vision", "text", "sam")  # sections of ModelConfig and first words of parameter names
 
@@ -47,7 +49,12 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
     if missing:
         say(f"drawn at random: {', '.join(parts(missing))}")
     drawn = initialize(_without_towers(config.model, missing), jax.random.key(config.seed)) if missing else {}
-    return {name: found[name] if name in found else drawn[name] for name in described}
+    updates = updates_of(described, config.train)
+    if updates:
+        numbers = sum(leaf.size for leaf in updates.values())
+        say(f"added: low-rank updates of {len(updates) // 2} stacks of matrices, {numbers:,} numbers")
+    first = {name: found[name] if name in found else drawn[name] for name in described}
+    return first | draw_updates(updates, jax.random.key(config.seed))
 
 
 def with_tokenizer(config: Config) -> Config:

@@ -13,9 +13,11 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.models.graph import bind
 from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.training.agreement import count_agreement
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import make_linear_loss
 from dinov3seg_jax.training.losses import alignment_loss, named_labels, sample_patches, sigmoid_cross_entropy
+from dinov3seg_jax.training.optimizer import learning_rate_schedule
 
 TEXT = "text/"  # parameters of the text tower
 CHANCE = 0.5  # what chance can add to a class's cosine when the hardest classes are chosen
@@ -37,17 +39,22 @@ class TrainState(NamedTuple):
     optimizer: Any
 
 
-Gradient = tuple[Float[Array, ""], Parameters, Parameters]
+class Aside(NamedTuple):
+    """What a loss tells beside its value."""
+
+    weight: Any  # how many labelled pixels (patches, for "alignment") it is the mean of
+    counts: Any = None  # int32 [3, n]: see `count_agreement`; None: the objective has none
+    statistics: Any = None  # running ones, by parameter name; None: the model has none
+
+
+Gradient = tuple[Float[Array, ""], Aside, Parameters]
 Shardings = Mapping[str, jax.sharding.NamedSharding] | None
 Names = Int[Array, "n length"] | Float[Array, "n d2"]  # token ids, or their embeddings
 Step = Callable[[TrainState, Parameters, Names, Batch], tuple[TrainState, dict[str, Array]]]
 
 
-def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Int[Array, ""]]]:
-    """Return loss(trainable, frozen, text, step, batch) for `config.train.objective`; `text` is of all names.
-
-    It gives a mean, and how many labelled pixels (patches, for "alignment") it is the mean of.
-    """
+def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Aside]]:
+    """Return loss(trainable, frozen, text, step, batch) for `config.train.objective`; `text` is of all names."""
     options = config.train
 
     def loss(
@@ -56,14 +63,14 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         text: Float[Array, "n d2"],
         step: Int[Array, ""],
         batch: Batch,
-    ) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    ) -> tuple[Float[Array, ""], Aside]:
         model = bind(graph, join(trainable, frozen))
         images = batch.image.astype(jnp.float32) / 255
         if options.objective == "alignment":
             correlation = model.correlate(model.encode_patches(images).patches, text[None])
             label = named_labels(batch.label, batch.class_ids)
             labelled = (sample_patches(label, *correlation.shape[2:4]) >= 0).any(axis=(2, 4))
-            return alignment_loss(correlation, label, options.alignment_temperature), labelled.sum()
+            return alignment_loss(correlation, label, options.alignment_temperature), Aside(labelled.sum())
         features = model.encode_image(images)
         refined = model.refine_early(images, features.patches)
         # With every name, not only the image's own list: a correlation costs next to nothing.
@@ -77,7 +84,8 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         logits = model.refine_late_and_decode(own, guidance, text[class_ids])
         negative = options.ignored == "negative"
         weight = jnp.asarray(label.size) if negative else (label >= 0).sum()
-        return sigmoid_cross_entropy(logits, label, ignored_as_negative=negative), weight
+        counts = count_agreement(logits, label, class_ids, len(text))
+        return sigmoid_cross_entropy(logits, label, ignored_as_negative=negative), Aside(weight, counts)
 
     return loss
 
@@ -114,7 +122,7 @@ def choose_hardest(
 
 
 def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = None) -> Callable[..., Gradient]:
-    """Return gradient(trainable, frozen, step, names, batch) -> (loss, running statistics, gradients).
+    """Return gradient(trainable, frozen, step, names, batch) -> (loss, what it tells beside it, gradients).
 
     The names are token ids, which are embedded once, however many parts the batch has: what each part says of the
     embeddings is summed, and goes back through the text tower once. Or they are embeddings, which nothing changes.
@@ -129,19 +137,13 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
     if config.model.linear.classes:
         linear_loss = make_linear_loss(config, graph)
 
-        def weighed_loss(
+        def loss_of(
             trainable: Parameters, frozen: Parameters, text: Array, step: Array, batch: Batch
-        ) -> tuple[Array, tuple[Array, Parameters]]:
+        ) -> tuple[Array, Aside]:
             loss, statistics = linear_loss(trainable, frozen, step, batch)
-            return loss, (jnp.ones(()), statistics)
+            return loss, Aside(jnp.ones(()), statistics=statistics)
     else:
-        plain_loss = make_loss(config, graph)
-
-        def weighed_loss(
-            trainable: Parameters, frozen: Parameters, text: Array, step: Array, batch: Batch
-        ) -> tuple[Array, tuple[Array, Parameters]]:
-            loss, weight = plain_loss(trainable, frozen, text, step, batch)
-            return loss, (weight, {})
+        loss_of = make_loss(config, graph)
 
     parts = config.train.accumulate
 
@@ -150,48 +152,47 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
 
     def of_the_rest(
         trainable: Parameters, frozen: Parameters, text: Array, step: Int[Array, ""], batch: Batch, text_too: bool
-    ) -> tuple[Array, Parameters, tuple[Parameters, Array | None]]:
-        """Loss, running statistics, and gradients: of what trains, by way of all but the text tower, and of `text`."""
-        of_both = jax.value_and_grad(weighed_loss, (0, 2) if text_too else (0,), has_aux=True)
+    ) -> tuple[Array, Aside, tuple[Parameters, Array | None]]:
+        """Loss, what it tells, and gradients: of what trains, by way of all but the text tower, and of `text`."""
+        of_both = jax.value_and_grad(loss_of, (0, 2) if text_too else (0,), has_aux=True)
 
-        def differentiate(step: Array, part: Batch) -> tuple[Array, Array, Parameters, tuple[Parameters, Array | None]]:
-            (loss, (weight, statistics)), found = of_both(trainable, frozen, text, step, part)
-            return loss, weight, statistics, (place(found[0]), found[1] if text_too else None)
+        def differentiate(step: Array, part: Batch) -> tuple[Array, Aside, tuple[Parameters, Array | None]]:
+            (loss, aside), found = of_both(trainable, frozen, text, step, part)
+            return loss, aside, (place(found[0]), found[1] if text_too else None)
 
         if parts == 1:
-            loss, _, statistics, gradients = differentiate(step, batch)
-            return loss, statistics, gradients
+            return differentiate(step, batch)
 
-        def add(total: tuple, numbered: tuple[Array, Batch]) -> tuple[tuple, None]:
+        def add(total: tuple, numbered: tuple[Array, Batch]) -> tuple[tuple, Any]:
             number, part = numbered
-            loss, weight, _, gradients = differentiate(step * parts + number, part)
-            weight = weight.astype(jnp.float32)
+            loss, aside, gradients = differentiate(step * parts + number, part)
+            weight = aside.weight.astype(jnp.float32)
             summed = jax.tree.map(lambda sum, new: sum + weight * new, total[:2], (loss, gradients))
-            return (*summed, total[2] + weight), None
+            return (*summed, total[2] + weight), aside.counts
 
         no_gradients = (place(jax.tree.map(jnp.zeros_like, trainable)), jnp.zeros(text.shape) if text_too else None)
         nothing = (jnp.zeros(()), no_gradients, jnp.zeros(()))
-        (loss, gradients, weight), _ = jax.lax.scan(add, nothing, (jnp.arange(parts), _cut(batch, parts)))
+        (loss, gradients, weight), counts = jax.lax.scan(add, nothing, (jnp.arange(parts), _cut(batch, parts)))
         loss, gradients = jax.tree.map(lambda sum: sum / jnp.maximum(weight, 1), (loss, gradients))
-        return loss, {}, gradients
+        return loss, Aside(weight, jax.tree.map(lambda count: count.sum(axis=0), counts)), gradients
 
     def gradient(
         trainable: Parameters, frozen: Parameters, step: Int[Array, ""], names: Names, batch: Batch
     ) -> Gradient:
         of_text = {name: value for name, value in trainable.items() if name.startswith(TEXT)}
         if config.model.linear.classes or jnp.issubdtype(names.dtype, jnp.floating):
-            loss, statistics, (gradients, _) = of_the_rest(trainable, frozen, names, step, batch, False)
-            return loss, statistics, gradients
+            loss, aside, (gradients, _) = of_the_rest(trainable, frozen, names, step, batch, False)
+            return loss, aside, gradients
 
         def embed(of_text: Parameters) -> Float[Array, "n d2"]:
             return bind(graph, join(trainable | of_text, frozen)).encode_text(names)
 
         text, pull_back = jax.vjp(embed, of_text)
-        loss, statistics, (gradients, pulled) = of_the_rest(trainable, frozen, text, step, batch, bool(of_text))
+        loss, aside, (gradients, pulled) = of_the_rest(trainable, frozen, text, step, batch, bool(of_text))
         if pulled is not None:
             (by_text,) = pull_back(pulled.astype(text.dtype))
             gradients |= place(gradients | {name: gradients[name] + by_text[name] for name in of_text})
-        return loss, statistics, gradients
+        return loss, aside, gradients
 
     return gradient
 
@@ -207,13 +208,29 @@ def make_train_step(
     config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation, shardings: Shardings = None
 ) -> Step:
     """Return step(state, frozen, names, batch) -> (next state, metrics); `shardings` as for `make_gradient`."""
-    gradient = make_gradient(config, graph, shardings)
+    gradient, rate = make_gradient(config, graph, shardings), learning_rate_schedule(config.train)
 
     def step(state: TrainState, frozen: Parameters, names: Names, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        loss, statistics, gradients = gradient(state.trainable, frozen, state.step, names, batch)
+        loss, aside, gradients = gradient(state.trainable, frozen, state.step, names, batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates) | statistics
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+        trainable = optax.apply_updates(state.trainable, updates) | (aside.statistics or {})
+        metrics = {
+            "loss": loss,
+            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+            **_norms("gradient_norm", gradients),
+            **_norms("update_norm", updates),
+        }
+        if aside.counts is not None:
+            metrics["counts"] = aside.counts
         return TrainState(state.step + 1, trainable, optimizer_state), metrics
 
     return step
+
+
+def _norms(title: str, changes: Parameters) -> dict[str, Float[Array, ""]]:
+    """The norm of all of them, and as "title/part" of those of each part of the model: vision, text, early, ..."""
+    parts = sorted({name.split("/")[0] for name in changes})
+    of_part = {part: [value for name, value in changes.items() if name.split("/")[0] == part] for part in parts}
+    return {title: optax.tree.norm(changes)} | {
+        f"{title}/{part}": optax.tree.norm(values) for part, values in of_part.items()
+    }

@@ -5,6 +5,7 @@ import json
 import jax
 import pytest
 
+from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.training.logs import Logs
 from dinov3seg_jax.training.profiling import PROFILE_FOLDER, Profiler
 
@@ -16,8 +17,12 @@ class Device:
         return {"peak_bytes_in_use": 3_000_000_000}
 
 
+def config_of(workdir):
+    return Config(workdir=str(workdir), train=TrainConfig(steps=10, batch_size=8))
+
+
 def written(workdir, **cost):
-    logs = Logs(workdir, 0, 10, images_per_step=8)
+    logs = Logs(config_of(workdir), 0)
     if cost:
         logs.know_cost(**cost)
     logs.advance()
@@ -56,7 +61,7 @@ def test_it_says_how_much_memory_was_held_where_a_device_keeps_count(tmp_path, m
 
 def test_of_several_processes_only_the_first_tells(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    logs = Logs(tmp_path, 0, 10, images_per_step=8)
+    logs = Logs(config_of(tmp_path), 0)
     logs.advance()
     logs.write(1, {"loss": 1.5}, seconds_per_step=0.5, data_wait=0.25)
     logs.close()

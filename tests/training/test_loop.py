@@ -26,7 +26,9 @@ from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.store.run import RunFolder
 from dinov3seg_jax.training import loop, start
 from dinov3seg_jax.training.checkpoint import Checkpoints
+from dinov3seg_jax.training.finetune import updates_of
 from dinov3seg_jax.training.loop import train
+from dinov3seg_jax.training.optimizer import learning_rate_schedule
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
 from dinov3seg_jax.training.resume import refuse_other_run
 from dinov3seg_jax.training.step import Batch, make_gradient
@@ -131,11 +133,11 @@ def losses(workdir):
 
 def newest(workdir, config=CONFIG):
     """Everything that a run would continue from."""
-    state = loop.describe_step(config, loop.make_mesh()).state
-    _, described = build(config.model)
+    program = loop.describe_step(config, loop.make_mesh())
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), (described, state.optimizer)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        (program.state.trainable, program.state.optimizer, program.frozen),
     )
     checkpoints = Checkpoints(workdir, keep=2)
     try:
@@ -153,7 +155,9 @@ def test_a_run_leaves_its_config_log_events_and_last_checkpoints(straight):
     assert sorted(path.name for path in straight.iterdir()) == [
         "checkpoints",
         "config.json",
+        "frozen",
         "log.jsonl",
+        "record.json",
         "tensorboard",
     ]
     assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["2", "4"]
@@ -170,6 +174,14 @@ def test_the_log_has_a_line_for_each_step(straight):
         assert line["gradient_norm"] > 0
         assert line["images_per_second"] > 0
         assert 0 <= line["data_wait"] <= 1
+        assert 0 < line["goodput"] < 1
+        assert 0 <= line["train_miou"] <= 100
+        of_parts = [value for name, value in line.items() if name.startswith("gradient_norm/")]
+        assert len(of_parts) > 1
+        assert line["gradient_norm"] == pytest.approx(np.linalg.norm(of_parts), rel=1e-5)
+        assert line["update_norm"] > 0
+    rate = learning_rate_schedule(at(straight).train)
+    assert [line["learning_rate"] for line in lines] == pytest.approx([float(rate(step)) for step in range(4)])
 
 
 def test_a_run_says_where_it_begins_before_it_shows_its_bar(tmp_path, monkeypatch, capsys):
@@ -250,7 +262,7 @@ def test_a_new_run_starts_from_the_weights_of_another(straight, tmp_path, monkey
     seen = {}
 
     def take_up(*arguments):
-        state, frozen, stream, seconds = kept(*arguments)
+        state, frozen, stream, seconds, _ = kept(*arguments)
         parameters = jax.device_get({**state.trainable, **frozen})
         seen.update(step=int(state.step), stream=stream, seconds=seconds, parameters=parameters)
         raise KilledError

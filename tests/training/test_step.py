@@ -14,7 +14,7 @@ from dinov3seg_jax.training.flops import count_flops
 from dinov3seg_jax.training.losses import masked_mean
 from dinov3seg_jax.training.program import CompiledStep, describe_step, while_training
 from dinov3seg_jax.training.sharding import make_mesh
-from dinov3seg_jax.training.step import Batch, choose_hardest, make_gradient, make_loss
+from dinov3seg_jax.training.step import Aside, Batch, choose_hardest, make_gradient, make_loss
 from tests.training.several_devices import CONFIG as SMALL
 from tests.training.several_devices import NAMES as NAMES_HERE
 from tests.training.several_devices import VOCABULARY, batch_of
@@ -94,7 +94,7 @@ def test_parts_count_by_what_they_have_labelled_and_each_draws_anew(monkeypatch)
             jax.debug.callback(lambda step: drawn.append(int(step)), step)
             labelled = batch.label >= 0
             squared = (trainable["scale"] * batch.image.mean(-1, dtype=jnp.float32) / 255 - batch.label) ** 2
-            return masked_mean(squared, labelled), labelled.sum()
+            return masked_mean(squared, labelled), Aside(labelled.sum())
 
         return loss
 
