@@ -26,7 +26,6 @@ from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.store.run import RunFolder
 from dinov3seg_jax.training import loop, start
 from dinov3seg_jax.training.checkpoint import Checkpoints
-from dinov3seg_jax.training.finetune import updates_of
 from dinov3seg_jax.training.loop import train
 from dinov3seg_jax.training.optimizer import learning_rate_schedule
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
