@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from dinov3seg_jax.config_files import load_config
     from dinov3seg_jax.errors import UserError
     from dinov3seg_jax.evaluation.evaluate import evaluate
+    from dinov3seg_jax.evaluation.validation import train
     from dinov3seg_jax.export.scorer import load as load_exported
     from dinov3seg_jax.inference.base import BaseSegmenter as Segmenter
     from dinov3seg_jax.inference.load import load
     from dinov3seg_jax.inference.result import Segmentation
     from dinov3seg_jax.pictures.huge import segment_file
     from dinov3seg_jax.text.class_lists import ClassList, NamedClass
-    from dinov3seg_jax.training.loop import train
 
     __version__: str
 
@@ -48,7 +48,7 @@ _HOMES = {
     "load_config": "config_files",
     "load_exported": "export.scorer:load",
     "segment_file": "pictures.huge",
-    "train": "training.loop",
+    "train": "evaluation.validation",
 }
 
 __all__ = [

@@ -211,6 +211,8 @@ class DataConfig:
 
     train: DatasetConfig = DatasetConfig()
     eval: DatasetConfig = DatasetConfig(split="eval")
+    validation: Fraction = 0.0  # share of data.train's pictures that is not trained on and takes the place of data.eval
+    validation_seed: NonNegative = 0  # which ones these are
     crop_size: Positive = 384  # side of the square that a training step sees, in pixels
     short_side: tuple[Positive, Positive] = (384, 384)  # drawn uniformly; images are resized to it before the crop
     crop_tries: Positive = 1  # crops drawn at most; one in which a class covers 75 % is drawn again
@@ -250,7 +252,12 @@ class TrainConfig:
     log_every: Positive = 20  # steps between two records
     trackers: Trackers = ("tensorboard",)  # where records go beside log.jsonl: see docs/train.md
     checkpoint_every: Positive = 1000  # steps between two checkpoints
-    keep_checkpoints: Positive = 2  # older ones are deleted
+    keep_checkpoints: Positive = 2  # older ones are deleted, but for the best step, where data.eval is scored
+    eval_every: NonNegative = 0  # steps between two scorings of data.eval while training, and one at the end; 0: none
+    eval_images: NonNegative = 0  # pictures that are scored then, spread over data.eval; 0: all
+    eval_view: Literal["recipe", "whole"] = "recipe"  # as `inference` says; "whole": each picture at once, much faster
+    eval_pictures: NonNegative = 4  # scored pictures that the logs show, the same each time
+    eval_patience: NonNegative = 0  # scorings without a better mIoU after which the run ends; 0: it does not
     profile_steps: tuple[NonNegative, NonNegative] = (
         0,
         0,

@@ -69,6 +69,21 @@ def check_once(check: Callable[[], object]) -> None:
         raise UserError("process 0 cannot use the data; see what it says, mend it, and start all of them again.")
 
 
+def tell_all(text: str) -> str:
+    """What the first process says, in all processes of its run, which call this together."""
+    import jax
+
+    if jax.process_count() == 1:
+        return text
+    import numpy as np
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    length = int(broadcast_one_to_all(np.int32(own.size)))
+    said = broadcast_one_to_all(own if is_first() else np.zeros(length, np.uint8))
+    return bytes(np.asarray(said)).decode()
+
+
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags by which a command joins the other processes of its run."""
     group = parser.add_argument_group(

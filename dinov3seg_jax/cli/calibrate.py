@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from dinov3seg_jax.cli.parsing import Command, add_folder_argument
+from dinov3seg_jax.cli.parsing import Command, add_folder_argument, add_step_argument
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.config_files import load_config, override_inference
 from dinov3seg_jax.data.datasets import open_dataset
+from dinov3seg_jax.data.held_out import open_evaluation
 from dinov3seg_jax.errors import UserError
 
 DESCRIPTION = "fit a model's confidence to labelled pictures; labels stay as they are"
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     model = parser.add_argument_group("model", EPILOG)
     add_folder_argument(model, "; calibration.json is written there", required=True)
+    add_step_argument(model)
     model.add_argument("--zero_shot", action="store_true", help="as for predict; it has a calibration of its own")
     data = parser.add_argument_group("labelled pictures that were not trained on")
     which = data.add_mutually_exclusive_group(required=True)
@@ -39,20 +41,20 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """
     of_data = [override for override in overrides if override.startswith(OF_DATA)]
     if options.config:
-        source = load_config(options.config, of_data).data.eval
+        dataset = open_evaluation(load_config(options.config, of_data).data)
     elif of_data:
         raise UserError(f"--config.{of_data[0]} is for --config RECIPE; with --data give --split")
     else:
-        source = DatasetConfig(name="folder", split=options.split, root=options.data)
-    dataset = open_dataset(source)
+        dataset = open_dataset(DatasetConfig(name="folder", split=options.split, root=options.data))
 
     from dinov3seg_jax.cache.programs import keep_programs
     from dinov3seg_jax.evaluation.calibrate import fit
     from dinov3seg_jax.inference.calibration import Calibration, write_calibration
     from dinov3seg_jax.inference.load import open_model, section_of
+    from dinov3seg_jax.store.folder import open_folder
 
     keep_programs()
-    model = open_model(options.checkpoint, options.zero_shot)
+    model = open_model(open_folder(options.checkpoint, options.step), options.zero_shot)
     section = section_of(model.way)
     config = override_inference(
         model.config, [override for override in overrides if not override.startswith(OF_DATA)], section

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinov3seg_jax.cli.parsing import Command, add_folder_argument
+from dinov3seg_jax.cli.parsing import Command, add_folder_argument, add_step_argument
 from dinov3seg_jax.cli.plan import add_config
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import load_config
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     more = " (dinov3seg models); or a converted linear head (set init_from to its backbone)"
     add_folder_argument(model, more, required=True)
+    add_step_argument(model)
     model.add_argument(
         "--zero_shot",
         action="store_true",
@@ -37,11 +38,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """
     config = load_config(options.config, overrides)
     with joined(options):
-        score(config, options.checkpoint, options.zero_shot, overrides)
+        score(config, options.checkpoint, options.zero_shot, overrides, options.step)
     return 0
 
 
-def score(config: Config, checkpoint: Path, zero_shot: bool, typed: Sequence[str] = ()) -> None:
+def score(config: Config, checkpoint: Path, zero_shot: bool, typed: Sequence[str] = (), step: str = "newest") -> None:
     """Evaluate and print the scores; `typed` are the command line's options."""
     # Imported late, so that a mistake in the config is reported before a device starts.
     from dinov3seg_jax.cache.programs import keep_programs
@@ -49,12 +50,12 @@ def score(config: Config, checkpoint: Path, zero_shot: bool, typed: Sequence[str
     from dinov3seg_jax.processes import say
 
     keep_programs()
-    folder = report_folder(checkpoint, zero_shot)
+    folder = report_folder(checkpoint, zero_shot, step)
     if config.benchmarks:
-        say(f"\n{evaluate_benchmarks(config, checkpoint, zero_shot, typed)}")
+        say(f"\n{evaluate_benchmarks(config, checkpoint, zero_shot, typed, step)}")
         say(f"{folder / 'benchmarks.md'} and benchmarks.json are written")
         return
-    result = evaluate(config, checkpoint, zero_shot, typed)
+    result = evaluate(config, checkpoint, zero_shot, typed, step)
     for key in HEADLINES:
         if key in result:
             scored = math.isfinite(result[key])

@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from dinov3seg_jax.cli.parsing import Command, given_path
+from dinov3seg_jax.cli.parsing import Command, add_step_argument, given_path
+from dinov3seg_jax.store.folder import open_folder
 
 DESCRIPTION = "write a run's model as programs that need only JAX, or as ONNX files"
 EPILOG = """\
@@ -14,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     files = parser.add_argument_group("files")
     files.add_argument("--checkpoint", "--model", type=given_path, required=True, metavar="FOLDER", help="a run")
+    add_step_argument(files)
     files.add_argument("--out", type=given_path, required=True, metavar="FOLDER", help="to write; a new one")
     programs = parser.add_argument_group("programs", EPILOG)
     programs.add_argument(
@@ -39,7 +41,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     Raises:
         UserError: see `export.writer.export` and `export.onnx.export_onnx`.
     """
-    asked = (options.checkpoint, options.out, options.sizes, options.classes, overrides)
+    asked = (open_folder(options.checkpoint, options.step), options.out, options.sizes, options.classes, overrides)
     if options.format == "onnx":
         from dinov3seg_jax.export.onnx import export_onnx
 

@@ -62,6 +62,16 @@ def add_folder_argument(group: argparse._ArgumentGroup, more: str = "", **option
     group.add_argument(*flags, type=given_path, metavar="FOLDER", help=f"{words}{more}", **options)
 
 
+def add_step_argument(group: argparse._ArgumentGroup) -> None:
+    """The option that names a step of a run."""
+    group.add_argument(
+        "--step",
+        default="newest",
+        metavar="STEP",
+        help="of a run: newest, best (by what was scored while it trained), or a number; default: %(default)s",
+    )
+
+
 def given_path(text: str) -> Path:
     """A path on a command line."""
     if not text:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from dinov3seg_jax import fonts
-from dinov3seg_jax.cli.parsing import add_folder_argument, count
+from dinov3seg_jax.cli.parsing import add_folder_argument, add_step_argument, count
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError, note
@@ -86,6 +86,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which model runs, and how."""
     group = parser.add_argument_group("model", MODEL_EPILOG)
     add_folder_argument(group, " (dinov3seg models)", required=True)
+    add_step_argument(group)
     group.add_argument(
         "--zero_shot",
         action="store_true",
@@ -103,7 +104,7 @@ def check_request(options: argparse.Namespace, overrides: Sequence[str]) -> Requ
         UserError: they cannot be used, whatever the model.
     """
     asked = _asked(options)
-    folder = open_folder(options.checkpoint)
+    folder = open_folder(options.checkpoint, options.step)
     way = way_of(folder, options.zero_shot)
     way = "zero_shot" if way == "linear" else way  # which is refused when it is read
     config = override_inference(Config() if folder.kind == "run" else folder.config, overrides, section_of(way))
@@ -164,7 +165,7 @@ def load_model(request: Request) -> "tuple[BaseSegmenter, ClassList]":
         print(f"note: no font here has the letters of '{boxed[0]}'{more}; install the extra 'fonts'", file=sys.stderr)
     keep_programs()
     zero_shot = request.way == "zero_shot"
-    model = load(request.folder.path, request.overrides, zero_shot=zero_shot)
+    model = load(request.folder, request.overrides, zero_shot=zero_shot)
     asked = model.check_names(request.asked)
     if zero_shot:
         print(model.describe(), flush=True)

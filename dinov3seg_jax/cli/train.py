@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         return 0
     # Imported late, so that a mistake in the config is reported before a device starts.
     from dinov3seg_jax.cache.programs import keep_programs
-    from dinov3seg_jax.training.loop import train
+    from dinov3seg_jax.evaluation.validation import train
 
     keep_programs()
     with joined(options):

@@ -15,19 +15,22 @@ from dinov3seg_jax.config import Config, DatasetConfig, ModelConfig
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.census import check_masks
 from dinov3seg_jax.data.datasets import Dataset, check_classes, class_names, open_dataset
+from dinov3seg_jax.data.held_out import open_evaluation, scored_on
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.benchmark_table import write_table
 from dinov3seg_jax.evaluation.confusion import scores
 from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
 from dinov3seg_jax.evaluation.dinov3_scores import area_scores
+from dinov3seg_jax.evaluation.measures import Measures
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import picture_row, write_report
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of, with_own_recipe
 from dinov3seg_jax.inference.recipes import describe_zero_shot
 from dinov3seg_jax.processes import check_once, is_first, say
-from dinov3seg_jax.store.folder import open_folder
+from dinov3seg_jax.store.folder import ModelFolder, open_folder
+from dinov3seg_jax.store.run import NEWEST
 from dinov3seg_jax.text.prompts import load_templates
 
 
@@ -45,7 +48,11 @@ class Model(NamedTuple):
 
 
 def evaluate(
-    config: Config, checkpoint: str | Path, zero_shot: bool = False, typed: Sequence[str] = ()
+    config: Config,
+    checkpoint: str | Path | ModelFolder,
+    zero_shot: bool = False,
+    typed: Sequence[str] = (),
+    step: str = NEWEST,
 ) -> dict[str, Any]:
     """Segment every image of `config.data.eval`, and write the scores and what goes with them to `report_folder`.
 
@@ -53,12 +60,13 @@ def evaluate(
     processes share the images out; the first process writes.
 
     Args:
-        config: says what to score on and how; the model is the checkpoint's.
+        config: says what to score on (`data.held_out`) and how; the model is the checkpoint's.
         checkpoint: the folder of a run; of converted dinov3.txt weights, which are scored as with `zero_shot`; or of a
             converted linear head, whose converted backbone is `config.init_from` and whose model is `config.model`.
         zero_shot: score dinov3.txt alone, untrained, by the recipe of `config.zero_shot`.
         typed: overrides, like "inference.stride=128", that count more than the recipe of a converted folder even where
             they say a default; what else of `config` differs from the defaults does too.
+        step: of a run: "newest", "best" (by what was scored while it trained), or a number.
 
     Returns:
         The scores, in percent; see `confusion.scores`, and `dinov3_scores.area_scores` for a linear head.
@@ -66,18 +74,23 @@ def evaluate(
     Raises:
         UserError: the checkpoint or an image cannot be read. No image is skipped: that would change the score.
     """
+    checkpoint = _at(checkpoint, step)
     config = with_own_recipe(config, checkpoint, zero_shot, typed)
-    dataset = open_dataset(config.data.eval)
+    dataset = open_evaluation(config.data)
     _check(config, checkpoint, zero_shot, [dataset])
     model = open_to_score(config, checkpoint, zero_shot)
     folder = report_folder(checkpoint, zero_shot)
-    summary = _score(model, config.data.eval, dataset, folder)
+    summary = _score(model, scored_on(config.data), dataset, folder)
     _remove(folder)
     return summary
 
 
 def evaluate_benchmarks(
-    config: Config, checkpoint: str | Path, zero_shot: bool = False, typed: Sequence[str] = ()
+    config: Config,
+    checkpoint: str | Path | ModelFolder,
+    zero_shot: bool = False,
+    typed: Sequence[str] = (),
+    step: str = NEWEST,
 ) -> str:
     """Score a model on each of `config.benchmarks`, and compare it with what is published.
 
@@ -86,7 +99,7 @@ def evaluate_benchmarks(
     not repeat the benchmarks that were complete.
 
     Args:
-        config, checkpoint, zero_shot, typed: as for `evaluate`; `config.data.eval.root` holds the data sets.
+        config, checkpoint, zero_shot, typed, step: as for `evaluate`; `config.data.eval.root` holds the data sets.
 
     Returns:
         The table.
@@ -94,6 +107,7 @@ def evaluate_benchmarks(
     Raises:
         UserError: as for `evaluate`; or a name is no benchmark's.
     """
+    checkpoint = _at(checkpoint, step)
     if unknown := [name for name in config.benchmarks if name not in BENCHMARKS]:
         raise UserError(f"there is no benchmark '{unknown[0]}'; there are {', '.join(BENCHMARKS)}.")
     config = with_own_recipe(config, checkpoint, zero_shot, typed)
@@ -118,7 +132,12 @@ def evaluate_benchmarks(
     return table
 
 
-def _check(config: Config, checkpoint: str | Path, zero_shot: bool, datasets: Sequence[Dataset]) -> None:
+def _at(checkpoint: str | Path | ModelFolder, step: str) -> str | Path | ModelFolder:
+    """The folder as it was named, or of another step than the newest."""
+    return checkpoint if step == NEWEST else open_folder(checkpoint, step)
+
+
+def _check(config: Config, checkpoint: str | Path | ModelFolder, zero_shot: bool, datasets: Sequence[Dataset]) -> None:
     """Refuse names and masks that cannot be scored, before weights are read.
 
     Raises:
@@ -131,7 +150,9 @@ def _check(config: Config, checkpoint: str | Path, zero_shot: bool, datasets: Se
         check_once(functools.partial(check_masks, dataset))
 
 
-def _prompts(config: Config, checkpoint: str | Path, zero_shot: bool) -> tuple[tuple[str, ...], ModelConfig] | None:
+def _prompts(
+    config: Config, checkpoint: str | Path | ModelFolder, zero_shot: bool
+) -> tuple[tuple[str, ...], ModelConfig] | None:
     """Templates, and the model that is asked; None for a model without text, and where there is no model."""
     try:
         folder = open_folder(checkpoint)
@@ -143,7 +164,7 @@ def _prompts(config: Config, checkpoint: str | Path, zero_shot: bool) -> tuple[t
     return None if way == "linear" or model.linear.classes else (config.inference.templates, model)
 
 
-def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Model:
+def open_to_score(config: Config, checkpoint: str | Path | ModelFolder, zero_shot: bool) -> Model:
     """Load what `evaluate` scores, on all devices of this process.
 
     Raises:
@@ -156,11 +177,12 @@ def open_to_score(config: Config, checkpoint: str | Path, zero_shot: bool) -> Mo
     return Model(opened.segmenter(asked, jax.local_devices()), asked, opened)
 
 
-def report_folder(checkpoint: str | Path, zero_shot: bool) -> Path:
+def report_folder(checkpoint: str | Path | ModelFolder, zero_shot: bool, step: str = NEWEST) -> Path:
     """Where the scores are written: to the run's folder, or to one inside, named by what it was scored as."""
-    folder = open_folder(checkpoint)
+    folder = open_folder(checkpoint, step)
     way = way_of(folder, zero_shot)
-    return folder.path if way == "run" else folder.path / way
+    results = folder.results if folder.kind == "run" else folder.path
+    return results if way == "run" else results / way
 
 
 def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:
@@ -172,20 +194,33 @@ def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:
     return None if all(seen) else seen
 
 
+def counted(dataset: Dataset, seen: tuple[bool, ...] | None) -> tuple[tuple[str, ...], tuple[bool, ...] | None]:
+    """The classes that are counted, of which the last may stand for several of the data set; and which were seen."""
+    merged = dataset.merge_from
+    if merged is None:
+        return dataset.classes, seen
+    return (*dataset.classes[:merged], "background"), seen and (*seen[:merged], all(seen[merged:]))
+
+
+def mark_unseen(classes: Sequence[str], seen: Sequence[bool] | None) -> Sequence[str]:
+    """The names that legends show: with a star where the model was not trained on the class."""
+    return classes if seen is None else [name + "*" * (not known) for name, known in zip(classes, seen, strict=True)]
+
+
 def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """Score one data set and write its report."""
-    opened, merged = model.opened, dataset.merge_from
+    opened = model.opened
     model.segmenter.check_names(dataset.classes)
     names = dataset.classes  # as they were published, which reports keep
     seen = seen_classes(dataset, opened.config) if opened.way == "run" and not model.linear else None
-    classes = names if merged is None else (*names[:merged], "background")
-    if merged is not None and seen is not None:
-        seen = (*seen[:merged], all(seen[merged:]))
+    classes, seen = counted(dataset, seen)
     progress = count_pixels(
         model.segmenter, dataset, names, len(classes), folder, identify(*_decisive(model), of_data, dataset)
     )
     present, areas = scores(progress.counts, seen), area_scores(progress.counts)
-    summary = areas if model.linear else present
+    measures = Measures(len(classes), model.segmenter.confidence_kind)
+    measures.restore(progress.measures)
+    summary = (areas if model.linear else present) | measures.scores()
     seconds = {}
     if opened.way == "run" and opened.folder.kind == "run":  # of all processes: orbax wants them to read together
         seconds = {"train_seconds": opened.folder.progress()["train_seconds"]}
@@ -207,10 +242,7 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
         extra |= {"inference": model.segmenter.describe()}
     else:
         extra |= model.segmenter.recipe
-    marked = (
-        classes if seen is None else [name if known else f"{name}*" for name, known in zip(classes, seen, strict=True)]
-    )
-    pictures = _pictures(model, dataset, names, marked, progress)
+    pictures = _pictures(model, dataset, names, mark_unseen(classes, seen), progress)
     write_report(folder, summary, classes, seen, pictures, extra, progress.counts)
     return summary
 

@@ -21,6 +21,7 @@ from dinov3seg_jax.export.writer import ExportedModel, Size, prepare, write_new_
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.inference.views.local_global import score_classes
 from dinov3seg_jax.models.graph import bind
+from dinov3seg_jax.store.folder import ModelFolder
 from dinov3seg_jax.text.class_lists import Names
 
 INPUTS, OUTPUT = ("images", "text"), "scores"
@@ -32,7 +33,7 @@ INSTALL = "install the extra 'onnx', then: pip install --no-deps jax2onnx==0.17.
 
 
 def export_onnx(
-    checkpoint: str | Path,
+    checkpoint: str | Path | ModelFolder,
     out: str | Path,
     sizes: Sequence[Size] = (),
     names: Names | None = None,
@@ -41,7 +42,7 @@ def export_onnx(
     """Write the scores of a run's model as ONNX files.
 
     Args:
-        checkpoint: the folder of a run.
+        checkpoint: the folder of a run; one of another step than the newest comes from `store.folder.open_folder`.
         out: a new folder; it appears whole or not at all.
         sizes: heights and widths of the pictures, one file for each; default the square of inference.image_size.
         names: classes, whose embeddings are put beside the files. A file takes as many as these, of any names.

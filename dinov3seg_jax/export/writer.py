@@ -34,7 +34,7 @@ from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.models.towers import text_width
-from dinov3seg_jax.store.folder import open_folder
+from dinov3seg_jax.store.folder import ModelFolder, open_folder
 from dinov3seg_jax.text.class_lists import ClassList, Names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -57,7 +57,7 @@ class ExportedModel(NamedTuple):
 
 
 def export(
-    checkpoint: str | Path,
+    checkpoint: str | Path | ModelFolder,
     out: str | Path,
     sizes: Sequence[Size] = (),
     names: Names | None = None,
@@ -66,7 +66,7 @@ def export(
     """Write the scores of a run's model as programs.
 
     Args:
-        checkpoint: the folder of a run.
+        checkpoint: the folder of a run; one of another step than the newest comes from `store.folder.open_folder`.
         out: a new folder; it appears whole or not at all.
         sizes: heights and widths of the pictures, one program for each; default the square of inference.image_size.
             A program takes one size only, since windows, masks and resizing are planned from it before tracing.
@@ -109,7 +109,11 @@ def export(
 
 
 def prepare(
-    checkpoint: str | Path, out: str | Path, sizes: Sequence[Size], names: Names | None, overrides: Sequence[str]
+    checkpoint: str | Path | ModelFolder,
+    out: str | Path,
+    sizes: Sequence[Size],
+    names: Names | None,
+    overrides: Sequence[str],
 ) -> ExportedModel:
     """Read a run's model, and check what is asked; see `export`."""
     folder = open_folder(checkpoint)

@@ -2,12 +2,13 @@
 
 import abc
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, ClassVar, Literal, Unpack
+from typing import Any, BinaryIO, ClassVar, Literal, Self, Unpack
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,6 +22,7 @@ from dinov3seg_jax.errors import UserError, note, one_line
 from dinov3seg_jax.inference.calibration import Calibration, Kind
 from dinov3seg_jax.inference.classes.answers import settle, settle_scores
 from dinov3seg_jax.inference.clips import SegmentedFrame, Smoothing, check_clip_options, segment_frames
+from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.tile_scorer import TileScorer
 from dinov3seg_jax.inference.views.labels import Found
@@ -54,6 +56,16 @@ class BaseSegmenter(abc.ABC):
     calibration: Calibration | None = None
     config: Config
     parameters: Parameters
+
+    def with_parameters(self, parameters: Parameters) -> Self:
+        """The same segmenter with other weights of its model; what was compiled is shared, and arrays are not copied.
+
+        Args:
+            parameters: all of them, on this segmenter's devices.
+        """
+        other = copy.copy(self)
+        _, other.parameters = at_precision(self.config, parameters)
+        return other
 
     @property
     def recipe(self) -> dict[str, Any]:

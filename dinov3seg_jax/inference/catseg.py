@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +91,12 @@ class CatSegSegmenter(BaseSegmenter):
             )
 
         self._blend = blend
+
+    def with_parameters(self, parameters: Parameters) -> Self:
+        """See `BaseSegmenter`."""
+        other = super().with_parameters(parameters)
+        other.embed = self.embed.with_parameters(other.parameters)
+        return other
 
     def describe(self) -> str:
         """See `BaseSegmenter`."""

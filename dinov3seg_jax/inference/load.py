@@ -16,6 +16,7 @@ from dinov3seg_jax.errors import UserError, note
 from dinov3seg_jax.inference.calibration import Calibration, read_calibration
 from dinov3seg_jax.store.converted import ConvertedFolder, refuse_other_model
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
+from dinov3seg_jax.store.run import NEWEST
 
 if TYPE_CHECKING:
     import jax
@@ -71,29 +72,34 @@ class OpenModel:
             from dinov3seg_jax.inference.zero_shot import ZeroShotSegmenter
 
             return ZeroShotSegmenter(config, self.parameters, self.folder.checksums)
-        if config.model.linear.classes:
-            from dinov3seg_jax.inference.linear import LinearSegmenter
-
-            return LinearSegmenter(config, self.parameters)
-        if config.model.cafedino.layers:
-            from dinov3seg_jax.inference.cafedino import CafeDinoSegmenter
-
-            return CafeDinoSegmenter(config, self.parameters)
-        if config.inference.resize == "catseg":
-            from dinov3seg_jax.inference.catseg import CatSegSegmenter
-
-            return CatSegSegmenter(config, self.parameters)
-        from dinov3seg_jax.inference.segmenter import Segmenter
-
-        return Segmenter(config, self.parameters, devices)
+        return head_segmenter(config, self.parameters, devices)
 
 
-def open_model(path: str | Path, zero_shot: bool = False, around: Config | None = None) -> OpenModel:
+def head_segmenter(config: Config, parameters: "Parameters", devices: "Sequence[jax.Device]" = ()) -> "BaseSegmenter":
+    """The segmenter of a model with a trained head; arguments and errors as for `OpenModel.segmenter`."""
+    if config.model.linear.classes:
+        from dinov3seg_jax.inference.linear import LinearSegmenter
+
+        return LinearSegmenter(config, parameters)
+    if config.model.cafedino.layers:
+        from dinov3seg_jax.inference.cafedino import CafeDinoSegmenter
+
+        return CafeDinoSegmenter(config, parameters)
+    if config.inference.resize == "catseg":
+        from dinov3seg_jax.inference.catseg import CatSegSegmenter
+
+        return CatSegSegmenter(config, parameters)
+    from dinov3seg_jax.inference.segmenter import Segmenter
+
+    return Segmenter(config, parameters, devices)
+
+
+def open_model(path: str | Path | ModelFolder, zero_shot: bool = False, around: Config | None = None) -> OpenModel:
     """Read a model.
 
     Args:
         path: the folder of a run, whose newest checkpoint is read; of converted dinov3.txt weights; or of a converted
-            linear head.
+            linear head. A run of which another step is meant comes from `store.folder.open_folder`.
         zero_shot: read the two towers of dinov3.txt alone.
         around: of a linear head: its model, and in `init_from` its converted backbone.
 
@@ -110,7 +116,9 @@ def open_model(path: str | Path, zero_shot: bool = False, around: Config | None 
     return OpenModel(folder, way, folder.config, folder.arrays())
 
 
-def with_own_recipe(config: Config, path: str | Path, zero_shot: bool, overrides: Sequence[str]) -> Config:
+def with_own_recipe(
+    config: Config, path: str | Path | ModelFolder, zero_shot: bool, overrides: Sequence[str]
+) -> Config:
     """The config of an evaluation, with the recipe that converted weights say is theirs, if they say one.
 
     Args:
@@ -135,7 +143,9 @@ def with_own_recipe(config: Config, path: str | Path, zero_shot: bool, overrides
     return dataclasses.replace(config, **own)
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = False) -> "BaseSegmenter":
+def load(
+    path: str | Path | ModelFolder, overrides: Sequence[str] = (), *, zero_shot: bool = False, step: str = NEWEST
+) -> "BaseSegmenter":
     """Read a model, ready to segment pictures.
 
     Args:
@@ -146,6 +156,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = F
             "zero_shot.mode=whole".
         zero_shot: use the towers of dinov3.txt alone, without the trained head of a run. Converted weights have no
             head and are used so in any case.
+        step: of a run: "newest", "best" (by what was scored while it trained), or a number.
 
     Returns:
         A segmenter; its `segment(image, names)` labels a picture.
@@ -153,7 +164,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, zero_shot: bool = F
     Raises:
         UserError: there is no model, or an override does not fit.
     """
-    model = open_model(path, zero_shot)
+    model = open_model(open_folder(path, step), zero_shot)
     config = override_inference(model.config, overrides, section_of(model.way))
     segmenter = model.segmenter(config)
     segmenter.calibration = calibration_of(model.folder, model.way, config)

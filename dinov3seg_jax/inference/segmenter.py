@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,13 @@ class Segmenter(BaseSegmenter):
         self._score = score
         self.chunks = ClassChunks(config, mesh) if can_chunk(config.model) else None
         self.tiles = TileScorer(config, self.score_list, mesh)
+
+    def with_parameters(self, parameters: Parameters) -> Self:
+        """See `BaseSegmenter`."""
+        other = super().with_parameters(parameters)
+        other.embed = self.embed.with_parameters(other.parameters)
+        other.tiles = TileScorer(other.config, other.score_list, self._mesh)
+        return other
 
     def describe(self) -> str:
         """See `BaseSegmenter`."""

@@ -61,6 +61,10 @@ class ConvertedFolder:
         """Take its path."""
         self.path = expanded(path)
 
+    def __str__(self) -> str:
+        """As messages name it."""
+        return str(self.path)
+
     @functools.cached_property
     def manifest(self) -> Manifest:
         """All that it says of itself.

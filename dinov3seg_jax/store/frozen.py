@@ -11,7 +11,7 @@ what they share with it in its folder.
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dinov3seg_jax.store.checksums import damage
 
@@ -52,19 +52,28 @@ def pieces(step: Path, expected: Mapping[str, Any]) -> dict[str, dict[Path, tupl
     return lie
 
 
-def frozen_damage(step: Path, known: dict[Path, str | None]) -> tuple[Path, str] | None:
-    """A pack that an undamaged step refers to and that is not whole, and what is wrong with it; None where all are.
+class Wrong(NamedTuple):
+    """Why a step cannot be used."""
+
+    reason: str
+    pack: Path | None  # that has to be mended; None: the step itself
+
+
+def wrong_with(step: Path, known: dict[Path, str | None]) -> Wrong | None:
+    """What is wrong with a step, or with a pack that it refers to; None where all of it is whole.
 
     Args:
         step: its folder.
-        known: what was found of packs before; what is found now is added.
+        known: the damage of packs that were looked at before; what is found now is added.
     """
+    if reason := damage(step):
+        return Wrong(reason, None)
     for pack in packs_of(step):
         if pack not in known:
-            reason = damage(pack)
-            known[pack] = reason and (f"is damaged: {reason}" if pack.is_dir() else "is missing")
-        if (reason := known[pack]) is not None:
-            return pack, reason
+            known[pack] = damage(pack)
+        if reason := known[pack]:
+            said = f"is damaged: {reason}" if pack.is_dir() else "is missing"
+            return Wrong(f"'{pack}', which it needs, {said}", pack)
     return None
 
 

@@ -19,9 +19,10 @@ from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
-from dinov3seg_jax.processes import is_first
-from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage
-from dinov3seg_jax.store.frozen import frozen_damage, packs_of
+from dinov3seg_jax.processes import check_once, is_first
+from dinov3seg_jax.store.checksums import CHECKSUMS_FILE
+from dinov3seg_jax.store.evaluations import best_of, read_evaluations
+from dinov3seg_jax.store.frozen import packs_of, wrong_with
 
 if TYPE_CHECKING:
     import jax
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.model"  # where the text tower's is no part of this program
 STEPS_FOLDER = "checkpoints"
+NEWEST, BEST = "newest", "best"  # names of steps
 FOREIGN = {"model_type", "architectures", "architecture"}  # in a config.json of Hugging Face's, or of timm's
 DAMAGED = ".damaged"  # ends the names of steps that were passed over
 
@@ -41,9 +43,44 @@ class RunFolder:
     kind: Literal["run"] = "run"
     checksums: Mapping[str, str] = MappingProxyType({})  # of single arrays: a run keeps none
 
-    def __init__(self, path: str | Path):
-        """Take its path; it need not exist yet."""
+    def __init__(self, path: str | Path, step: str = NEWEST):
+        """Take its path; it need not exist yet. `step` is NEWEST, BEST or a number: whose weights are meant."""
         self.path = expanded(path)
+        self.step = step
+
+    def __str__(self) -> str:
+        """As reports name it."""
+        return str(self.path) if self.step == NEWEST else f"{self.path} (step {self.number})"
+
+    @property
+    def number(self) -> int | None:
+        """The step that is meant; of the newest, the one if it is whole, and None where there is none at all.
+
+        Raises:
+            UserError: there is no such step.
+        """
+        steps = finished_steps(self.path / STEPS_FOLDER)
+        if self.step == NEWEST:
+            return max(steps, default=None)
+        there_are = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
+        if self.step == BEST:
+            best = best_of(read_evaluations(self.path, until=max(steps, default=0)))
+            if best is None:
+                raise UserError(
+                    f"'{self.path}' has no best step, as nothing was scored while it trained (train.eval_every); name "
+                    f"another step: {there_are}."
+                )
+            if best.step not in steps:
+                raise UserError(f"the best step of '{self.path}' is {best.step}, which is gone; {there_are}.")
+            return best.step
+        if not self.step.isdecimal() or int(self.step) not in steps:
+            raise UserError(f"'{self.path}' has no step '{self.step}'; {there_are}, and newest and best.")
+        return int(self.step)
+
+    @property
+    def results(self) -> Path:
+        """Where scores of these weights are written."""
+        return self.path if self.step == NEWEST else self.path / f"step_{self.number}"
 
     @functools.cached_property
     def config(self) -> Config:
@@ -65,20 +102,22 @@ class RunFolder:
 
         A folder without a step has a digest too, and whoever reads its arrays says what is wrong.
         """
-        newest = str(max(finished_steps(self.path / STEPS_FOLDER), default=""))
-        return digest_of(self.path / STEPS_FOLDER / newest / CHECKSUMS_FILE)
+        step = "" if self.number is None else str(self.number)
+        return digest_of(self.path / STEPS_FOLDER / step / CHECKSUMS_FILE)
 
     def files(self) -> list[Path]:
         """All files that the weights depend on."""
         steps, absolute = self.path / STEPS_FOLDER, self.path.resolve() / STEPS_FOLDER
-        packs = {pack for step in finished_steps(steps) for pack in _readable_packs(absolute / str(step))}
-        held = [path for folder in (steps, *sorted(packs)) for path in sorted(folder.rglob("*")) if path.is_file()]
+        numbers = finished_steps(steps) if self.step == NEWEST else [self.number]
+        where = [steps] if self.step == NEWEST else [steps / str(self.number)]
+        where += sorted({pack for number in numbers for pack in _readable_packs(absolute / str(number))})
+        held = [path for folder in where for path in sorted(folder.rglob("*")) if path.is_file()]
         return [self.path / CONFIG_FILE, *held]
 
     def arrays(
         self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
     ) -> "Parameters":
-        """Parameters of the newest step, those of "lora" added to their matrices.
+        """Parameters of the step, the updates of "lora" added to their matrices.
 
         Args:
             beginnings: of the names of those that are wanted, such as "text/"; default all.
@@ -93,7 +132,7 @@ class RunFolder:
         described = _describe(self.config.model)
         if self.config.train.finetune == "lora":
             described |= describe_updates(described, self.config.train.lora_rank)
-        step = newest_step(self.path)
+        step = self.whole_step()
         if shardings is None:
             wanted = {name: leaf for name, leaf in described.items() if name.startswith(beginnings)}
             return merge(read_on_first_device(step, wanted))
@@ -101,14 +140,26 @@ class RunFolder:
         return {name: value for name, value in held.items() if name.startswith(beginnings)}
 
     def progress(self) -> dict[str, Any]:
-        """What the newest step says of the run: "data", where its stream is, and "train_seconds".
+        """What the step says of the run: "data", where its stream is, and "train_seconds".
 
         Raises:
             UserError: there is no whole step.
         """
         from dinov3seg_jax.store.arrays import read_progress
 
-        return read_progress(newest_step(self.path))
+        return read_progress(self.whole_step())
+
+    def whole_step(self) -> Path:
+        """The folder of the step, whole; of the newest, the newest that is.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.step == NEWEST:
+            return newest_step(self.path)
+        folder = self.path.resolve() / STEPS_FOLDER / str(self.number)  # TensorStore refuses ".."
+        check_once(functools.partial(_refuse_damaged, folder))
+        return folder
 
 
 def _with_updates(
@@ -213,20 +264,18 @@ def newest_whole(folder: Path, put_aside: bool = False) -> int | None:
 def _choose(folder: Path, put_aside: bool) -> int | None:
     reasons: dict[int, str] = {}
     packs: dict[Path, str | None] = {}
-    shared: set[Path] = set()  # the packs for which steps that are whole themselves were passed over
+    back: Path | None = None  # a pack for which steps that are whole themselves were passed over
     for step in reversed(finished_steps(folder)):
-        reason = damage(folder / str(step))
-        if reason is None and (found := frozen_damage(folder / str(step), packs)):
-            shared.add(found[0])
-            reason = f"'{found[0]}', which it needs, {found[1]}"
-        if reason is None:
+        wrong = wrong_with(folder / str(step), packs)
+        if wrong is None:
             _warn(folder, reasons, step, put_aside)
             return step
-        reasons[step] = reason
+        reasons[step] = wrong.reason
+        back = wrong.pack or back
     if not reasons:
         return None
     listed = ", ".join(f"step {step}: {reason}" for step, reason in reasons.items())
-    mend = f"put '{shared.pop()}' back from a copy of the run" if shared else "put one back from a copy"
+    mend = f"put '{back}' back from a copy of the run" if back else "put one back from a copy"
     raise UserError(f"no checkpoint in '{folder}' is whole ({listed}); {mend}, or delete it all to begin again.")
 
 
@@ -235,6 +284,17 @@ def _readable_packs(step: Path) -> Iterable[Path]:
         return packs_of(step)
     except (OSError, ValueError):  # whoever reads the step says so
         return ()
+
+
+def _refuse_damaged(step: Path) -> None:
+    wrong = wrong_with(step, {})
+    if wrong is None:
+        return
+    others = ", ".join(str(other) for other in finished_steps(step.parent) if str(other) != step.name)
+    mend = f"put '{wrong.pack}' back from a copy of the run"
+    if wrong.pack is None:
+        mend = f"name another step: {others or 'there is none'}"
+    raise UserError(f"checkpoint '{step}' is damaged: {wrong.reason}; {mend}.")
 
 
 def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> None:

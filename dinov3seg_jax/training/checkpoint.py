@@ -27,6 +27,7 @@ from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.processes import is_first
 from dinov3seg_jax.store.arrays import read_step, save, save_pack, shortened
 from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage, settle, write_checksums
+from dinov3seg_jax.store.evaluations import best_steps
 from dinov3seg_jax.store.frozen import (
     ARRAYS_FILE,
     FROZEN_FOLDER,
@@ -60,7 +61,7 @@ class Checkpoints:
 
         Args:
             workdir: on a disk that all processes share.
-            keep: how many of the newest steps stay.
+            keep: how many of the newest steps stay, beside the best one.
             home: the folder of the run that this one is a part of, where both keep what is frozen; default `workdir`.
 
         Raises:
@@ -234,7 +235,10 @@ class Checkpoints:
         os.rename(self._unfinished(step), final)
         settle(self._folder)
         tqdm.write(f"saved {self._named / str(step)}")
-        for old in finished_steps(self._folder)[: -self._keep]:
+        steps = finished_steps(self._folder)
+        newest = steps[-self._keep :]
+        best = best_steps(self._named.parent, newest)  # of each: if the newest is damaged, the one before counts
+        for old in sorted({*steps} - {*newest} - best):
             doomed = self._unfinished(old)
             os.rename(self._folder / str(old), doomed)  # so that nobody takes a half for the whole
             _remove([doomed])

@@ -6,7 +6,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,8 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
-from dinov3seg_jax.data.datasets import Dataset, open_dataset
+from dinov3seg_jax.data.datasets import Dataset
+from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.pipeline import Batches, StreamKind, refuse_other_stream, train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
@@ -29,6 +30,7 @@ from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
 from dinov3seg_jax.training.clock import Clock
 from dinov3seg_jax.training.data_check import DataCheck
+from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
@@ -39,15 +41,20 @@ from dinov3seg_jax.training.sharding import DATA, data_share, make_mesh
 from dinov3seg_jax.training.start import with_tokenizer
 from dinov3seg_jax.training.step import Batch
 from dinov3seg_jax.training.trackers import refuse_missing_libraries
+from dinov3seg_jax.training.validation import Validation, Validator, refuse_misfits
 
 TOWERS_FOLDER = "towers"
 
 
-def train(config: Config) -> Path:
+def train(config: Config, make_validator: Callable[[Config], Validator] | None = None) -> Path:
     """Train, or continue, and return the run's folder.
 
     A run is resumed by starting it again: the order of precedence is the newest step in `workdir`, then the weights
     that `init_from` names, then towers trained for `train.alignment_steps` in `workdir`/towers, then random weights.
+
+    Args:
+        config: of the run.
+        make_validator: scores the weights every `train.eval_every` steps; see `evaluation.validation.train`.
 
     Raises:
         UserError: the data cannot be read or say nothing, `workdir` belongs to another run, a loss is not finite, or a
@@ -57,14 +64,20 @@ def train(config: Config) -> Path:
     config = with_tokenizer(config)
     refuse_missing_libraries(config.train.trackers)
     refuse_other_run(expanded(config.workdir), config)
-    dataset = open_dataset(config.data.train)
+    refuse_misfits(config.train)
+    dataset = open_training(config.data)
     checked = DataCheck(config, dataset)
+    validator = None
+    if config.train.eval_every:
+        if make_validator is None:
+            raise ValueError("train.eval_every needs a validator; call dinov3seg_jax.train")
+        validator = make_validator(config)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
-        towers = _run(towers_alone(config), dataset, checked, seconds, home=expanded(config.workdir))
+        towers = _run(towers_alone(config), dataset, checked, seconds, None, home=expanded(config.workdir))
         seconds = RunFolder(towers).progress()["train_seconds"]
         config = dataclasses.replace(config, init_from=str(towers))
-    return _run(config, dataset, checked, seconds)
+    return _run(config, dataset, checked, seconds, validator)
 
 
 def towers_alone(config: Config) -> Config:
@@ -74,6 +87,8 @@ def towers_alone(config: Config) -> Config:
         objective="alignment",
         steps=config.train.alignment_steps,
         alignment_steps=0,
+        eval_every=0,
+        eval_patience=0,
         finetune="full",
         encoder_lr_scale=1.0,
     )
@@ -92,7 +107,14 @@ class Surroundings(NamedTuple):
     signals: StopSignals
 
 
-def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: float, home: Path | None = None) -> Path:
+def _run(
+    config: Config,
+    dataset: Dataset,
+    checked: DataCheck,
+    seconds_before: float,
+    validator: Validator | None,
+    home: Path | None = None,
+) -> Path:
     workdir = expanded(config.workdir)
     refuse_other_run(workdir, config)
     if config.model.linear.classes:
@@ -107,24 +129,34 @@ def _run(config: Config, dataset: Dataset, checked: DataCheck, seconds_before: f
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, home)
     beginning = take_up(config, program, checkpoints, seconds_before)
     start = int(beginning.state.step)
-    if start >= config.train.steps:
+    validation = Validation(config.train, validator, workdir, start)
+    over = start >= config.train.steps or validation.is_over
+    if over and not validation.is_due(start):
         checkpoints.close()
-        say(f"{workdir} is trained already ({start} steps); raise train.steps to go on")
+        trained = f"{workdir} is trained already ({start} steps); raise train.steps to go on"
+        say(validation.why_over() if validation.is_over else trained)
         return workdir
     checkpoints.share(beginning.frozen)
     say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
     with _surroundings(config, dataset, mesh, checkpoints, beginning) as around:
-        stopped = _loop(config, program, names, beginning, around)
+        stopped = _loop(config, program, names, beginning, around, validation)
     sync_global_devices("saved")  # the first process names the last step when the others are done with it
     stopped = stopped or around.signals.noted
     if stopped is not None:
         say(f"stopped by {stopped.name} and saved; the same command goes on from there")
         raise Stopped(stopped)
+    if validation.is_over:
+        say(validation.why_over())
     return workdir
 
 
 def _loop(
-    config: Config, program: StepProgram, names: Int[np.ndarray, "n length"], beginning: Beginning, around: Surroundings
+    config: Config,
+    program: StepProgram,
+    names: Int[np.ndarray, "n length"],
+    beginning: Beginning,
+    around: Surroundings,
+    validation: Validation,
 ) -> signal.Signals | None:
     """Train to the last step, or until a signal; everything up to then is being saved when it returns.
 
@@ -134,12 +166,22 @@ def _loop(
         names: token ids of the class names.
         beginning: where to start.
         around: what to read from and write to.
+        validation: what scores the weights.
 
     Returns:
         The signal.
     """
     options = config.train
     state, frozen = beginning.state, beginning.frozen
+
+    def validate(step: int) -> None:
+        weights = join(exchange(state.trainable, state.optimizer)[0], frozen)  # as a checkpoint holds them
+        validation(step, weights, lambda: around.signals.received() is not None, around.logs)
+
+    if validation.is_due(int(state.step)):  # a signal came before this was done
+        validate(int(state.step))
+        if int(state.step) >= options.steps or validation.is_over:
+            return None
     started = time.perf_counter()
     pending: list[dict[str, jax.Array]] = []
     names = jax.device_put(program.names(state.trainable, frozen, names), program.shardings.names)
@@ -158,12 +200,17 @@ def _loop(
         around.profiler.after(step, metrics)
         pending.append(metrics)
         around.logs.advance()
-        last = step == options.steps
+        stopped = around.signals.received()
+        if stopped is None and validation.is_due(step):
+            jax.block_until_ready(metrics)  # the time until here is the step's
+            with around.clock.outside():
+                validate(step)
+            stopped = around.signals.noted
+        last = step == options.steps or validation.is_over
         if last or step % options.log_every == 0:
             _log(step, pending, around)
             pending = []
-        stopped = around.signals.received(step)
-        if last or stopped is not None or step % options.checkpoint_every == 0:
+        if last or stopped is not None or step % options.checkpoint_every == 0 or validation.is_best(step):
             seconds = beginning.seconds + time.perf_counter() - started
             progress = {"data": {"stream": dataclasses.asdict(around.stream)}, "train_seconds": seconds}
             progress["step_seconds"] = around.clock.in_steps

@@ -26,7 +26,8 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.noted: signal.Signals | None = None  # by this process, with no others
+        self.noted: signal.Signals | None = None  # of several processes, by all of them at the same question
+        self._asked = 0
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -38,14 +39,14 @@ class StopSignals:
             if number == signal.SIGINT or not together:
                 self._before[number] = signal.signal(number, self._hand_on if together else self._note)
 
-    def received(self, step: int) -> signal.Signals | None:
-        """The signal after which to save and stop; ask after every step. All processes agree on the step.
+    def received(self) -> signal.Signals | None:
+        """The signal after which to save and stop; ask after every step, and more often in what takes longer.
 
-        Args:
-            step: the one that was just done.
+        All processes ask equally often, and agree on the question from which on the answer is the signal.
         """
-        if jax.distributed.is_initialized():
-            return signal.SIGTERM if reached_preemption_sync_point(step) else None
+        self._asked += 1
+        if jax.distributed.is_initialized() and reached_preemption_sync_point(self._asked):
+            self.noted = signal.SIGTERM
         return self.noted
 
     def close(self) -> None:

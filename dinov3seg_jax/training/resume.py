@@ -28,7 +28,20 @@ from dinov3seg_jax.training.step import TrainState
 # Options that a run may change when it is resumed; any other would make it another run. Those that say how the work of
 # a step is shared out or cut into parts change its result by rounding alone.
 RESUMABLE = {
-    "train": {"steps", "accumulate", "log_every", "trackers", "checkpoint_every", "keep_checkpoints", "profile_steps"},
+    "train": {
+        "steps",
+        "accumulate",
+        "log_every",
+        "trackers",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "profile_steps",
+        "eval_every",
+        "eval_images",
+        "eval_view",
+        "eval_pictures",
+        "eval_patience",
+    },
     "data": {"eval", "workers"},
     "model": {"tokenizer"},  # a path; the run's folder has a copy
     "": {

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.visualize.drawing import NO_DATA, Drawing, percent
 from dinov3seg_jax.visualize.legends import side_by_side, with_legend
 from dinov3seg_jax.visualize.names_in_regions import write_names
 from dinov3seg_jax.visualize.palettes import class_colors
+from dinov3seg_jax.visualize.shrinking import shrunk, shrunk_picture
 from dinov3seg_jax.visualize.tint import UNLABELLED, overlay
 
 _DIFFERENT = np.array([[230, 0, 126]], np.uint8)
@@ -72,34 +72,14 @@ def compare(first: Labelled, second: Labelled, titles: Sequence[str] = ("first",
     differs = (joint[0] != joint[1]) & known
     share = percent(int(differs.sum()), max(int(known.sum()), 1))
 
-    drawing, image = first.drawing, _shrunk_picture(first.image)
+    drawing, image = first.drawing, shrunk_picture(first.image, _PANEL)
     panels = []
-    for labels in map(_shrunk, joint):
+    for labels in (shrunk(labels, _PANEL) for labels in joint):
         panel = overlay(image, labels, colors, drawing.opacity, drawing.contours)
         panels.append(write_names(panel, labels, names) if drawing.labels else panel)
-    panels.append(_difference(image, _shrunk(differs)))
+    panels.append(_difference(image, shrunk(differs, _PANEL)))
     row = side_by_side(panels, [*titles, f"they differ in {share}"])
     return with_legend(row, *_rows(joint, names, colors)) if drawing.legend else row
-
-
-def _panel_size(pixels: np.ndarray) -> tuple[int, int]:
-    scale = min(_PANEL / max(pixels.shape[:2]), 1)
-    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
-    return height, width
-
-
-def _shrunk(labels: np.ndarray) -> np.ndarray:
-    """Those in the middle of the pixels of a panel."""
-    rows, columns = (
-        (np.arange(shown) * 2 + 1) * length // (2 * shown)
-        for length, shown in zip(labels.shape, _panel_size(labels), strict=True)
-    )
-    return labels[np.ix_(rows, columns)]
-
-
-def _shrunk_picture(image: np.ndarray) -> np.ndarray:
-    height, width = _panel_size(image)
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
 
 
 def _joint_colors(first: Labelled, second: Labelled, names: Sequence[str]) -> np.ndarray:

@@ -7,8 +7,7 @@ import subprocess
 import sys
 import time
 
-from dinov3seg_jax.store.checksums import damage
-from dinov3seg_jax.store.frozen import frozen_damage
+from dinov3seg_jax.store.frozen import wrong_with
 
 CONFIG_FILE = """
 from dinov3seg_jax.config import to_config_dict
@@ -89,7 +88,7 @@ class Run:
         """The checkpoints on disk that match their manifests, and those of what they refer to."""
         folder = self.workdir / "checkpoints"
         steps = [path for path in folder.glob("*") if path.name.isdecimal()]
-        return sorted(int(path.name) for path in steps if damage(path) is None and frozen_damage(path, {}) is None)
+        return sorted(int(path.name) for path in steps if wrong_with(path, {}) is None)
 
     def is_saving(self):
         """Whether a step is being written, or an old one deleted."""

@@ -238,8 +238,8 @@ def test_a_step_comes_back_on_more_or_fewer_devices_bit_for_bit(tmp_path):
             checkpoints = Checkpoints(Path(sys.argv[1], str(before)), keep=1)
             restored = checkpoints.restore({"a/kernel": leaf}, {"mu": {"a/kernel": leaf}}, {"frozen/kernel": leaf})
             assert digests(parameters) == digests(restored.parameters)
-            held = restored.parameters["a/kernel"], restored.frozen["frozen/kernel"], restored.optimizer["mu"]["a/kernel"]
-            for array in held:
+            held = restored.parameters | restored.frozen, restored.optimizer["mu"]
+            for array in jax.tree.leaves(held):
                 assert len(array.addressable_shards) == after
                 assert array.addressable_shards[0].data.shape == (24, 64 // after)
                 np.testing.assert_array_equal(array, values)

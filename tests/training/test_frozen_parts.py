@@ -235,6 +235,10 @@ def test_a_damaged_pack_is_named_with_the_mend(run, kind):
     mend = rf"is whole \(step 4: '{pack}', which it needs, {said}.*\); put '{pack}' back from a copy of the run, or del"
     with pytest.raises(UserError, match=mend):
         load_parameters(run)
+    with pytest.raises(
+        UserError, match=rf"4' is damaged: '{pack}', which .*; put '{pack}' back from a copy of the run"
+    ):
+        RunFolder(run, "4").whole_step()
 
 
 def test_a_pack_that_is_not_written_stops_the_run(tmp_path, parts, monkeypatch):

@@ -1,5 +1,6 @@
 """Text embeddings of class names (§1): prompts, their mean over the templates, and a memory of what was embedded."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -119,6 +120,12 @@ class ClassEmbeddings:
             model,
             lambda tokenizer: open_cache(model, parameters, checksums, tokenizer.fingerprint),
         )
+
+    def with_parameters(self, parameters: Parameters) -> Self:
+        """The same for other weights; what was compiled is shared, and nothing is read from disk or kept there."""
+        other = copy.copy(self)
+        other._parameters, other._known, other._cache = parameters, {}, functools.cache(lambda: None)
+        return other
 
     def accept(self, asked: ClassList) -> ClassList:
         """The classes, if their names can be embedded.

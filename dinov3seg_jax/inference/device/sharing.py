@@ -5,7 +5,7 @@ So a picture's result depends neither on the number of devices nor on the pictur
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,38 @@ def shared_out(mesh: Mesh) -> NamedSharding:
 def on_every_device(mesh: Mesh) -> NamedSharding:
     """Arrays that every device holds as a whole."""
     return NamedSharding(mesh, P())
+
+
+def whole_on(devices: Sequence[jax.Device], arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Arrays as every one of a process's devices holds them, for its own programs.
+
+    What lies there as a whole already, such as small parameters while a run trains, shares its memory. What is cut
+    over devices, which may be those of other processes, is gathered; these call this together.
+
+    Args:
+        devices: all of this process.
+        arrays: of one training mesh.
+    """
+    cut = {name: array for name, array in arrays.items() if not array.is_fully_replicated}
+    if cut:
+        mesh = next(array.sharding.mesh for array in arrays.values() if isinstance(array.sharding, NamedSharding))
+        arrays = {**arrays, **_gathering(mesh)(cut)}
+    own = make_mesh(devices)
+
+    def here(array: jax.Array) -> jax.Array:
+        held = {shard.device: shard.data for shard in array.addressable_shards}
+        parts = [held[device] for device in devices]
+        if own is None:
+            return parts[0]
+        return jax.make_array_from_single_device_arrays(array.shape, on_every_device(own), parts)
+
+    return {name: here(array) for name, array in arrays.items()}
+
+
+@functools.cache
+def _gathering(mesh: Mesh) -> Any:
+    """A program that puts arrays whole on every device of a mesh."""
+    return jax.jit(lambda arrays: arrays, out_shardings=NamedSharding(mesh, P()))
 
 
 def on_own_pictures(mesh: Mesh | None, common: tuple[str, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
