@@ -236,7 +236,7 @@ def test_a_damaged_pack_is_named_with_the_mend(run, kind):
     with pytest.raises(UserError, match=mend):
         load_parameters(run)
     with pytest.raises(
-        UserError, match=rf"4' is damaged: '{pack}', which .*; put '{pack}' back from a copy of the run"
+        UserError, match=rf"4' is damaged: '{pack}', which .*; put '{pack}' back from a copy"
     ):
         RunFolder(run, "4").whole_step()
 
