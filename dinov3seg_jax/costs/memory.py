@@ -3,7 +3,8 @@
 Values live from where they are made to where they are last read, in the order of the trace. Two things that every XLA
 compiler does are followed, since without them an estimate is several times too high: what is cheap to compute from
 something that is there anyway (elementwise operations, broadcasts, changes of type) is part of what reads it and never
-lies in memory; and what is updated stays in its place. `tests/costs/test_memory.py` compares with the compiler's figure.
+lies in memory; and what is updated stays in its place. `tests/costs/test_memory.py` compares with what the compiler
+says.
 """
 
 import math
