@@ -59,13 +59,14 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         name: a Python file, or one of the recipes that come along: "ade" and "configs/ade.py" are the same one. With
-            `NAME:WORD` it is `get_config(WORD)`, where a file holds several recipes.
+            `NAME:WORD` it is `get_config(WORD)`, where a file holds several recipes. A recipe that begins with a model
+            takes the word from the option `init_from` too, if its `get_config` calls its argument that.
         overrides: "section.option=value".
 
     Raises:
         UserError: there is no such recipe, or it does not define a usable config; an override does not fit.
     """
-    path, *word = name.split(":", 1)
+    path, *words = name.split(":", 1)
     file = find_recipe(path)
     spec = importlib.util.spec_from_file_location("run_config", file)
     if spec is None or spec.loader is None:
@@ -73,7 +74,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        values = _get_config(module, name, word)
+        values = _get_config(module, name, words, overrides)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # whatever a user's own Python file raises
@@ -84,23 +85,37 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     return from_dict(values, origin=name)
 
 
-def _get_config(module: ModuleType, name: str, word: Sequence[str]) -> dict[str, Any]:
+def _get_config(module: ModuleType, name: str, words: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
     """What `get_config` of a recipe returns, as plain nested values."""
     function = getattr(module, "get_config", None)
     if not callable(function):
         raise UserError(f"config '{name}' has no function get_config(); write one, as configs/quickstart.py does.")
     try:
-        inspect.signature(function).bind(*word)
+        asked = inspect.signature(function)
+        words = _with_model(asked, name, words, overrides)
+        asked.bind(*words)
     except TypeError:
-        mend = f"leave ':{word[0]}' out" if word else f"name one of its recipes, as in {name}:WORD"
+        mend = f"leave ':{words[0]}' out" if words else f"name one of its recipes, as in {name}:WORD"
         raise UserError(f"config '{name}' cannot be read: its get_config() takes other arguments; {mend}.") from None
-    config = function(*word)
+    config = function(*words)
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"config '{name}' cannot be read: its get_config() returns a {type(config).__name__}; return what "
             "dinov3seg_jax.config.default_config() gave, with your changes."
         )
     return config.to_dict()
+
+
+def _with_model(asked: inspect.Signature, name: str, words: Sequence[str], overrides: Sequence[str]) -> Sequence[str]:
+    """The word of a recipe that begins with a model, wherever that was named."""
+    named = [text.removeprefix("init_from=") for text in overrides if text.startswith("init_from=")]
+    if "init_from" not in asked.parameters or not named:
+        return words
+    if words and words[0] != named[-1]:
+        raise UserError(
+            f"config '{name}' and --config.init_from={named[-1]} name two models to begin with; leave one of them out."
+        )
+    return named[-1:]
 
 
 def _line_of(error: BaseException, file: Path) -> str:

@@ -11,7 +11,7 @@ from dinov3seg_jax.config import Config, default_config, to_config_dict
 from dinov3seg_jax.config_files import apply_override, from_dict, load_config, split_overrides
 from dinov3seg_jax.errors import UserError
 
-CONFIGS = sorted(Path("configs").glob("*.py"))
+CONFIGS = sorted(path for path in Path("configs").glob("*.py") if path.stem != "finetune")  # which takes a model
 
 
 def sentence(function, *arguments):
@@ -52,6 +52,22 @@ def test_a_file_of_several_configs_takes_a_word():
     assert full.model.late.enabled
     assert "there is no variant 'bold'; there are full, no_early, " in sentence(load_config, "configs/ablation.py:bold")
     assert "cannot be read" in sentence(load_config, "configs/ade.py:full")
+
+
+def test_a_recipe_that_begins_with_a_model_takes_its_word_from_either_place(tmp_path):
+    recipe = tmp_path / "begun.py"
+    recipe.write_text(
+        "from dinov3seg_jax.config import default_config\n"
+        "def get_config(init_from=''):\n"
+        "    config = default_config()\n"
+        "    config.init_from, config.workdir = init_from, f'runs/{init_from}'\n"
+        "    return config\n"
+    )
+    for name, overrides in ((f"{recipe}:one", []), (recipe, ["init_from=one"]), (f"{recipe}:one", ["init_from=one"])):
+        config = load_config(str(name), overrides)
+        assert (config.init_from, config.workdir) == ("one", "runs/one")
+    message = sentence(load_config, f"{recipe}:one", ["init_from=two"])
+    assert "--config.init_from=two name two models to begin with" in message
 
 
 def test_there_are_configs():

@@ -8,6 +8,7 @@ from dinov3seg_jax.cli.parsing import Command, add_folder_argument, add_step_arg
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.config_files import load_config, override_inference
 from dinov3seg_jax.data.datasets import open_dataset
+from dinov3seg_jax.data.held_out import open_evaluation
 from dinov3seg_jax.errors import UserError
 
 DESCRIPTION = "fit a model's confidence to labelled pictures; labels stay as they are"
@@ -40,12 +41,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """
     of_data = [override for override in overrides if override.startswith(OF_DATA)]
     if options.config:
-        source = load_config(options.config, of_data).data.eval
+        dataset = open_evaluation(load_config(options.config, of_data).data)
     elif of_data:
         raise UserError(f"--config.{of_data[0]} is for --config RECIPE; with --data give --split")
     else:
-        source = DatasetConfig(name="folder", split=options.split, root=options.data)
-    dataset = open_dataset(source)
+        dataset = open_dataset(DatasetConfig(name="folder", split=options.split, root=options.data))
 
     from dinov3seg_jax.cache.programs import keep_programs
     from dinov3seg_jax.evaluation.calibrate import fit

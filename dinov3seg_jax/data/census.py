@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from dinov3seg_jax.data.datasets import Dataset
-from dinov3seg_jax.data.masks import Mask, MaskReader
+from dinov3seg_jax.data.masks import IndexReader, Mask, MaskReader
 from dinov3seg_jax.errors import UserError
 
 SAMPLE = 500  # masks
@@ -50,6 +50,7 @@ class Census:
     pixels: dict[int, int]
     example: dict[int, str]  # for each value a mask that holds it
     palette: tuple[int, ...]  # of the first mask that has one
+    most: int  # classes in one mask
 
     @property
     def scope(self) -> str:
@@ -99,19 +100,20 @@ def take_census(source: Masks) -> Census:
     pixels: Counter[int] = Counter()
     example: dict[int, str] = {}
     palette: tuple[int, ...] = ()
-    masks, labelled = 0, False
+    masks, most, labelled = 0, 0, False
     with ThreadPoolExecutor(THREADS) as pool:
         for wave in _waves(len(source)):
             if labelled and (masks >= min(SAMPLE, len(source)) or pixels.total() >= PIXELS):
                 break
-            for counted in pool.map(lambda index: _count(source.mask(index)), wave):
+            for counted in pool.map(lambda index: count_values(source.mask(index)), wave):
                 masks += 1
                 pixels.update(counted.pixels)
                 palette = palette or counted.palette
+                most = max(most, sum(value in source.reader.class_of_id for value in counted.pixels))
                 for value in counted.pixels:
                     example.setdefault(value, counted.name)
             labelled = any(value in source.reader.class_of_id for value in pixels)
-    return Census(masks, len(source), dict(sorted(pixels.items())), example, palette)
+    return Census(masks, len(source), dict(sorted(pixels.items())), example, palette, most)
 
 
 class Counted(NamedTuple):
@@ -122,7 +124,8 @@ class Counted(NamedTuple):
     palette: tuple[int, ...]
 
 
-def _count(mask: Mask) -> Counted:
+def count_values(mask: Mask) -> Counted:
+    """The pixels of each value of a mask."""
     pixels: Counter[int] = Counter()
     values = mask.values.ravel()
     for part in np.array_split(values, values.size // PART + 1):
@@ -180,6 +183,11 @@ def _refuse(census: Census, meaning: Meaning) -> None:
         raise UserError(
             f"mask {census.example[strange[0]]} holds the value {strange[0]}, which is no class: {others}; {mend}."
         )
+    if not labelled and isinstance(meaning.reader, IndexReader):  # whose values nobody has written
+        raise UserError(
+            f"none of the {census.scope}, such as {next(iter(census.example.values()))}, shows a class of "
+            f"{meaning.where}; make one fit the other."
+        )
     if not labelled:
         raise UserError(
             f"none of the {census.scope}, such as {next(iter(census.example.values()))}, labels a single pixel: they "
@@ -202,6 +210,11 @@ def _notes(census: Census, meaning: Meaning) -> Iterator[str]:
             yield "\n".join([f"{said}{apart}", *_table(census, meaning)])
     elif sum(census.pixels[value] for value in ignored) > (1 - RARE) * sum(census.pixels.values()):
         yield f"nearly nothing is labelled in the {census.scope}{apart}"
+    if len(class_of_id) == 1:
+        yield (
+            f"{meaning.where} lists one class and all else is ignored, so that a model learns to see it everywhere; "
+            "give the rest a class too"
+        )
     mend = likely_mend(census, meaning)
     if mend is not None:
         yield f"the {census.scope} hold {census.shares(census.pixels)}: {mend}"
@@ -222,6 +235,8 @@ def likely_mend(census: Census, meaning: Meaning) -> str | None:
     """
     if meaning.listed is None:
         return "take the official files, and prepare the data set anew"
+    if isinstance(meaning.reader, IndexReader):
+        return None
     ids, found = meaning.ids, set(census.pixels)
     strange = any(not meaning.reader.is_declared(value) for value in found)
     least = len(found & set(ids)) + (not strange)

@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 from dinov3seg_jax.config import DatasetConfig, ModelConfig
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS, Benchmark, Split
+from dinov3seg_jax.data.chosen import choose
+from dinov3seg_jax.data.coco_json import CocoImages, find_annotations
+from dinov3seg_jax.data.colour_masks import ColourFolder, find_table, read_table
 from dinov3seg_jax.data.folder import ImageFolder
 from dinov3seg_jax.data.label_maps import original_ids
 from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, PaintedScenes
@@ -45,6 +48,7 @@ class Dataset:
     seen: tuple[bool, ...] | None  # for each class, whether it occurs in training; None: not known
     merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmark_sets.Benchmark`
     listed: Path | None = None  # the user's own file that says what the labels mean, if there is one
+    weights: tuple[float, ...] | None = None  # what each class's part of the loss counts; None: 1
 
     @property
     def names_from(self) -> str:
@@ -62,6 +66,11 @@ def open_dataset(config: DatasetConfig) -> Dataset:
         close = difflib.get_close_matches(config.name, DATASETS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(DATASETS)}."
         raise UserError(f"there is no data set '{config.name}'; {hint}")
+    if config.background and config.name != "coco_json":
+        raise UserError(
+            f"data set '{config.name}' takes no background, which is coco_json's; leave that out, and give those "
+            "pixels a class of their own in the masks."
+        )
     return DATASETS[config.name](config)
 
 
@@ -74,6 +83,18 @@ def class_names(config: DatasetConfig) -> tuple[str, ...]:
     if config.name in BENCHMARKS:
         return BENCHMARKS[config.name].names
     return open_dataset(config).classes
+
+
+def picture_count(config: DatasetConfig) -> int | None:
+    """How many pictures a data set has; of a benchmark's split as published, so that no file is read, if it says it.
+
+    Raises:
+        UserError: as for `open_dataset`.
+    """
+    if config.name not in BENCHMARKS:
+        return len(open_dataset(config).source)
+    split = BENCHMARKS[config.name].splits.get(known_split(config.split))
+    return split.files[0] if split else None
 
 
 def check_classes(names: Sequence[str], where: str, templates: Sequence[str], model: ModelConfig) -> None:
@@ -95,15 +116,15 @@ def check_classes(names: Sequence[str], where: str, templates: Sequence[str], mo
 
 
 def open_painted_scenes(config: DatasetConfig) -> Dataset:
-    """`data/painted.py`. Reads split ("train" or "eval"), size, image_size, view, seed."""
+    """`data/painted.py`. Reads split ("train" or "eval"), size, image_size, view, seed, clutter."""
     if config.split == "train":
-        source = PaintedScenes("train", config.size, config.image_size, config.seed, config.view)
+        source = PaintedScenes("train", config.size, config.image_size, config.seed, config.view, config.clutter)
         return Dataset(source, SEEN_CLASSES, (True,) * len(SEEN_CLASSES))
     if config.split != "eval":
         raise UserError(f"painted_scenes has no split '{config.split}'; use 'train' or 'eval'.")
     if not config.size:
         raise UserError("painted_scenes' split 'eval' would never end; set --config.data.eval.size= to 100, say.")
-    source = PaintedScenes("eval", config.size, config.image_size, config.seed, config.view)
+    source = PaintedScenes("eval", config.size, config.image_size, config.seed, config.view, config.clutter)
     return Dataset(source, CLASS_NAMES, tuple(name not in UNSEEN_CLASSES for name in CLASS_NAMES))
 
 
@@ -142,6 +163,52 @@ def open_coco_panoptic(config: DatasetConfig) -> Dataset:
     return Dataset(source, prompt_names(source.names), seen=None)
 
 
+def open_coco_json(config: DatasetConfig) -> Dataset:
+    """One's own images and COCO's instances, as annotation tools export them. Reads root, split and background.
+
+    The root is the tool's folder, or the JSON file in it; see `coco_json.find_annotations`.
+    """
+    root = _root(config, file=True)
+    annotations = find_annotations(root, config.split)
+    source = CocoImages(root, annotations, config.split, config.background)
+    return Dataset(source, prompt_names(source.names), seen=None, listed=annotations)
+
+
+def open_colour_masks(config: DatasetConfig) -> Dataset:
+    """One's own images, masks in colours, and a table of these. Reads root, split and unlisted.
+
+    The root holds the table (see `colour_masks.find_table`), and `images/<split>` and `masks/<split>`; or
+    `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation/<split>.txt`, as Pascal VOC and CVAT have them.
+    """
+    root = _root(config)
+    table = read_table(find_table(root))
+    if (root / "SegmentationClass").is_dir():
+        whole = ColourFolder(root / "JPEGImages", root / "SegmentationClass", table, config.unlisted, True)
+        source: Source = choose(whole, _in_list(root / "ImageSets" / "Segmentation", config.split, whole))
+    else:
+        images = _split_folder(root / "images", config.split)
+        source = ColourFolder(images, root / "masks" / config.split, table, config.unlisted)
+    return Dataset(source, prompt_names(table.names), seen=None, listed=table.path)
+
+
+def _in_list(lists: Path, split: str, source: ImageFolder) -> list[int]:
+    """The images of a split by its list of names, or by the only list that there is; all where there is none."""
+    known = sorted(lists.glob("*.txt"))
+    path = lists / f"{split}.txt"
+    if not path.is_file():
+        if len(known) > 1 or split != "train":
+            hint = f"there are the splits {', '.join(other.stem for other in known)}" if known else "there is no list"
+            raise UserError(f"{path} does not exist; {hint}.")
+        if not known:
+            return [*range(len(source))]
+        path = known[0]
+    names = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} - {""}
+    found = {source.files(index)[0]: index for index in range(len(source))}
+    if missing := sorted(names - found.keys()):
+        raise UserError(f"{path} lists {missing[0]}, of which there is no mask; export the masks anew.")
+    return sorted(found[name] for name in names)
+
+
 def open_benchmark(config: DatasetConfig) -> Dataset:
     """A row of `BENCHMARKS`. Reads root and split ("train", "eval" or its official name).
 
@@ -166,6 +233,8 @@ def open_benchmark(config: DatasetConfig) -> Dataset:
 DATASETS: dict[str, Callable[[DatasetConfig], Dataset]] = {
     "painted_scenes": open_painted_scenes,
     "folder": open_folder,
+    "coco_json": open_coco_json,
+    "colour_masks": open_colour_masks,
     "coco_panoptic": open_coco_panoptic,
     **dict.fromkeys(BENCHMARKS, open_benchmark),
 }
@@ -228,12 +297,13 @@ def _open_tree(benchmark: Benchmark, split: Split, root: Path) -> ImageFolder:
     )
 
 
-def _root(config: DatasetConfig) -> Path:
+def _root(config: DatasetConfig, file: bool = False) -> Path:
+    """The folder of a data set; or a file, where that may be named instead."""
     option = f"--config.data.{'train' if config.split.startswith('train') else 'eval'}.root="
     if not config.root:
         raise UserError(f"data set '{config.name}' needs a folder; set {option} to it.")
     root = expanded(config.root)
-    if not root.is_dir():
+    if not (root.is_dir() or (file and root.is_file())):
         raise UserError(f"the folder {root} of data set '{config.name}' does not exist; set {option} to the right one.")
     return root
 

@@ -20,6 +20,8 @@ from dinov3seg_jax.errors import UserError, one_line
 ANY_BITS = (8, 16)
 LOSSY = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"})  # as files, and as compressions of a TIFF
 
+UNLABELLED = 0  # the value that `IndexReader` knows as none
+
 _UNKNOWN = -2
 
 
@@ -99,6 +101,14 @@ class MaskReader:
         return np.where(declared, self._table[np.where(declared, values, 0)], _UNKNOWN)
 
 
+class IndexReader(MaskReader):
+    """Of masks that are drawn here: the values are class indices plus one, and `UNLABELLED`."""
+
+    def __init__(self, class_count: int) -> None:
+        """Of so many classes."""
+        super().__init__({index + 1: index for index in range(class_count)}, (UNLABELLED,))
+
+
 def stored_mask(file: Path | io.BytesIO, name: str) -> Mask:
     """A mask of one channel, or with a palette.
 
@@ -108,7 +118,7 @@ def stored_mask(file: Path | io.BytesIO, name: str) -> Mask:
     """
     try:
         with open_picture(file, name) as mask:
-            _refuse_what_changes_values(mask, name)
+            refuse_what_changes_values(mask, name)
             own = orientation(mask)
             values = np.asarray(mask)
             _refuse_channels(mask, name)
@@ -125,7 +135,7 @@ def stored_mask(file: Path | io.BytesIO, name: str) -> Mask:
     return Mask(name, values, 16 if mask.mode.startswith("I") else 8, own, palette)
 
 
-def _refuse_what_changes_values(mask: ImageFile, name: str) -> None:
+def refuse_what_changes_values(mask: ImageFile, name: str) -> None:
     compression = str(mask.info.get("compression", "")).upper().removeprefix("TIFF_")
     if mask.format in LOSSY or compression in LOSSY:
         raise UserError(f"{name} is compressed as {compression or mask.format}, which changes values; save it as PNG.")

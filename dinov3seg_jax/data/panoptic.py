@@ -65,6 +65,11 @@ class PanopticFolder:
         label = beside(image.shape[:2], turned, str(self._images[name]), segments, self._label(segments, index))
         return {"image": image, "label": label, "name": name}
 
+    def files(self, index: int) -> tuple[str, Path, Path]:
+        """The name of an example, and its picture and segments on disk."""
+        name = self._names[index]
+        return name, self._images[name], self._segments[name]
+
     def mask(self, index: int) -> Mask:
         """As `ImageFolder` does; the values are class indices plus one, 0 where there is none, as `reader` knows."""
         name = self._names[index]

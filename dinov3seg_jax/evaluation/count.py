@@ -13,6 +13,7 @@ from dinov3seg_jax.data.datasets import Dataset, Source
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.confusion import ConfusionMatrix, image_miou
+from dinov3seg_jax.evaluation.measures import Measures
 from dinov3seg_jax.evaluation.progress import Identity, Progress, load_progress, progress_file, save_progress
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.result import Segmentation
@@ -51,7 +52,8 @@ def count_pixels(
         error = caught
     hosts.stop_together(error)
     image_scores = hosts.join_shares(progress.image_miou, count)
-    return Progress(hosts.sum_counts(progress.counts), image_scores, progress.seconds)
+    measures = hosts.sum_counts(progress.measures)
+    return Progress(hosts.sum_counts(progress.counts), image_scores, progress.seconds, measures)
 
 
 def segment_examples(
@@ -81,18 +83,33 @@ def _count_share(
     confusion = ConfusionMatrix(len(start.counts))
     confusion.counts += start.counts
     image_scores = start.image_miou.tolist()
+    measures = Measures(confusion.classes, segmenter.confidence_kind)
+    if start.done:
+        measures.restore(start.measures)
     started = saved = time.perf_counter()
 
     def so_far() -> Progress:
+        finish()
         seconds = start.seconds + time.perf_counter() - started
-        return Progress(confusion.counts, np.array(image_scores, np.float64), seconds)
+        return Progress(confusion.counts, np.array(image_scores, np.float64), seconds, measures.arrays())
 
-    with tqdm(total=len(share), initial=start.done, unit="image", dynamic_ncols=True, disable=not is_first()) as bar:
+    def count(batch: list[tuple[int, dict[str, Any], Segmentation]]) -> None:
+        for _, example, result in batch:
+            confusion.add(result.labels, example["label"])
+            image_scores.append(image_miou(result.labels, example["label"], confusion.classes))
+            measures.add(result.labels, result.confidence, example["label"])
+
+    def finish() -> None:
+        while behind:
+            behind.pop().result()
+
+    behind: list[Future[None]] = []  # counting of a batch, while the device is busy with the next one
+    look = {"unit": "image", "dynamic_ncols": True, "disable": not is_first()}
+    with ThreadPoolExecutor(1) as beside, tqdm(total=len(share), initial=start.done, **look) as bar:
         try:
             for batch in segment_examples(segmenter, dataset, names, share[start.done :]):
-                for _, example, result in batch:
-                    confusion.add(result.labels, example["label"])
-                    image_scores.append(image_miou(result.labels, example["label"], confusion.classes))
+                finish()
+                behind.append(beside.submit(count, batch))
                 bar.update(len(batch))
                 if time.perf_counter() - saved >= SAVE_SECONDS:
                     save_progress(path, so_far(), identity)

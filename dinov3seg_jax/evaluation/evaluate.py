@@ -15,12 +15,14 @@ from dinov3seg_jax.config import Config, DatasetConfig, ModelConfig
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.census import check_masks
 from dinov3seg_jax.data.datasets import Dataset, check_classes, class_names, open_dataset
+from dinov3seg_jax.data.held_out import open_evaluation, scored_on
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.benchmark_table import write_table
 from dinov3seg_jax.evaluation.confusion import scores
 from dinov3seg_jax.evaluation.count import count_pixels, segment_examples
 from dinov3seg_jax.evaluation.dinov3_scores import area_scores
+from dinov3seg_jax.evaluation.measures import Measures
 from dinov3seg_jax.evaluation.progress import Progress, identify, remove_progress
 from dinov3seg_jax.evaluation.report import picture_row, write_report
 from dinov3seg_jax.inference.base import BaseSegmenter
@@ -58,7 +60,7 @@ def evaluate(
     processes share the images out; the first process writes.
 
     Args:
-        config: says what to score on and how; the model is the checkpoint's.
+        config: says what to score on (`data.held_out`) and how; the model is the checkpoint's.
         checkpoint: the folder of a run; of converted dinov3.txt weights, which are scored as with `zero_shot`; or of a
             converted linear head, whose converted backbone is `config.init_from` and whose model is `config.model`.
         zero_shot: score dinov3.txt alone, untrained, by the recipe of `config.zero_shot`.
@@ -74,11 +76,11 @@ def evaluate(
     """
     checkpoint = _at(checkpoint, step)
     config = with_own_recipe(config, checkpoint, zero_shot, typed)
-    dataset = open_dataset(config.data.eval)
+    dataset = open_evaluation(config.data)
     _check(config, checkpoint, zero_shot, [dataset])
     model = open_to_score(config, checkpoint, zero_shot)
     folder = report_folder(checkpoint, zero_shot)
-    summary = _score(model, config.data.eval, dataset, folder)
+    summary = _score(model, scored_on(config.data), dataset, folder)
     _remove(folder)
     return summary
 
@@ -216,7 +218,9 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
         model.segmenter, dataset, names, len(classes), folder, identify(*_decisive(model), of_data, dataset)
     )
     present, areas = scores(progress.counts, seen), area_scores(progress.counts)
-    summary = areas if model.linear else present
+    measures = Measures(len(classes), model.segmenter.confidence_kind)
+    measures.restore(progress.measures)
+    summary = (areas if model.linear else present) | measures.scores()
     seconds = {}
     if opened.way == "run" and opened.folder.kind == "run":  # of all processes: orbax wants them to read together
         seconds = {"train_seconds": opened.folder.progress()["train_seconds"]}

@@ -27,6 +27,7 @@ class Progress(NamedTuple):
     counts: Int[np.ndarray, "c c+1"]  # `ConfusionMatrix.counts`
     image_miou: Float[np.ndarray, " done"]  # of each image, in the order of this process's share; see `image_miou`
     seconds: float
+    measures: Int[np.ndarray, " n"]  # `Measures.arrays`; none before the first picture
 
     @property
     def done(self) -> int:
@@ -58,13 +59,13 @@ def save_progress(path: Path, progress: Progress, identity: Identity) -> None:
 
 def load_progress(path: Path, identity: Identity, classes: int) -> Progress:
     """Go on from a file, or begin; says so, and begins as well where the file is of something else."""
-    nothing = Progress(np.zeros((classes, classes + 1), np.int64), np.zeros(0), 0.0)
+    nothing = Progress(np.zeros((classes, classes + 1), np.int64), np.zeros(0), 0.0, np.zeros(0, np.int64))
     if not path.is_file():
         return nothing
     try:
         with np.load(path) as arrays:
             other = json.loads(str(arrays["identity"]))
-            saved = Progress(arrays["counts"], arrays["image_miou"], float(arrays["seconds"]))
+            saved = Progress(arrays["counts"], arrays["image_miou"], float(arrays["seconds"]), arrays["measures"])
     except Exception as error:  # zip, npy and JSON have a dozen kinds of errors between them
         print(f"{path} cannot be read ({one_line(error)}); starting over", flush=True)
         return nothing

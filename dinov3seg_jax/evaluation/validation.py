@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from dinov3seg_jax.config import Config, InferenceConfig
 from dinov3seg_jax.data.census import check_masks
-from dinov3seg_jax.data.datasets import check_classes, open_dataset
+from dinov3seg_jax.data.datasets import check_classes
+from dinov3seg_jax.data.held_out import open_evaluation, scored_on
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.confusion import ConfusionMatrix, scores
@@ -60,7 +61,7 @@ class ScoresOfWeights:
         Raises:
             UserError: the data, their names, or how pictures are to be seen.
         """
-        dataset = open_dataset(config.data.eval)
+        dataset = open_evaluation(config.data)
         if not config.model.linear.classes:
             check_classes(dataset.classes, dataset.names_from, config.inference.templates, config.model)
         check_once(functools.partial(check_masks, dataset))
@@ -74,7 +75,8 @@ class ScoresOfWeights:
         count = len(dataset.source)
         self._images = spread(count, config.train.eval_images or count)
         self._shown = [self._images[place] for place in spread(len(self._images), config.train.eval_pictures)]
-        described = [config.data.eval, dataset.classes, self._images, config.inference, RESULTS_VERSION]
+        held_out = [scored_on(config.data), config.data.validation, config.data.validation_seed]
+        described = [*held_out, dataset.classes, self._images, config.inference, RESULTS_VERSION]
         encoded = json.dumps(described, default=dataclasses.asdict)
         self.asked = hashlib.sha256(encoded.encode()).hexdigest()[:16]
 

@@ -1,6 +1,7 @@
 """Early refinement (§2): window cross-attention whose values are the unprojected patch features, after AnyUp."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dinov3seg_jax.config import EarlyRefinementConfig
+from dinov3seg_jax.models.blocks import recomputed
 from dinov3seg_jax.models.functions import l2_normalize
 from dinov3seg_jax.models.layers import Conv, GroupNorm, Linear, constant, normal
 from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.rope import rotate_half
+
+Pool = Callable[
+    [Array], Array
+]  # [b, h, w, c] to a coarser grid: means of cells, so linear and the same for each channel
 
 CHANNEL_CHUNK = 32  # feature channels filtered at once: bounds memory at 1024 channels
 
@@ -83,9 +89,14 @@ class ResBlock(nnx.Module):
         if self.widens:
             self.shortcut = Linear(inputs, dim, bias=False, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        added = self.conv2(jax.nn.silu(self.norm2(self.conv1(jax.nn.silu(self.norm1(x))))))
-        return added + (self.shortcut(x) if self.widens else x)
+    def __call__(self, x: Float[Array, "b h w c"], pool: Pool = lambda x: x) -> Float[Array, "b h2 w2 d"]:
+        """`pool` of the block's output, to rounding: pooling commutes with the last dense layers, which then cost less.
+
+        It commutes because they are linear and work on each cell by itself.
+        """
+        hidden = jax.nn.silu(self.norm2(self.conv1(jax.nn.silu(self.norm1(x)))))
+        x, hidden = pool(x), pool(hidden)
+        return self.conv2(hidden) + (self.shortcut(x) if self.widens else x)
 
 
 class Encoder(nnx.Module):
@@ -97,10 +108,11 @@ class Encoder(nnx.Module):
         self.block1 = ResBlock(dim, dim, dtype=dtype, rngs=rngs)
         self.block2 = ResBlock(dim, dim, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+    def __call__(self, x: Float[Array, "b h w c"], pool: Pool = lambda x: x) -> Float[Array, "b h2 w2 d"]:
+        """The encoded map, pooled."""
         p = self.pad
         x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect") if p else x
-        return self.block2(self.block1(self.conv(x)))
+        return self.block2(self.block1(self.conv(x)), pool)
 
 
 class FeatureUnification(nnx.Module):
@@ -229,9 +241,9 @@ class EarlyRefinement(nnx.Module):
     ) -> Float[Array, "b q k"]:
         """The attention averaged over heads, float32; every row sums to 1."""
         h, w = features.shape[1:3]
-        encoded = self._add_positions(self.image_encoder(self._reduce(images)))
-        queries = self.query_conv(adaptive_average_pool(self.query_encoder(encoded), *output_grid))
-        from_image = adaptive_average_pool(self.key_encoder(encoded), h, w)
+        encoded = self._recomputed(lambda x: self._add_positions(self.image_encoder(self._reduce(x))))(images)
+        queries = self.query_conv(self._pooled(self.query_encoder, output_grid)(encoded))
+        from_image = self._pooled(self.key_encoder, (h, w))(encoded)
         from_features = self.unify_block2(self.unify_block1(self.unify(l2_normalize(features))))
         keys = self.aggregation(jnp.concatenate([from_image, from_features], axis=-1))
         query = self._heads(self.query(self.query_norm(queries)))
@@ -240,6 +252,12 @@ class EarlyRefinement(nnx.Module):
         logits = logits / np.sqrt(query.shape[-1]) - self.locality[...] * squared_distances(output_grid, (h, w))
         mask = window_mask(output_grid, (h, w), self.config.window_ratio)
         return jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), axis=-1).mean(axis=1)
+
+    def _recomputed(self, encode: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        return recomputed(encode, self.config.remat)
+
+    def _pooled(self, encoder: Encoder, grid: tuple[int, int]) -> Callable[[Array], Array]:
+        return self._recomputed(lambda x: encoder(x, lambda full: adaptive_average_pool(full, *grid)))
 
     def _reduce(self, images: Array) -> Array:
         stride = self.config.image_stride

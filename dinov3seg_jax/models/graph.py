@@ -13,6 +13,7 @@ from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.cafedino import CafeDino
 from dinov3seg_jax.models.dinov3seg import SegmentationModel
 from dinov3seg_jax.models.linear_head import LinearProbe
+from dinov3seg_jax.models.low_rank import merge
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.models.quantized import join_scales
 
@@ -76,8 +77,8 @@ def initialize(config: ModelConfig, key: Array) -> Parameters:
 
 
 def bind(graph: nnx.GraphDef, parameters: Parameters) -> Any:
-    """Put parameters back into the model; they may be narrowed (see `inference.device.precision`)."""
-    flat: Any = {_path(name): value for name, value in join_scales(parameters).items()}
+    """Put parameters back into the model; they may be narrowed (`inference.device.precision`) or have `low_rank`s."""
+    flat: Any = {_path(name): value for name, value in join_scales(merge(parameters)).items()}
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 

@@ -11,7 +11,16 @@ DATA = "data"  # the axis of a mesh over which examples are shared out
 
 def divides(batch: int) -> bool:
     """Whether the mesh in view, if there is one, shares so many examples out evenly."""
-    return batch % jax.sharding.get_abstract_mesh().shape.get(DATA, 1) == 0
+    return batch % _shares() == 0
+
+
+def on_one_device(batch: int) -> int:
+    """How many of so many examples a device holds, at most."""
+    return -(-batch // _shares())
+
+
+def _shares() -> int:
+    return jax.sharding.get_abstract_mesh().shape.get(DATA, 1)
 
 
 def on_each_device(call: Callable[..., Array], inputs: tuple[P, ...]) -> Callable[..., Array]:

@@ -1,4 +1,7 @@
-"""The folder of a run: `config.json`, and `checkpoints/<step>`, of which the newest step that is whole counts."""
+"""The folder of a run: `config.json`, and `checkpoints/<step>`, of which the newest step that is whole counts.
+
+What its steps share is in `frozen/` (`frozen.py`).
+"""
 
 import dataclasses
 import functools
@@ -7,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +20,9 @@ from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.processes import check_once, is_first
-from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage
+from dinov3seg_jax.store.checksums import CHECKSUMS_FILE
 from dinov3seg_jax.store.evaluations import best_of, read_evaluations
+from dinov3seg_jax.store.frozen import packs_of, wrong_with
 
 if TYPE_CHECKING:
     import jax
@@ -94,6 +98,8 @@ class RunFolder:
     def fingerprint(self) -> str:
         """Tells these weights from others: a digest of the newest step's own checksums; nothing else is read.
 
+        They are those of its reference too, which names what is frozen by its content.
+
         A folder without a step has a digest too, and whoever reads its arrays says what is wrong.
         """
         step = "" if self.number is None else str(self.number)
@@ -101,14 +107,17 @@ class RunFolder:
 
     def files(self) -> list[Path]:
         """All files that the weights depend on."""
-        steps = self.path / STEPS_FOLDER
-        where = steps if self.step == NEWEST else steps / str(self.number)
-        return [self.path / CONFIG_FILE, *sorted(path for path in where.rglob("*") if path.is_file())]
+        steps, absolute = self.path / STEPS_FOLDER, self.path.resolve() / STEPS_FOLDER
+        numbers = finished_steps(steps) if self.step == NEWEST else [self.number]
+        where = [steps] if self.step == NEWEST else [steps / str(self.number)]
+        where += sorted({pack for number in numbers for pack in _readable_packs(absolute / str(number))})
+        held = [path for folder in where for path in sorted(folder.rglob("*")) if path.is_file()]
+        return [self.path / CONFIG_FILE, *held]
 
     def arrays(
         self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
     ) -> "Parameters":
-        """Parameters of the step.
+        """Parameters of the step, the updates of "lora" added to their matrices.
 
         Args:
             beginnings: of the names of those that are wanted, such as "text/"; default all.
@@ -117,14 +126,17 @@ class RunFolder:
         Raises:
             UserError: there is no whole step, or one that does not fit the config.
         """
+        from dinov3seg_jax.models.low_rank import describe_updates, merge
         from dinov3seg_jax.store.arrays import read_on_first_device, read_sharded
 
         described = _describe(self.config.model)
+        if self.config.train.finetune == "lora":
+            described |= describe_updates(described, self.config.train.lora_rank)
         step = self.whole_step()
         if shardings is None:
             wanted = {name: leaf for name, leaf in described.items() if name.startswith(beginnings)}
-            return read_on_first_device(step, wanted)
-        held = read_sharded(step, described, shardings)
+            return merge(read_on_first_device(step, wanted))
+        held = merge(read_sharded(step, described, _with_updates(shardings, described)))
         return {name: value for name, value in held.items() if name.startswith(beginnings)}
 
     def progress(self) -> dict[str, Any]:
@@ -145,9 +157,20 @@ class RunFolder:
         """
         if self.step == NEWEST:
             return newest_step(self.path)
-        folder = (self.path / STEPS_FOLDER / str(self.number)).resolve()  # TensorStore refuses ".."
+        folder = self.path.resolve() / STEPS_FOLDER / str(self.number)  # TensorStore refuses ".."
         check_once(functools.partial(_refuse_damaged, folder))
         return folder
+
+
+def _with_updates(
+    shardings: "Mapping[str, jax.sharding.Sharding]", described: "AbstractParameters"
+) -> "Mapping[str, jax.sharding.Sharding]":
+    """The same, and every device has all of what it does not name: low-rank updates."""
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    any_one = next(iter(shardings.values()))
+    everywhere = NamedSharding(any_one.mesh, PartitionSpec()) if isinstance(any_one, NamedSharding) else any_one
+    return {name: everywhere for name in described} | dict(shardings)
 
 
 def is_run(folder: Path) -> bool:
@@ -204,7 +227,7 @@ def newest_step(workdir: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    folder = (workdir / STEPS_FOLDER).resolve()  # TensorStore refuses ".."
+    folder = workdir.resolve() / STEPS_FOLDER  # TensorStore refuses ".."
     step = newest_whole(folder)
     if step is None:
         raise UserError(f"'{workdir}' holds no complete checkpoint; let training reach train.checkpoint_every steps.")
@@ -240,27 +263,38 @@ def newest_whole(folder: Path, put_aside: bool = False) -> int | None:
 
 def _choose(folder: Path, put_aside: bool) -> int | None:
     reasons: dict[int, str] = {}
+    packs: dict[Path, str | None] = {}
+    back: Path | None = None  # a pack for which steps that are whole themselves were passed over
     for step in reversed(finished_steps(folder)):
-        reason = damage(folder / str(step))
-        if reason is None:
+        wrong = wrong_with(folder / str(step), packs)
+        if wrong is None:
             _warn(folder, reasons, step, put_aside)
             return step
-        reasons[step] = reason
+        reasons[step] = wrong.reason
+        back = wrong.pack or back
     if not reasons:
         return None
     listed = ", ".join(f"step {step}: {reason}" for step, reason in reasons.items())
-    raise UserError(
-        f"no checkpoint in '{folder}' is whole ({listed}); put one back from a copy, or delete it all to begin again."
-    )
+    mend = f"put '{back}' back from a copy of the run" if back else "put one back from a copy"
+    raise UserError(f"no checkpoint in '{folder}' is whole ({listed}); {mend}, or delete it all to begin again.")
+
+
+def _readable_packs(step: Path) -> Iterable[Path]:
+    try:
+        return packs_of(step)
+    except (OSError, ValueError):  # whoever reads the step says so
+        return ()
 
 
 def _refuse_damaged(step: Path) -> None:
-    reason = damage(step)
-    if reason is not None:
-        others = ", ".join(str(other) for other in finished_steps(step.parent) if str(other) != step.name)
-        raise UserError(
-            f"checkpoint '{step}' is damaged: {reason}; name another step{': ' + others if others else ''}."
-        )
+    wrong = wrong_with(step, {})
+    if wrong is None:
+        return
+    others = ", ".join(str(other) for other in finished_steps(step.parent) if str(other) != step.name)
+    mend = f"put '{wrong.pack}' back from a copy of the run"
+    if wrong.pack is None:
+        mend = f"name another step{': ' + others if others else ''}"
+    raise UserError(f"checkpoint '{step}' is damaged: {wrong.reason}; {mend}.")
 
 
 def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> None:

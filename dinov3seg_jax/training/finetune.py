@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from dinov3seg_jax.config import ModelConfig, TrainConfig
 from dinov3seg_jax.models.graph import FrozenBlocks
-from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.models.low_rank import UPDATED, describe_updates
+from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 
 TOWERS = r"(vision|text)/"
 NEVER = r".*/(periods|mask_token)"
@@ -15,7 +16,8 @@ BLOCKS = r"(vision(/backbone)?|text)/blocks/"
 # What trains of the two towers, by full match on the parameter's name.
 TOWER_RULES = {
     "none": r"(?!)",
-    "attention": r"(vision(/backbone|/head)?|text)/blocks/attention/(query|value)/kernel",
+    "attention": UPDATED,
+    "lora": rf"{TOWERS}.*/low_rank/(down|up)",
     "last_blocks": rf"{BLOCKS}.*|(vision/backbone|vision|text)/(norm|projection)/.*|vision/head/.*|text/logit_scale",
     # Not the table of tokens: most of its rows are met in no training name, and weight decay would wear them away.
     "full": rf"{TOWERS}(?!token_embedding).*",
@@ -41,6 +43,11 @@ def is_trainable(name: str, train: TrainConfig) -> bool:
     if train.objective == "alignment":
         return False
     return train.train_spe if name.startswith("sam/") else True
+
+
+def updates_of(described: AbstractParameters, train: TrainConfig) -> AbstractParameters:
+    """What training adds to the parameters of a model: the low-rank updates of "lora"."""
+    return describe_updates(described, train.lora_rank) if train.finetune == "lora" else {}
 
 
 def partition(parameters: Parameters, model: ModelConfig, train: TrainConfig) -> tuple[Parameters, Parameters]:

@@ -32,6 +32,7 @@ def as_counted(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         model,
         remat=False,
+        early=dataclasses.replace(model.early, remat=False),
         late=dataclasses.replace(model.late, remat=False, kernel="xla"),
         decoder=dataclasses.replace(model.decoder, remat=False),
         attention="auto",

@@ -13,7 +13,7 @@ from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import bind, build
 from dinov3seg_jax.models.parameters import Parameters
-from dinov3seg_jax.training.finetune import frozen_blocks, join, partition
+from dinov3seg_jax.training.finetune import frozen_blocks, join, partition, updates_of
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.sharding import batch_sharding, like_parameters, on_mesh, parameter_shardings, replicated
@@ -65,6 +65,7 @@ def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
     """
     refuse_misfits(config)
     graph, described = build(while_training(config.model), frozen_blocks(config.model, config.train))
+    described |= updates_of(described, config.train)
     trainable, frozen = jax.eval_shape(lambda p: partition(p, config.model, config.train), described)
     optimizer = make_optimizer(config.train)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(optimizer.init, trainable))
@@ -122,11 +123,32 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"model.vision.taps is {taps}; name two blocks below model.vision.depth {model.vision.depth}, or none."
         )
-    patch = model.vision.patch_size
-    if config.data.crop_size % patch:
+    if linear.classes and config.train.class_weights != "none":
         raise UserError(
-            f"data.crop_size {config.data.crop_size} is no multiple of the {patch} pixels of model.vision.patch_size; "
-            f"set it to {max(patch, config.data.crop_size // patch * patch)}."
+            f"train.class_weights={config.train.class_weights} weighs names, which the linear head has none of; set it "
+            "to none, or use data.balance."
+        )
+    if config.train.finetune == "lora" and config.train.lora_rank > min(model.vision.dim, model.text.dim):
+        raise UserError(
+            f"train.lora_rank {config.train.lora_rank} is more than the towers are wide; set it to 4 to 64, or train "
+            "the matrices themselves with train.finetune=attention."
+        )
+    patch, viewed = model.vision.patch_size, config.train.view_size
+    side, option = (viewed, "train.view_size") if viewed else (config.data.crop_size, "data.crop_size")
+    if side % patch:
+        raise UserError(
+            f"{option} {side} is no multiple of the {patch} pixels of model.vision.patch_size; "
+            f"set it to {max(patch, side // patch * patch)}."
+        )
+    if config.train.negatives == "unbiased" and config.train.hardest_classes:
+        raise UserError(
+            "train.negatives 'unbiased' needs classes drawn evenly, and train.hardest_classes chooses them; set "
+            "--config.train.hardest_classes=0 or --config.train.negatives=as_drawn."
+        )
+    if model.float32_residual == "all" and model.late.kernel == "fused":
+        raise UserError(
+            "model.late.kernel 'fused' adds up in model.dtype, and model.float32_residual is 'all'; set "
+            "--config.model.late.kernel=xla or --config.model.float32_residual=encoders."
         )
     if linear.classes and list(linear.layers) != sorted({*linear.layers} & {*range(model.vision.depth)}):
         raise UserError(
@@ -184,4 +206,5 @@ def _shapes(batch: Batch) -> str:
     return ", ".join(
         f"{name} {jnp.dtype(array.dtype).name}[{','.join(map(str, array.shape))}]"
         for name, array in zip(Batch._fields, batch, strict=True)
+        if array is not None
     )

@@ -10,11 +10,14 @@ from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.models.graph import build, initialize
+from dinov3seg_jax.models.low_rank import draw_updates
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.processes import say
 from dinov3seg_jax.store.converted import parts, refuse_other_model
 from dinov3seg_jax.store.folder import open_folder
 from dinov3seg_jax.store.run import TOKENIZER_FILE, RunFolder, digest_of
+from dinov3seg_jax.store.starting import folders_in
+from dinov3seg_jax.training.finetune import updates_of
 
 ENCODERS = ("vision", "text", "sam")  # sections of ModelConfig and first words of parameter names
 
@@ -32,7 +35,7 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
     """
     _, described = build(config.model)
     found: Parameters = {}
-    for name in _folders(config.init_from):
+    for name in folders_in(config.init_from):
         folder = open_folder(name)
         if folder.kind == "converted":
             refuse_other_model(name, folder.manifest, config.model, described)
@@ -47,7 +50,12 @@ def first_parameters(config: Config, shardings: Mapping[str, jax.sharding.Shardi
     if missing:
         say(f"drawn at random: {', '.join(parts(missing))}")
     drawn = initialize(_without_towers(config.model, missing), jax.random.key(config.seed)) if missing else {}
-    return {name: found[name] if name in found else drawn[name] for name in described}
+    updates = updates_of(described, config.train)
+    if updates:
+        numbers = sum(leaf.size for leaf in updates.values())
+        say(f"added: low-rank updates of {len(updates) // 2} stacks of matrices, {numbers:,} numbers")
+    first = {name: found[name] if name in found else drawn[name] for name in described}
+    return first | draw_updates(updates, jax.random.key(config.seed))
 
 
 def with_tokenizer(config: Config) -> Config:
@@ -63,7 +71,7 @@ def with_tokenizer(config: Config) -> Config:
         raise UserError(f"'{given}' is not the tokenizer that the run in '{config.workdir}' began with; leave it out.")
     if given:
         return config
-    places = [open_folder(name).config.model.tokenizer for name in _folders(config.init_from)]
+    places = [open_folder(name).config.model.tokenizer for name in folders_in(config.init_from)]
     found = next(filter(None, [str(own) if own.is_file() else "", *places]), "")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, tokenizer=found))
 
@@ -90,15 +98,6 @@ def _from_run(folder: RunFolder, model: ModelConfig, shardings: Mapping[str, jax
     if dataclasses.replace(theirs, tokenizer=model.tokenizer) == model:
         return held
     return {name: held[name] for name in held if name in shardings and name.split("/")[0] in equal}
-
-
-def _folders(init_from: str) -> list[str]:
-    if not init_from or expanded(init_from).is_dir():
-        return [init_from] if init_from else []
-    folders = [folder.strip() for folder in init_from.split(",") if folder.strip()]
-    if not folders:
-        raise UserError(f"init_from '{init_from}' names no folder; name one, or leave it out for random weights.")
-    return folders
 
 
 def _without_towers(model: ModelConfig, missing: Iterable[str]) -> ModelConfig:

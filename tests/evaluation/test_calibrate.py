@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.evaluation.calibrate import BINS_OF_ERROR, Counts, fit
+from dinov3seg_jax.evaluation.calibrate import fit
+from dinov3seg_jax.evaluation.calibration_counts import BINS_OF_ERROR, Counts
 from tests.evaluation.stub import CLASSES, Reading, dataset
 
 

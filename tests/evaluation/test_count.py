@@ -166,12 +166,13 @@ def test_what_an_evaluation_is_identified_by(tmp_path):
 def test_processes_share_all_images_out(tmp_path, monkeypatch, processes):
     """Their exchange is played: what each gives is kept, and in a second round handed to every one."""
     data = dataset(7)
+    alone = run(data, tmp_path / "alone")
     given = []
     monkeypatch.setattr(hosts.jax, "process_count", lambda: processes)
     for turn in ("give", "take"):
         for process in range(processes):
             monkeypatch.setattr(hosts.jax, "process_index", lambda process=process: process)
-            calls = iter(range(3))
+            calls = iter(range(4))
 
             def exchange(halves, calls=calls, process=process, turn=turn):
                 call = next(calls)
@@ -186,6 +187,7 @@ def test_processes_share_all_images_out(tmp_path, monkeypatch, processes):
             if turn == "take":
                 counts, image_scores = one_by_one(data)
                 np.testing.assert_array_equal(found.counts, counts)
+                np.testing.assert_array_equal(found.measures, alone.measures)
                 np.testing.assert_allclose(found.image_miou, image_scores, rtol=1e-12)
     assert len(list((tmp_path / "take").glob("partial.*.npz"))) == processes
 
@@ -403,7 +405,7 @@ def load_done(folder):
 
 
 def test_progress_survives_disk(tmp_path):
-    saved = Progress(np.arange(6).reshape(2, 3), np.array([1.5, np.nan]), 2.5)
+    saved = Progress(np.arange(6).reshape(2, 3), np.array([1.5, np.nan]), 2.5, np.arange(4))
     progress.save_progress(progress_file(tmp_path), saved, IDENTITY)
     loaded = load_progress(progress_file(tmp_path), IDENTITY, 2)
     for ours, theirs in zip(saved, loaded, strict=True):

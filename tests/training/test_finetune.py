@@ -10,7 +10,7 @@ import pytest
 
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.models.graph import build
-from dinov3seg_jax.training.finetune import frozen_blocks, is_trainable, join, partition
+from dinov3seg_jax.training.finetune import frozen_blocks, is_trainable, join, partition, updates_of
 from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import make_mesh
 from tests.models.tiny import changed
@@ -53,6 +53,9 @@ TRAINED = {
 }
 
 
+UPDATES = {pattern.replace("/kernel", "/low_rank/*"): 2 for pattern in TRAINED["attention"]}
+
+
 @pytest.fixture(scope="module")
 def parameters():
     """Every parameter of a model with a SAM encoder, random."""
@@ -82,6 +85,21 @@ def test_the_rest_trains_always_but_sam_only_on_request(parameters, finetune, tr
     assert len(sam) > 20
     trained = {name for name in rest if is_trainable(name, train)}
     assert trained == (rest if train_spe else rest - sam)
+
+
+def test_of_lora_the_updates_train_and_the_matrices_are_frozen(parameters):
+    train = TrainConfig(finetune="lora", lora_rank=2)
+    _, described = build(MODEL)
+    updates = updates_of(described, train)
+    assert not updates_of(described, TrainConfig(finetune="attention", lora_rank=2))
+    every = parameters | {name: jnp.ones(leaf.shape) for name, leaf in updates.items()}
+    trainable, frozen = partition(every, MODEL, train)
+    assert {pattern: len(fnmatch.filter(trainable, pattern)) for pattern in UPDATES} == UPDATES
+    assert of_towers(trainable) == set(updates)
+    assert of_towers(frozen) == of_towers(parameters)
+    assert frozen_blocks(MODEL, train) == (0, 0, MODEL.sam.depth)
+    joined = join(trainable, frozen)
+    assert joined.keys() == every.keys()
 
 
 def test_the_alignment_trains_nothing_but_the_towers(parameters):

@@ -118,6 +118,7 @@ def test_a_model_counts_as_one_that_recomputes_nothing():
         MODEL,
         remat=True,
         attention="cudnn",
+        early=dataclasses.replace(MODEL.early, remat=True),
         late=dataclasses.replace(MODEL.late, remat=True),
         decoder=dataclasses.replace(MODEL.decoder, remat=True),
     )

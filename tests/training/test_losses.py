@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dinov3seg_jax.training import losses
 from dinov3seg_jax.training.losses import (
     alignment_loss,
     masked_mean,
@@ -51,6 +52,34 @@ def test_a_classs_part_counts_as_much_as_its_weight():
     of_class = [binary_cross_entropy(LOGITS[:, t : t + 1], np.where(t == LABEL, 0, -2)) for t in range(3)]
     expected = (np.stack(of_class, 1) * weights[:, :, None, None]).mean(axis=1)[LABEL >= 0].mean()
     np.testing.assert_allclose(sigmoid_cross_entropy(LOGITS, LABEL, weights), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("classes", "weights", "negative"), [(1, None, True), (2, np.array([[1, 0, 3], [0.5, 2, 0]], np.float32), False)]
+)
+def test_classes_in_parts_are_the_same_loss(monkeypatch, classes, weights, negative):
+    """Three classes by one, and by two, where the last part is filled up."""
+    small, label = LOGITS[:, :, :2, :2], LABEL
+
+    def both():
+        return jax.value_and_grad(sigmoid_cross_entropy)(small, label, weights, ignored_as_negative=negative)
+
+    expected, gradient = both()
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", classes * label.size)
+    found, by_parts = both()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(by_parts, gradient, rtol=0, atol=1e-6 * float(jnp.abs(gradient).max()))
+
+
+def test_many_logits_are_never_there_at_once_at_the_labels_size():
+    b, t, side = 1, 171, 384
+    arrays = (
+        jax.ShapeDtypeStruct((b, t, side // 4, side // 4), jnp.float32),
+        jax.ShapeDtypeStruct((b, side, side), jnp.int32),
+    )
+    traced = str(jax.make_jaxpr(jax.grad(sigmoid_cross_entropy))(*arrays))
+    assert f"f32[{b},{t},{side},{side}]" not in traced
+    assert f"f32[{b},86,{side},{side}]" in traced
 
 
 def test_logits_are_brought_to_the_labels_size_bilinearly():
