@@ -19,4 +19,7 @@ def get_config() -> ConfigDict:
     config.model.remat = True
     config.data.train.name = "coco_stuff_171"
     config.data.eval.name = "coco_stuff_171"
+
+    config.train.eval_every = 5_000  # as CAT-Seg, which scores all pictures each time
+    config.train.eval_images = 500
     return config
