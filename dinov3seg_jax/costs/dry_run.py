@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
-from dinov3seg_jax.data.datasets import check_classes, class_names
+from dinov3seg_jax.data.datasets import check_classes, class_names, picture_count
 from dinov3seg_jax.text.prompts import training_prompts
+from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.flops import count_flops
 from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import make_mesh
@@ -70,6 +71,7 @@ def dry_run(config: Config, topology: str = "") -> None:
     print(
         f"  matrix products and convolutions   {flops / 1e12:10.3f} TFLOP a step, {flops / devices / 1e12:.3f} a device"
     )
+    print(f"  the run                            {extent(config.train, picture_count(config.data.train))}")
     rows = {
         "trainable parameters": (state.trainable, at.state.trainable),
         "gradients": (state.trainable, at.state.trainable),

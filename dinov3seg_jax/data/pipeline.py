@@ -28,13 +28,14 @@ class Augment:
 
     data: DataConfig
     class_count: int
+    weights: tuple[float, ...] | None = None  # of the classes
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Augment one example.
 
         Returns:
             "image": uint8 [S, S, 3]; "label": int32 [S, S], positions in "class_ids", -1 where ignored; "class_ids":
-            int32 [K].
+            int32 [K]; and where the data set weighs its classes "weights", float32 [K].
         """
         data, (image, label) = self.data, (example["image"], example["label"])
         low, high = data.short_side
@@ -46,7 +47,10 @@ class Augment:
             image, label = transforms.random_flip(image, label, rng)
         image, label = transforms.pad(image, label, data.crop_size)
         class_ids, label = transforms.sample_classes(label, data.classes_per_image, self.class_count, rng)
-        return {"image": image, "label": label, "class_ids": class_ids}
+        chosen: dict[str, np.ndarray] = {"image": image, "label": label, "class_ids": class_ids}
+        if self.weights is not None:
+            chosen["weights"] = np.array(self.weights, np.float32)[class_ids]
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def examples(dataset: Dataset, data: DataConfig, seed: int) -> grain.MapDataset:
         .seed(seed)
         .shuffle()
         .repeat(STREAM_LENGTH // len(dataset.source))
-        .random_map(Augment(data, len(dataset.classes)))
+        .random_map(Augment(data, len(dataset.classes), dataset.weights))
     )
 
 
@@ -138,7 +142,8 @@ def train_iterator(
 
     Returns:
         An iterator of dicts: "image", uint8 [B, S, S, 3], RGB; "label", int32 [B, S, S], positions in the example's row
-        of "class_ids", -1 where ignored; "class_ids", int32 [B, K], indices into `dataset.classes`.
+        of "class_ids", -1 where ignored; "class_ids", int32 [B, K], indices into `dataset.classes`; and "weights",
+        float32 [B, K], where the data set has some.
 
     Raises:
         UserError: as for `examples`. Files that cannot be read raise it from `next`.

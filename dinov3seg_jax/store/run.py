@@ -62,19 +62,19 @@ class RunFolder:
         steps = finished_steps(self.path / STEPS_FOLDER)
         if self.step == NEWEST:
             return max(steps, default=None)
-        there_are = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
+        read_config(self.path)  # which says what is wrong with the folder, if something is
+        one = f"name newest or one of {', '.join(map(str, steps))}" if steps else "no step is finished yet"
         if self.step == BEST:
             best = best_of(read_evaluations(self.path, until=max(steps, default=0)))
             if best is None:
                 raise UserError(
-                    f"'{self.path}' has no best step, as nothing was scored while it trained (train.eval_every); name "
-                    f"another step: {there_are}."
+                    f"'{self.path}' has no best step, as nothing was scored while it trained (train.eval_every); {one}."
                 )
             if best.step not in steps:
-                raise UserError(f"the best step of '{self.path}' is {best.step}, which is gone; {there_are}.")
+                raise UserError(f"the best step of '{self.path}' is {best.step}, which is gone; {one}.")
             return best.step
         if not self.step.isdecimal() or int(self.step) not in steps:
-            raise UserError(f"'{self.path}' has no step '{self.step}'; {there_are}, and newest and best.")
+            raise UserError(f"'{self.path}' has no step '{self.step}'; {one}{', or best' * bool(steps)}.")
         return int(self.step)
 
     @property
@@ -293,7 +293,7 @@ def _refuse_damaged(step: Path) -> None:
     others = ", ".join(str(other) for other in finished_steps(step.parent) if str(other) != step.name)
     mend = f"put '{wrong.pack}' back from a copy of the run"
     if wrong.pack is None:
-        mend = f"name another step: {others or 'there is none'}"
+        mend = f"name another step{': ' + others if others else ''}"
     raise UserError(f"checkpoint '{step}' is damaged: {wrong.reason}; {mend}.")
 
 

@@ -16,11 +16,13 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.data.balance import for_rare_classes
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.pipeline import Batches, StreamKind, refuse_other_stream, train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.models.low_rank import merge
 from dinov3seg_jax.processes import is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import training_prompts
@@ -30,6 +32,7 @@ from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
 from dinov3seg_jax.training.clock import Clock
 from dinov3seg_jax.training.data_check import DataCheck
+from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
@@ -72,6 +75,7 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
         if make_validator is None:
             raise ValueError("train.eval_every needs a validator; call dinov3seg_jax.train")
         validator = make_validator(config)
+    dataset = for_rare_classes(dataset, config.data.balance, config.train.class_weights)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
         towers = _run(towers_alone(config), dataset, checked, seconds, None, home=expanded(config.workdir))
@@ -138,6 +142,7 @@ def _run(
         return workdir
     checkpoints.share(beginning.frozen)
     say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
+    say(f"in all {extent(config.train, len(dataset.source))}")
     with _surroundings(config, dataset, mesh, checkpoints, beginning) as around:
         stopped = _loop(config, program, names, beginning, around, validation)
     sync_global_devices("saved")  # the first process names the last step when the others are done with it
@@ -175,7 +180,7 @@ def _loop(
     state, frozen = beginning.state, beginning.frozen
 
     def validate(step: int) -> None:
-        weights = join(exchange(state.trainable, state.optimizer)[0], frozen)  # as a checkpoint holds them
+        weights = merge(join(exchange(state.trainable, state.optimizer)[0], frozen))  # as a checkpoint's are read
         validation(step, weights, lambda: around.signals.received() is not None, around.logs)
 
     if validation.is_due(int(state.step)):  # a signal came before this was done
@@ -268,8 +273,7 @@ def _surroundings(
 
 
 def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> Batch:
-    fields = (batch["image"], batch["label"], batch["class_ids"])
-    return Batch(*(jax.make_array_from_process_local_data(sharding, field) for field in fields))
+    return Batch(**{name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()})
 
 
 def _refuse_uneven_batches(config: Config, mesh: jax.sharding.Mesh) -> None:

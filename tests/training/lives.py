@@ -15,7 +15,10 @@ from tests.training.test_loop import CONFIG
 
 
 def get_config():
-    return to_config_dict(CONFIG)
+    config = to_config_dict(CONFIG)
+    config.data.eval.split, config.data.eval.size, config.data.eval.image_size = "eval", 20, 48
+    config.inference.image_size, config.inference.window, config.inference.stride = 48, 32, 16
+    return config
 """
 READY = "training "  # what a process says before its first step
 STARTED: list[subprocess.Popen] = []  # in this test

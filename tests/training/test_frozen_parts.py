@@ -235,9 +235,7 @@ def test_a_damaged_pack_is_named_with_the_mend(run, kind):
     mend = rf"is whole \(step 4: '{pack}', which it needs, {said}.*\); put '{pack}' back from a copy of the run, or del"
     with pytest.raises(UserError, match=mend):
         load_parameters(run)
-    with pytest.raises(
-        UserError, match=rf"4' is damaged: '{pack}', which .*; put '{pack}' back from a copy"
-    ):
+    with pytest.raises(UserError, match=rf"4' is damaged: '{pack}', which .*; put '{pack}' back from a copy"):
         RunFolder(run, "4").whole_step()
 
 
