@@ -214,6 +214,7 @@ class DatasetConfig:
     image_size: Positive = 160  # painted scenes: height and width in pixels
     view: NonNegative = 0  # painted scenes: side of the part of each scene that is painted, in pixels; 0: all of it
     seed: NonNegative = 0  # painted scenes
+    clutter: Probability = 0.0  # painted scenes: from plain to crowded, camouflaged and thin; see painted_clutter.py
 
 
 @dataclass(frozen=True, config=closed)
@@ -229,6 +230,7 @@ class DataConfig:
     crop_tries: Positive = 1  # crops drawn at most; one in which a class covers 75 % is drawn again
     flip: Flag = True  # mirror half of the pictures while training
     color_jitter: Flag = True  # change brightness, contrast, saturation and hue while training
+    balance: Probability = 0.0  # how much more often pictures of rare classes come: 0 not, 1 most; see data/balance.py
     classes_per_image: NonNegative = 0  # 0: all; else the classes present, and a random draw of others
     workers: NonNegative = 0  # grain worker processes; 0: threads of this process
 
@@ -263,6 +265,7 @@ class TrainConfig:
     alignment_steps: NonNegative = 0  # ours: steps on that loss that come first, for random towers; 0: none
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
     negatives: Literal["as_drawn", "unbiased"] = "as_drawn"  # ours: "unbiased" weighs drawn classes for those not drawn
+    class_weights: Literal["none", "inverse_sqrt", "inverse"] = "none"  # of each class's loss, by its pixels
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20  # steps between two records
     trackers: Trackers = ("tensorboard",)  # where records go beside log.jsonl: see docs/train.md

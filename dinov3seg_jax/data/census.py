@@ -105,7 +105,7 @@ def take_census(source: Masks) -> Census:
         for wave in _waves(len(source)):
             if labelled and (masks >= min(SAMPLE, len(source)) or pixels.total() >= PIXELS):
                 break
-            for counted in pool.map(lambda index: _count(source.mask(index)), wave):
+            for counted in pool.map(lambda index: count_values(source.mask(index)), wave):
                 masks += 1
                 pixels.update(counted.pixels)
                 palette = palette or counted.palette
@@ -124,7 +124,8 @@ class Counted(NamedTuple):
     palette: tuple[int, ...]
 
 
-def _count(mask: Mask) -> Counted:
+def count_values(mask: Mask) -> Counted:
+    """The pixels of each value of a mask."""
     pixels: Counter[int] = Counter()
     values = mask.values.ravel()
     for part in np.array_split(values, values.size // PART + 1):

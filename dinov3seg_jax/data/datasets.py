@@ -48,6 +48,7 @@ class Dataset:
     seen: tuple[bool, ...] | None  # for each class, whether it occurs in training; None: not known
     merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmark_sets.Benchmark`
     listed: Path | None = None  # the user's own file that says what the labels mean, if there is one
+    weights: tuple[float, ...] | None = None  # what each class's part of the loss counts; None: 1
 
     @property
     def names_from(self) -> str:
@@ -115,15 +116,15 @@ def check_classes(names: Sequence[str], where: str, templates: Sequence[str], mo
 
 
 def open_painted_scenes(config: DatasetConfig) -> Dataset:
-    """`data/painted.py`. Reads split ("train" or "eval"), size, image_size, view, seed."""
+    """`data/painted.py`. Reads split ("train" or "eval"), size, image_size, view, seed, clutter."""
     if config.split == "train":
-        source = PaintedScenes("train", config.size, config.image_size, config.seed, config.view)
+        source = PaintedScenes("train", config.size, config.image_size, config.seed, config.view, config.clutter)
         return Dataset(source, SEEN_CLASSES, (True,) * len(SEEN_CLASSES))
     if config.split != "eval":
         raise UserError(f"painted_scenes has no split '{config.split}'; use 'train' or 'eval'.")
     if not config.size:
         raise UserError("painted_scenes' split 'eval' would never end; set --config.data.eval.size= to 100, say.")
-    source = PaintedScenes("eval", config.size, config.image_size, config.seed, config.view)
+    source = PaintedScenes("eval", config.size, config.image_size, config.seed, config.view, config.clutter)
     return Dataset(source, CLASS_NAMES, tuple(name not in UNSEEN_CLASSES for name in CLASS_NAMES))
 
 

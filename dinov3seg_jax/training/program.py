@@ -123,6 +123,11 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"model.vision.taps is {taps}; name two blocks below model.vision.depth {model.vision.depth}, or none."
         )
+    if linear.classes and config.train.class_weights != "none":
+        raise UserError(
+            f"train.class_weights={config.train.class_weights} weighs names, which the linear head has none of; set it "
+            "to none, or use data.balance."
+        )
     if config.train.finetune == "lora" and config.train.lora_rank > min(model.vision.dim, model.text.dim):
         raise UserError(
             f"train.lora_rank {config.train.lora_rank} is more than the towers are wide; set it to 4 to 64, or train "
@@ -201,4 +206,5 @@ def _shapes(batch: Batch) -> str:
     return ", ".join(
         f"{name} {jnp.dtype(array.dtype).name}[{','.join(map(str, array.shape))}]"
         for name, array in zip(Batch._fields, batch, strict=True)
+        if array is not None
     )

@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     image: Any  # uint8 [b, height, width, 3]
     label: Any  # int32 [b, height, width], index into the image's row of class_ids, or -1
     class_ids: Any  # int32 [b, k], index into the names
+    weights: Any = None  # float32 [b, k], what each class's part of the loss counts; None: 1
 
 
 class TrainState(NamedTuple):
@@ -80,14 +81,17 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         if options.hardest_classes:
             key = jax.random.fold_in(jax.random.key(config.seed), step)
             class_ids, label = choose_hardest(key, correlation, class_ids, label, options.hardest_classes)
+        weights = None if batch.weights is None else _weights_of(class_ids, batch, len(text))
         own = jnp.take_along_axis(correlation, class_ids[..., None, None, None], axis=1)
         guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
         logits = model.refine_late_and_decode(own, guidance, text[class_ids])
         negative = options.ignored == "negative"
         weight = jnp.asarray(label.size) if negative else (label >= 0).sum()
         counts = count_agreement(logits, label, class_ids, len(text))
-        names = for_all_names(label, class_ids.shape[1], len(text)) if options.negatives == "unbiased" else None
-        return sigmoid_cross_entropy(logits, label, names, ignored_as_negative=negative), Aside(weight, counts)
+        if options.negatives == "unbiased":
+            unbiased = for_all_names(label, class_ids.shape[1], len(text))
+            weights = unbiased if weights is None else weights * unbiased
+        return sigmoid_cross_entropy(logits, label, weights, ignored_as_negative=negative), Aside(weight, counts)
 
     return loss
 
@@ -119,6 +123,13 @@ def for_all_names(label: Int[Array, "b height width"], drawn: int, names: int) -
     p = present.sum(axis=1, keepdims=True)
     others = (names - p) / jnp.maximum(drawn - p, 1)
     return jnp.where(present > 0, 1.0, others) * (drawn / names)
+
+
+def _weights_of(class_ids: Int[Array, "b t"], batch: Batch, names: int) -> Float[Array, "b t"]:
+    """The weights of classes that are some of a batch's, in another order."""
+    rows = jnp.arange(len(class_ids))[:, None]
+    of_name = jnp.zeros((len(class_ids), names)).at[rows, batch.class_ids].set(batch.weights)
+    return jnp.take_along_axis(of_name, class_ids, axis=1)
 
 
 def choose_hardest(

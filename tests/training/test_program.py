@@ -26,6 +26,8 @@ PROBE = ("model.linear.classes=3", "model.vision.depth=2")
             "'fused' adds up in model.dtype, and model.float32_residual is 'all'; set --config.model.late.kernel=xla",
         ),
         (("train.accumulate=3",), "train.batch_size 16 cannot be run in train.accumulate=3 equal parts"),
+        (("train.finetune=lora", "train.lora_rank=65"), "train.lora_rank 65 is more than the towers are wide"),
+        ((*PROBE, "train.class_weights=inverse"), "train.class_weights=inverse weighs names, which the linear head"),
         ((*PROBE, "model.linear.layers=(0,2)"), r"layers is \(0, 2\), but .* model.vision.depth is 2; give increasing"),
         ((*PROBE, "model.linear.layers=(1,0)"), r"layers is \(1, 0\), but"),
         ((*PROBE, "model.linear.layers=(0,0)"), r"layers is \(0, 0\), but"),

@@ -18,6 +18,7 @@ from dinov3seg_jax.training.sharding import make_mesh
 from dinov3seg_jax.training.step import (
     Aside,
     Batch,
+    _weights_of,
     choose_hardest,
     for_all_names,
     make_gradient,
@@ -81,6 +82,38 @@ def test_pixels_of_classes_that_find_no_place_are_ignored():
 def test_a_list_that_is_short_enough_stays_whole():
     kept, _ = choose_hardest(jax.random.key(0), CORRELATION, CLASS_IDS, label_with(0), 99)
     np.testing.assert_array_equal(np.sort(kept, axis=1), np.sort(CLASS_IDS, axis=1))
+
+
+def test_weights_follow_their_classes_into_a_shorter_list():
+    weights = RNG.random((2, LISTED), np.float32)
+    kept, _ = choose_hardest(jax.random.key(0), CORRELATION, CLASS_IDS, label_with(1, 6), 4)
+    found = _weights_of(kept, Batch(None, None, CLASS_IDS, weights), NAMES)
+    for image in range(2):
+        of_name = dict(zip(CLASS_IDS[image].tolist(), weights[image].tolist(), strict=True))
+        np.testing.assert_array_equal(found[image], [of_name[name] for name in np.asarray(kept[image]).tolist()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardest", [0, 2])
+def test_weights_of_a_batch_weigh_its_loss(hardest):
+    train = dataclasses.replace(SMALL.train, hardest_classes=hardest, accumulate=1)
+    config = dataclasses.replace(SMALL, train=train)
+    graph, _ = build(SMALL.model)
+    split = partition(initialize(SMALL.model, jax.random.key(0)), SMALL.model, train)
+    text = np.random.default_rng(0).standard_normal((NAMES_HERE, 2 * SMALL.model.vision.dim)).astype(np.float32)
+    batch = batch_of(0)
+    loss = jax.jit(make_loss(config, graph))
+
+    def weighed(weights):
+        return float(loss(*split, text, jnp.int32(3), batch._replace(weights=weights))[0])
+
+    ones = np.ones(batch.class_ids.shape, np.float32)
+    plain = weighed(None)
+    assert weighed(ones) == pytest.approx(plain, rel=1e-6)
+    assert weighed(3 * ones) == pytest.approx(3 * plain, rel=1e-6)
+    each = [weighed(ones * (batch.class_ids == name)) for name in range(NAMES_HERE)]
+    assert sum(each) == pytest.approx(plain, rel=1e-5)
+    assert min(each) > 0
 
 
 def in_parts(count):
@@ -192,7 +225,7 @@ def test_a_step_is_compiled_once_and_says_so():
         match=r"^the step was compiled for batches of image uint8\[8,32,32,3\], label int32\[8,32,32\], "
         r"class_ids int32\[8,3\] and met one of image uint8\[4,32,32,3\], .*; a run compiles once: make every batch",
     ):
-        step(0, 0, 0, Batch(*(array[:4] for array in batch)))
+        step(0, 0, 0, Batch(*(array[:4] for array in batch[:3])))
 
 
 @pytest.mark.slow
