@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
-from dinov3seg_jax.data.datasets import check_classes, class_names
+from dinov3seg_jax.data.datasets import check_classes
+from dinov3seg_jax.data.mixed import trained_names
 from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.flops import count_flops
 from dinov3seg_jax.training.program import describe_step
@@ -54,7 +55,7 @@ def dry_run(config: Config, topology: str = "") -> None:
     Raises:
         UserError: the config does not fit together, or not the slice; or the names of the classes cannot be used.
     """
-    names, asked = class_names(config.data.train), _asked(config)
+    names, asked = trained_names(config.data), _asked(config)
     if not config.model.linear.classes:
         check_classes(names, f"data set '{config.data.train.name}'", config.inference.templates, asked.model)
     mesh = topology_mesh(config, topology) if topology else make_mesh(config.data_parallel, config.model_parallel)
