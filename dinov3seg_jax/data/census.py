@@ -50,6 +50,7 @@ class Census:
     pixels: dict[int, int]
     example: dict[int, str]  # for each value a mask that holds it
     palette: tuple[int, ...]  # of the first mask that has one
+    most: int  # classes in one mask
 
     @property
     def scope(self) -> str:
@@ -99,7 +100,7 @@ def take_census(source: Masks) -> Census:
     pixels: Counter[int] = Counter()
     example: dict[int, str] = {}
     palette: tuple[int, ...] = ()
-    masks, labelled = 0, False
+    masks, most, labelled = 0, 0, False
     with ThreadPoolExecutor(THREADS) as pool:
         for wave in _waves(len(source)):
             if labelled and (masks >= min(SAMPLE, len(source)) or pixels.total() >= PIXELS):
@@ -108,10 +109,11 @@ def take_census(source: Masks) -> Census:
                 masks += 1
                 pixels.update(counted.pixels)
                 palette = palette or counted.palette
+                most = max(most, sum(value in source.reader.class_of_id for value in counted.pixels))
                 for value in counted.pixels:
                     example.setdefault(value, counted.name)
             labelled = any(value in source.reader.class_of_id for value in pixels)
-    return Census(masks, len(source), dict(sorted(pixels.items())), example, palette)
+    return Census(masks, len(source), dict(sorted(pixels.items())), example, palette, most)
 
 
 class Counted(NamedTuple):

@@ -36,6 +36,7 @@ class DataCheck:
             if _read(expanded(config.workdir)).get("data") != self._digest:
                 found = [check_masks(part, _note) for part in dataset.parts or (dataset,)]
                 self._census = found[0]
+                _say_what_finds_no_place(self._census, config.data.classes_per_image)
 
         check_once(look)
 
@@ -66,6 +67,14 @@ def _read(workdir: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # a new run, or a file that is damaged: look again
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _say_what_finds_no_place(census: Census | None, places: int) -> None:
+    if census is not None and places and census.most >= places:
+        _note(
+            f"a mask shows {census.most} classes, and data.classes_per_image is {places}: where a crop shows as many, "
+            f"some are left out, their pixels ignored, or no other is drawn; {census.most + 1} or more avoids that"
+        )
 
 
 def _note(text: str) -> None:

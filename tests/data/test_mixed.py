@@ -93,8 +93,7 @@ def test_a_shorter_list_is_of_ones_own_names_first(data):
 def test_a_stream_goes_on_where_it_stopped(data):
     stream = train_iterator(open_training(data), data, 3, seed=1)
     next(stream)
-    other = train_iterator(open_training(data), data, 3, seed=1)
-    other.set_state(stream.get_state())
+    other = train_iterator(open_training(data), data, 3, seed=1, start=1)
     one, same = next(stream), next(other)
     for name in one:
         np.testing.assert_array_equal(one[name], same[name], err_msg=name)

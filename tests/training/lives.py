@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from dinov3seg_jax.store.checksums import damage
+from dinov3seg_jax.store.frozen import wrong_with
 
 CONFIG_FILE = """
 from dinov3seg_jax.config import to_config_dict
@@ -15,7 +15,10 @@ from tests.training.test_loop import CONFIG
 
 
 def get_config():
-    return to_config_dict(CONFIG)
+    config = to_config_dict(CONFIG)
+    config.data.eval.split, config.data.eval.size, config.data.eval.image_size = "eval", 20, 48
+    config.inference.image_size, config.inference.window, config.inference.stride = 48, 32, 16
+    return config
 """
 READY = "training "  # what a process says before its first step
 STARTED: list[subprocess.Popen] = []  # in this test
@@ -85,10 +88,10 @@ class Run:
         return int(lines[0].split(" from step ")[1].split(" ")[0]) if lines else None
 
     def whole_steps(self):
-        """The checkpoints on disk that match their manifests."""
+        """The checkpoints on disk that match their manifests, and those of what they refer to."""
         folder = self.workdir / "checkpoints"
         steps = [path for path in folder.glob("*") if path.name.isdecimal()]
-        return sorted(int(path.name) for path in steps if damage(path) is None)
+        return sorted(int(path.name) for path in steps if wrong_with(path, {}) is None)
 
     def is_saving(self):
         """Whether a step is being written, or an old one deleted."""

@@ -1,6 +1,7 @@
 """Which classes of an image's list enter the head; batches in parts; one compile."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,19 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import bind, build, initialize
 from dinov3seg_jax.training.finetune import join, partition
 from dinov3seg_jax.training.flops import count_flops
-from dinov3seg_jax.training.losses import masked_mean
+from dinov3seg_jax.training.losses import masked_mean, sigmoid_cross_entropy
 from dinov3seg_jax.training.program import CompiledStep, describe_step, while_training
 from dinov3seg_jax.training.sharding import make_mesh
-from dinov3seg_jax.training.step import Aside, Batch, _weights_of, choose_hardest, make_gradient, make_loss
+from dinov3seg_jax.training.step import (
+    Aside,
+    Batch,
+    _weights_of,
+    choose_hardest,
+    for_all_names,
+    make_gradient,
+    make_loss,
+    seen,
+)
 from tests.training.several_devices import CONFIG as SMALL
 from tests.training.several_devices import NAMES as NAMES_HERE
 from tests.training.several_devices import VOCABULARY, batch_of
@@ -239,3 +249,78 @@ def test_ignored_pixels_as_negatives_and_coarser_class_blocks_while_training():
         trainable, frozen = partition(parameters, model, config.train)
         losses.append(float(jax.jit(make_gradient(config, graph))(trainable, frozen, np.int32(0), names, batch)[0]))
     assert len({round(loss, 6) for loss in losses}) == 3
+
+
+def drawn_lists(named, length, names):
+    """Every class list of a length that can be drawn for a label of names, and the label as positions in it."""
+    present = sorted(set(named[named >= 0].tolist()))
+    absent = [name for name in range(names) if name not in present]
+    for others in itertools.combinations(absent, length - len(present)):
+        listed = np.array([*others, *present], np.int32)
+        positions = np.full(names + 1, -1, np.int32)
+        positions[listed] = np.arange(length)
+        yield listed, positions[named]
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_over_all_draws_the_mean_loss_is_that_of_all_names(length, negative):
+    """Two images, of one and two classes, whose draws are independent."""
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((2, 5, 2, 2)).astype(np.float32)
+    label = np.array([[[4, 4], [-1, 4]], [[0, 3], [3, -1]]], np.int32)
+    whole = float(sigmoid_cross_entropy(logits, label, ignored_as_negative=negative))
+    drawn = []
+    for pair in itertools.product(*(drawn_lists(named, length, 5) for named in label)):
+        listed, positions = (np.stack(part) for part in zip(*pair, strict=True))
+        own = np.take_along_axis(logits, listed[:, :, None, None], axis=1)
+        weights = for_all_names(positions, length, 5)
+        drawn.append(float(sigmoid_cross_entropy(own, positions, weights, ignored_as_negative=negative)))
+    assert np.mean(drawn) == pytest.approx(whole, rel=1e-5)
+    if length < 5:
+        assert np.std(drawn) > 0.01 * whole
+
+
+@pytest.mark.slow
+def test_gradients_of_unbiased_draws_average_to_those_of_all_names():
+    """Of a model without class blocks, where no class's logits depend on the others."""
+    options = {"negatives": "unbiased", "accumulate": 2, "finetune": "attention"}
+    config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, **options))
+    graph, _ = build(config.model)
+    split = partition(initialize(config.model, jax.random.key(0)), config.model, config.train)
+    names = np.random.default_rng(0).integers(1, VOCABULARY, (NAMES_HERE, 8), np.int32)
+    image = batch_of(0).image
+    named = np.broadcast_to(np.where(np.arange(32) < 20, 1, 3), image.shape[:3]).astype(np.int32)
+    named[::2, :20] = -1  # parts that do not count alike
+    gradient = jax.jit(make_gradient(config, graph))
+
+    def of(listed, positions):
+        shared = np.tile(listed, (len(image), 1))
+        return gradient(*split, jnp.int32(0), names, Batch(image, positions, shared))
+
+    whole_loss, _, whole = of(np.arange(NAMES_HERE, dtype=np.int32), named)
+    found = [of(*drawn) for drawn in drawn_lists(named, 3, NAMES_HERE)]
+    assert len(found) == 3
+    assert np.mean([loss for loss, *_ in found]) == pytest.approx(float(whole_loss), rel=SUMS)
+    for name, value in whole.items():
+        mean = np.mean([gradients[name] for *_, gradients in found], axis=0)
+        scale = float(jnp.abs(value).max())
+        np.testing.assert_allclose(mean, value, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
+
+
+def test_a_crop_is_seen_at_another_size_than_its_labels():
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    np.testing.assert_allclose(seen(image, 0), image / 255, rtol=1e-6)
+    halved = image.reshape(1, 4, 2, 4, 2, 3).mean((2, 4)) / 255  # half-pixel centres fall between two pixels
+    np.testing.assert_allclose(seen(image, 4), halved, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_model_computes_at_the_size_that_it_sees():
+    tokens, costs = jax.ShapeDtypeStruct((NAMES_HERE, 8), jnp.int32), []
+    for view, side in ((32, 64), (0, 32)):
+        config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, view_size=view))
+        program = describe_step(config, make_mesh(1, 1, jax.devices()[:1]))
+        batch = jax.eval_shape(lambda side=side: batch_of(0, side))
+        costs.append(count_flops(program.step, program.state, program.frozen, tokens, batch))
+    assert 1 < costs[0] / costs[1] < 1.2  # resized pixels and logits are all that is more
