@@ -218,11 +218,19 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, config=closed)
+class MixedConfig(DatasetConfig):
+    """A data set that is trained on beside `data.train`, with names of its own."""
+
+    weight: Above0 = 1.0  # pictures of it that come for each one of `data.train`
+
+
+@dataclass(frozen=True, config=closed)
 class DataConfig:
     """§6: what is trained on and scored on."""
 
     train: DatasetConfig = DatasetConfig()
     eval: DatasetConfig = DatasetConfig(split="eval")
+    mix: tuple[MixedConfig, ...] = ()  # data sets that are trained on too, as in [{"name": "folder", "root": "b"}]
     validation: Fraction = 0.0  # share of data.train's pictures that is not trained on and takes the place of data.eval
     validation_seed: NonNegative = 0  # which ones these are
     crop_size: Positive = 384  # side of the square that a training step sees, in pixels

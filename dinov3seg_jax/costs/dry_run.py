@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dinov3seg_jax.config import Config
+from dinov3seg_jax.config import Config, DataConfig
 from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
-from dinov3seg_jax.data.datasets import check_classes, class_names, picture_count
+from dinov3seg_jax.data.datasets import check_classes, picture_count
+from dinov3seg_jax.data.held_out import open_training
+from dinov3seg_jax.data.mixed import trained_names
 from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.flops import count_flops
@@ -55,7 +57,7 @@ def dry_run(config: Config, topology: str = "") -> None:
     Raises:
         UserError: the config does not fit together, or not the slice; or the names of the classes cannot be used.
     """
-    names, asked = class_names(config.data.train), _asked(config)
+    names, asked = trained_names(config.data), _asked(config)
     if not config.model.linear.classes:
         check_classes(names, f"data set '{config.data.train.name}'", config.inference.templates, asked.model)
     mesh = topology_mesh(config, topology) if topology else make_mesh(config.data_parallel, config.model_parallel)
@@ -71,7 +73,7 @@ def dry_run(config: Config, topology: str = "") -> None:
     print(
         f"  matrix products and convolutions   {flops / 1e12:10.3f} TFLOP a step, {flops / devices / 1e12:.3f} a device"
     )
-    print(f"  the run                            {extent(config.train, picture_count(config.data.train))}")
+    print(f"  the run                            {extent(config.train, _pictures(config.data))}")
     rows = {
         "trainable parameters": (state.trainable, at.state.trainable),
         "gradients": (state.trainable, at.state.trainable),
@@ -88,6 +90,12 @@ def dry_run(config: Config, topology: str = "") -> None:
     if topology:
         print(describe(estimate(config, topology, tokens, batch)), flush=True)
     print("nothing was allocated, read or written")
+
+
+def _pictures(data: DataConfig) -> int | None:
+    if data.validation or data.mix:
+        return len(open_training(data).source)
+    return picture_count(data.train)
 
 
 def abstract_batch(config: Config, class_count: int) -> Batch:

@@ -49,6 +49,7 @@ class Dataset:
     merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmark_sets.Benchmark`
     listed: Path | None = None  # the user's own file that says what the labels mean, if there is one
     weights: tuple[float, ...] | None = None  # what each class's part of the loss counts; None: 1
+    parts: "tuple[Dataset, ...]" = ()  # where it is several, with their own classes; see `mixed`
 
     @property
     def names_from(self) -> str:

@@ -128,6 +128,13 @@ def refuse_misfits(config: Config) -> None:
             f"train.class_weights={config.train.class_weights} weighs names, which the linear head has none of; set it "
             "to none, or use data.balance."
         )
+    if config.train.negatives == "unbiased" and config.data.mix:
+        raise UserError(
+            "train.negatives 'unbiased' needs classes drawn from one list, and data.mix has several; set "
+            "--config.train.negatives=as_drawn, or leave data.mix out."
+        )
+    if linear.classes and config.data.mix:
+        raise UserError("data.mix needs names, of which the linear head has none; leave it out.")
     if config.train.finetune == "lora" and config.train.lora_rank > min(model.vision.dim, model.text.dim):
         raise UserError(
             f"train.lora_rank {config.train.lora_rank} is more than the towers are wide; set it to 4 to 64, or train "
