@@ -34,6 +34,9 @@ def get_config(gpu: str = "") -> ConfigDict:
     config.model.remat = True
     config.data.train.name = "coco_stuff_171"
     config.data.eval.name = "coco_stuff_171"
+
+    config.train.eval_every = 5_000  # as CAT-Seg, which scores all pictures each time
+    config.train.eval_images = 500
     if gpu:
         config.model.dtype = "bfloat16"
         config.model.early.remat = True  # a hundredth of the operations, a third of the memory

@@ -42,4 +42,5 @@ def get_config(init_from: str = "") -> ConfigDict:
     config.train.clip_norm = begun.train.clip_norm
     config.train.finetune = "lora"
     config.train.checkpoint_every = 100
+    config.train.eval_every = 100  # on what is held out; the best step is kept
     return config

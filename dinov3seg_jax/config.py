@@ -186,8 +186,19 @@ class ModelConfig:
     linear: LinearConfig = LinearConfig()
     cafedino: CafeDinoConfig = CafeDinoConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
+    float32_residual: Literal["none", "encoders", "all"] = "none"  # residual streams kept wide under bfloat16: see §6
     attention: Literal["auto", "xla", "cudnn", "splash", "portable"] = "auto"  # the towers' kernel: docs/method.md, §6
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
+
+    @property
+    def stream_dtype(self) -> str:
+        """Type of the encoders' residual streams."""
+        return self.dtype if self.float32_residual == "none" else "float32"
+
+    @property
+    def class_maps_dtype(self) -> str:
+        """Type of late refinement's residual streams, one map for each class."""
+        return "float32" if self.float32_residual == "all" else self.dtype
 
 
 @dataclass(frozen=True, config=closed)
@@ -203,6 +214,14 @@ class DatasetConfig:
     image_size: Positive = 160  # painted scenes: height and width in pixels
     view: NonNegative = 0  # painted scenes: side of the part of each scene that is painted, in pixels; 0: all of it
     seed: NonNegative = 0  # painted scenes
+    clutter: Probability = 0.0  # painted scenes: from plain to crowded, camouflaged and thin; see painted_clutter.py
+
+
+@dataclass(frozen=True, config=closed)
+class MixedConfig(DatasetConfig):
+    """A data set that is trained on beside `data.train`, with names of its own."""
+
+    weight: Above0 = 1.0  # pictures of it that come for each one of `data.train`
 
 
 @dataclass(frozen=True, config=closed)
@@ -211,6 +230,7 @@ class DataConfig:
 
     train: DatasetConfig = DatasetConfig()
     eval: DatasetConfig = DatasetConfig(split="eval")
+    mix: tuple[MixedConfig, ...] = ()  # data sets that are trained on too, as in [{"name": "folder", "root": "b"}]
     validation: Fraction = 0.0  # share of data.train's pictures that is not trained on and takes the place of data.eval
     validation_seed: NonNegative = 0  # which ones these are
     crop_size: Positive = 384  # side of the square that a training step sees, in pixels
@@ -218,6 +238,7 @@ class DataConfig:
     crop_tries: Positive = 1  # crops drawn at most; one in which a class covers 75 % is drawn again
     flip: Flag = True  # mirror half of the pictures while training
     color_jitter: Flag = True  # change brightness, contrast, saturation and hue while training
+    balance: Probability = 0.0  # how much more often pictures of rare classes come: 0 not, 1 most; see data/balance.py
     classes_per_image: NonNegative = 0  # 0: all; else the classes present, and a random draw of others
     workers: NonNegative = 0  # grain worker processes; 0: threads of this process
 
@@ -228,12 +249,14 @@ class TrainConfig:
 
     steps: Positive = 80_000  # updates of the weights
     batch_size: Positive = 4  # pictures in a step, on all devices together
+    view_size: NonNegative = 0  # side at which the model sees a crop, in pixels; 0: data.crop_size, of the labels
     accumulate: Positive = 1  # a batch runs in so many parts; their gradients are averaged
     learning_rate: Above0 = 2e-4  # AdamW's, at its highest
     warmup_steps: NonNegative = 0  # steps in which the rate rises from 0
     schedule: Literal["cosine", "one_cycle"] = "cosine"  # "one_cycle": of DINOv3's linear evaluation
     weight_decay: From0 = 1e-4  # AdamW's, of matrices
     decay_all: Flag = False  # weight decay for vectors too, not only for matrices
+    decay_biases: Flag = False  # weight decay for all but the parameters of norms, as CAT-Seg
     beta2: Fraction = 0.999  # decay of AdamW's second moment
     clip_norm: Above0 = 0.01  # the largest norm of all gradients together
     finetune: Literal["attention", "none", "last_blocks", "full", "lora"] = "attention"  # what trains of the two towers
@@ -244,10 +267,13 @@ class TrainConfig:
     ema_decay: Fraction = 0.0  # 0: off; else checkpoints hold a moving average of the weights
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
+    spe_lr_scale: From0 = 0.01  # the SAM encoder's learning rate, in multiples of `learning_rate`
     objective: Literal["masks", "alignment"] = "masks"  # "alignment", ours: a contrastive loss for the towers alone
     alignment_temperature: Above0 = 0.1  # of that loss: cosines are divided by it
     alignment_steps: NonNegative = 0  # ours: steps on that loss that come first, for random towers; 0: none
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
+    negatives: Literal["as_drawn", "unbiased"] = "as_drawn"  # ours: "unbiased" weighs drawn classes for those not drawn
+    class_weights: Literal["none", "inverse_sqrt", "inverse"] = "none"  # of each class's loss, by its pixels
     hardest_classes: NonNegative = 0  # ours: only so many of an image's class list enter the head; 0: all
     log_every: Positive = 20  # steps between two records
     trackers: Trackers = ("tensorboard",)  # where records go beside log.jsonl: see docs/train.md

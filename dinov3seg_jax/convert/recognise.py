@@ -417,10 +417,12 @@ def _anyup(shapes: Shapes, source: Source, rounded: bool) -> _Found:
         "enabled": True,
         "dim": dim,
         "heads": 4,
+        "window_ratio": EarlyRefinementConfig.window_ratio,
         "unification": "official",
         "kernels": tuple(shapes[f"{encoder}_encoder.0.weight"][-1] for encoder in ("image", "query", "key")),
         "unification_kernel": kernel,
         "unification_dim": _unless(dim, filters),
+        "locality": 0.0,
     }
     name = "anyup" if dim == 128 else "custom"
     assumed = () if name == "anyup" else ("early.heads",)
@@ -447,7 +449,7 @@ def _cafedino(shapes: Shapes, source: Source, rounded: bool) -> _Found:
         *prefixed(anyup.RULES, WRAPPER + cafedino.UPSAMPLER, "early/"),
         *prefixed(cafedino.RULES, WRAPPER),
     )
-    model["early"] |= {"window_ratio": EarlyRefinementConfig.window_ratio, "image_stride": 1}
+    model["early"] |= {"image_stride": 1}
     recipe = {"inference": CAFEDINO_RECIPE | {"templates": load_templates("cafedino_10")}}
     assumed = (*towers.assumed, *upsampler.assumed)
     return _Found("cafedino", rows, model, "", [*towers.notes, CAFEDINO_LICENCE], {}, assumed, recipe)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dinov3seg_jax.config import Config
+from dinov3seg_jax.config import Config, DataConfig
 from dinov3seg_jax.costs.budget import SHARE, Attempt, attempts
 from dinov3seg_jax.costs.step_memory import (
     StepMemory,
@@ -22,8 +22,11 @@ from dinov3seg_jax.costs.step_memory import (
     trace_one_device,
 )
 from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
-from dinov3seg_jax.data.datasets import check_classes, class_names
+from dinov3seg_jax.data.datasets import check_classes, picture_count
+from dinov3seg_jax.data.held_out import open_training
+from dinov3seg_jax.data.mixed import trained_names
 from dinov3seg_jax.text.prompts import training_prompts
+from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.flops import count_flops, count_traced
 from dinov3seg_jax.training.program import describe_step, refuse_uneven_batches
 from dinov3seg_jax.training.sharding import DATA, AnyMesh, make_mesh
@@ -74,7 +77,7 @@ def dry_run(config: Config, topology: str = "", devices: int = 0, memory: int = 
     """
     if config.model.attention == "auto":  # whose kernel on a GPU would hide its operations
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="portable"))
-    names, asked = class_names(config.data.train), _asked(config)
+    names, asked = trained_names(config.data), _asked(config)
     if not config.model.linear.classes:
         check_classes(names, f"data set '{config.data.train.name}'", config.inference.templates, asked.model)
     mesh: AnyMesh
@@ -103,6 +106,7 @@ def dry_run(config: Config, topology: str = "", devices: int = 0, memory: int = 
     print(
         f"  matrix products and convolutions   {flops / 1e12:10.3f} TFLOP a step, {flops / devices / 1e12:.3f} a device"
     )
+    print(f"  the run                            {extent(config.train, _pictures(config.data))}")
     rows = {
         "trainable parameters": (state.trainable, at.state.trainable),
         "gradients": (state.trainable, at.state.trainable),
@@ -122,6 +126,12 @@ def dry_run(config: Config, topology: str = "", devices: int = 0, memory: int = 
         print(describe(estimate(config, topology, tokens, batch)), flush=True)
     print("nothing was allocated, read or written")
     return fits
+
+
+def _pictures(data: DataConfig) -> int | None:
+    if data.validation or data.mix:
+        return len(open_training(data).source)
+    return picture_count(data.train)
 
 
 def memory_table(needed: StepMemory) -> str:

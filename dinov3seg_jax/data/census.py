@@ -50,6 +50,7 @@ class Census:
     pixels: dict[int, int]
     example: dict[int, str]  # for each value a mask that holds it
     palette: tuple[int, ...]  # of the first mask that has one
+    most: int  # classes in one mask
 
     @property
     def scope(self) -> str:
@@ -99,19 +100,20 @@ def take_census(source: Masks) -> Census:
     pixels: Counter[int] = Counter()
     example: dict[int, str] = {}
     palette: tuple[int, ...] = ()
-    masks, labelled = 0, False
+    masks, most, labelled = 0, 0, False
     with ThreadPoolExecutor(THREADS) as pool:
         for wave in _waves(len(source)):
             if labelled and (masks >= min(SAMPLE, len(source)) or pixels.total() >= PIXELS):
                 break
-            for counted in pool.map(lambda index: _count(source.mask(index)), wave):
+            for counted in pool.map(lambda index: count_values(source.mask(index)), wave):
                 masks += 1
                 pixels.update(counted.pixels)
                 palette = palette or counted.palette
+                most = max(most, sum(value in source.reader.class_of_id for value in counted.pixels))
                 for value in counted.pixels:
                     example.setdefault(value, counted.name)
             labelled = any(value in source.reader.class_of_id for value in pixels)
-    return Census(masks, len(source), dict(sorted(pixels.items())), example, palette)
+    return Census(masks, len(source), dict(sorted(pixels.items())), example, palette, most)
 
 
 class Counted(NamedTuple):
@@ -122,7 +124,8 @@ class Counted(NamedTuple):
     palette: tuple[int, ...]
 
 
-def _count(mask: Mask) -> Counted:
+def count_values(mask: Mask) -> Counted:
+    """The pixels of each value of a mask."""
     pixels: Counter[int] = Counter()
     values = mask.values.ravel()
     for part in np.array_split(values, values.size // PART + 1):

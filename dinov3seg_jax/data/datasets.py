@@ -48,6 +48,8 @@ class Dataset:
     seen: tuple[bool, ...] | None  # for each class, whether it occurs in training; None: not known
     merge_from: int | None = None  # predictions of this index or more count as this one; see `benchmark_sets.Benchmark`
     listed: Path | None = None  # the user's own file that says what the labels mean, if there is one
+    weights: tuple[float, ...] | None = None  # what each class's part of the loss counts; None: 1
+    parts: "tuple[Dataset, ...]" = ()  # where it is several, with their own classes; see `mixed`
 
     @property
     def names_from(self) -> str:
@@ -84,6 +86,18 @@ def class_names(config: DatasetConfig) -> tuple[str, ...]:
     return open_dataset(config).classes
 
 
+def picture_count(config: DatasetConfig) -> int | None:
+    """How many pictures a data set has; of a benchmark's split as published, so that no file is read, if it says it.
+
+    Raises:
+        UserError: as for `open_dataset`.
+    """
+    if config.name not in BENCHMARKS:
+        return len(open_dataset(config).source)
+    split = BENCHMARKS[config.name].splits.get(known_split(config.split))
+    return split.files[0] if split else None
+
+
 def check_classes(names: Sequence[str], where: str, templates: Sequence[str], model: ModelConfig) -> None:
     """Refuse names that no model could be asked for, before it is trained on them or its weights are read.
 
@@ -103,15 +117,15 @@ def check_classes(names: Sequence[str], where: str, templates: Sequence[str], mo
 
 
 def open_painted_scenes(config: DatasetConfig) -> Dataset:
-    """`data/painted.py`. Reads split ("train" or "eval"), size, image_size, view, seed."""
+    """`data/painted.py`. Reads split ("train" or "eval"), size, image_size, view, seed, clutter."""
     if config.split == "train":
-        source = PaintedScenes("train", config.size, config.image_size, config.seed, config.view)
+        source = PaintedScenes("train", config.size, config.image_size, config.seed, config.view, config.clutter)
         return Dataset(source, SEEN_CLASSES, (True,) * len(SEEN_CLASSES))
     if config.split != "eval":
         raise UserError(f"painted_scenes has no split '{config.split}'; use 'train' or 'eval'.")
     if not config.size:
         raise UserError("painted_scenes' split 'eval' would never end; set --config.data.eval.size= to 100, say.")
-    source = PaintedScenes("eval", config.size, config.image_size, config.seed, config.view)
+    source = PaintedScenes("eval", config.size, config.image_size, config.seed, config.view, config.clutter)
     return Dataset(source, CLASS_NAMES, tuple(name not in UNSEEN_CLASSES for name in CLASS_NAMES))
 
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3seg_jax.data.painted_clutter import Clutter, Look, camouflaged
 from dinov3seg_jax.data.painted_textures import STUFF, stuff_canvases
 
 Array = NDArray[np.float32]
@@ -98,7 +99,15 @@ class PaintedScenes:
     A pixel's label is the topmost object whose exact shape covers the pixel's centre, else the stuff behind.
     """
 
-    def __init__(self, split: Literal["train", "eval"], size: int, image_size: int, seed: int, view: int = 0):
+    def __init__(
+        self,
+        split: Literal["train", "eval"],
+        size: int,
+        image_size: int,
+        seed: int,
+        view: int = 0,
+        clutter: float = 0.0,
+    ):
         """Describe the source; nothing is painted yet.
 
         Args:
@@ -109,7 +118,9 @@ class PaintedScenes:
             seed: 0 to 2**64 - 1.
             view: paint only a square of so many pixels, at a random place of each scene: what a random crop of the
                 scene would show, at less than its cost; 0 for whole scenes.
+            clutter: 0 to 1, how much harder scenes are than plain ones; see `painted_clutter`.
         """
+        self._clutter = clutter
         self._split = ("train", "eval").index(split)
         self._size = size or ENDLESS
         self._image_size = image_size
@@ -132,17 +143,18 @@ class PaintedScenes:
         if not 0 <= index < self._size:
             raise IndexError(f"scene {index} of {self._size}")
         # Philox is keyed by (seed, split) and counts within the index: streams cannot overlap.
-        rng, elsewhere = (
+        rng, elsewhere, of_clutter = (
             np.random.Generator(np.random.Philox(key=[self._seed, self._split], counter=[0, use, index, 0]))
-            for use in (0, 1)
+            for use in (0, 1, 2)
         )
+        clutter = Clutter(self._clutter, of_clutter)
         top, left = elsewhere.integers(self._image_size - self._side + 1, size=2)
         view = View(self._image_size, self._side, int(top), int(left))
         canvas, label = _paint_stuff(view, rng)
-        for _ in range(rng.integers(2, 5)):
+        for _ in range(rng.integers(2, 5) + clutter.more_things()):
             thing = int(rng.integers(len(self._things)))
-            _paint_thing(canvas, label, view, self._things[thing], len(STUFF) + thing, rng)
-        return {"image": _photograph(canvas, view, rng), "label": label.astype(np.int32)}
+            _paint_thing(canvas, label, view, self._things[thing], len(STUFF) + thing, rng, clutter)
+        return {"image": _photograph(canvas, view, rng, clutter), "label": label.astype(np.int32)}
 
 
 # What follows draws the same random numbers whatever the view, so that a view is a cutting of the whole scene.
@@ -181,11 +193,14 @@ def _beyond_a_wavy_border(view: View, rng: np.random.Generator) -> NDArray[np.bo
     return across > np.float32(size * _between(rng, -0.12, 0.3))
 
 
-def _paint_thing(canvas: Array, label: Bytes, view: View, thing: Thing, index: int, rng: np.random.Generator) -> None:
-    size = view.size
-    radius = size * _between(rng, 0.16, 0.28)
-    row, column = size * _between(rng, 0.12, 0.88), size * _between(rng, 0.12, 0.88)
-    shadow = int(size * _between(rng, 0.006, 0.03))
+def _paint_thing(
+    canvas: Array, label: Bytes, view: View, thing: Thing, index: int, rng: np.random.Generator, clutter: Clutter
+) -> None:
+    size, look = view.size, clutter.look()
+    radius = size * look.scale * _between(rng, 0.16, 0.28)
+    place = clutter.place(_between(rng, 0.12, 0.88), _between(rng, 0.12, 0.88), look)
+    row, column = size * place[0], size * place[1]
+    shadow = int(size * look.scale * _between(rng, 0.006, 0.03))
     reach = radius * CIRCUMRADIUS[thing.shape] + shadow + 2
     rows, columns = _within(view.rows, row, reach), _within(view.columns, column, reach)
 
@@ -193,21 +208,29 @@ def _paint_thing(canvas: Array, label: Bytes, view: View, thing: Thing, index: i
     down = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(row - view.top)
     across = np.arange(columns.start, columns.stop, dtype=np.float32) - np.float32(column - view.left)
     u, v = across * cos + down * sin, down * cos - across * sin
-    distance = DISTANCES[thing.shape](u, v, np.float32(radius))  # in pixels, negative inside
+    extent = np.float32(radius), np.float32(look.thickness)
+    distance = DISTANCES[thing.shape](u, v, *extent)  # in pixels, negative inside
 
     coverage = _coverage(distance)
     behind = 1 - coverage
     if shadow:  # falls to the lower right, and fades over as many pixels as it is away
         shift_u, shift_v = shadow * (cos + sin), shadow * (cos - sin)
-        lifted = DISTANCES[thing.shape](u - shift_u, v - shift_v, np.float32(radius))
+        lifted = DISTANCES[thing.shape](u - shift_u, v - shift_v, *extent)
         behind *= np.clip(lifted * np.float32(0.5 / shadow) + np.float32(0.55), 0.55, 1)
     window = canvas[:, rows, columns]
-    window *= behind
-    shade = SURFACES[thing.shape](u, v, distance, np.float32(radius), np.float32(RIM * size))
+    shade = _shade(thing, u, v, distance, size, radius, look)
     colours = _thing_colours(thing, u, v, size, rng)
+    if look.camouflage:
+        colours = camouflaged(colours, window, look.camouflage)
+    window *= behind
     shaded = colours * np.minimum(1 + shade, 1) + np.maximum(shade, 0) * (255 - colours)
     window += coverage * shaded
     _put(label[rows, columns], distance <= 0, np.uint8(index))
+
+
+def _shade(thing: Thing, u: Array, v: Array, distance: Array, size: int, radius: float, look: Look) -> Array:
+    shade = SURFACES[thing.shape](u, v, distance, np.float32(radius), np.float32(RIM * size))
+    return shade if look.relief == 1 else shade * np.float32(look.relief)
 
 
 def _within(seen: slice, centre: float, reach: float) -> slice:
@@ -248,21 +271,23 @@ def _direction(rng: np.random.Generator, limit: float = np.pi) -> tuple[np.float
     return np.float32(np.cos(angle)), np.float32(np.sin(angle))
 
 
-def _ball(u: Array, v: Array, radius: np.float32) -> Array:
+def _ball(u: Array, v: Array, radius: np.float32, thickness: np.float32) -> Array:
     return np.sqrt(u * u + v * v) - radius
 
 
-def _box(u: Array, v: Array, radius: np.float32) -> Array:
+def _box(u: Array, v: Array, radius: np.float32, thickness: np.float32) -> Array:
     return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.9) * radius
 
 
-def _cross(u: Array, v: Array, radius: np.float32) -> Array:
+def _cross(u: Array, v: Array, radius: np.float32, thickness: np.float32) -> Array:
     u, v = np.abs(u), np.abs(v)
-    return np.maximum(np.maximum(u, v) - np.float32(1.1) * radius, np.minimum(u, v) - np.float32(0.48) * radius)
+    return np.maximum(
+        np.maximum(u, v) - np.float32(1.1) * radius, np.minimum(u, v) - np.float32(0.48) * thickness * radius
+    )
 
 
-def _ring(u: Array, v: Array, radius: np.float32) -> Array:
-    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.72) * radius) - np.float32(0.38) * radius
+def _ring(u: Array, v: Array, radius: np.float32, thickness: np.float32) -> Array:
+    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.72) * radius) - np.float32(0.38) * thickness * radius
 
 
 DISTANCES = {"ball": _ball, "box": _box, "cross": _cross, "ring": _ring}
@@ -297,12 +322,15 @@ def _lifebuoy(u: Array, v: Array, distance: Array, radius: np.float32, rim: np.f
 SURFACES = {"ball": _sphere, "box": _crate, "cross": _light_rim, "ring": _lifebuoy}
 
 
-def _photograph(canvas: Array, view: View, rng: np.random.Generator) -> Bytes:
+def _photograph(canvas: Array, view: View, rng: np.random.Generator, clutter: Clutter) -> Bytes:
     """Light the scene from one side and add a camera's contrast and noise."""
     size, axis = view.size, _centred_axis(view.size)
     contrast = _between(rng, 0.78, 1.08)
     across, down = (np.float32(contrast * _between(rng, -0.35, 0.35) / size) for _ in range(2))
     canvas *= axis[view.columns] * across + (axis[view.rows] * down + np.float32(contrast))[:, None]
+    light = clutter.light(axis[view.columns] / np.float32(size), axis[view.rows] / np.float32(size))
+    if light is not None:
+        canvas *= light
     top, left = rng.integers(size, size=2)
     canvas += _grain(size)[:, top:, left:][:, view.rows, view.columns] * np.float32(_between(rng, 2, 7))
     planes = np.empty(canvas.shape, np.uint8)

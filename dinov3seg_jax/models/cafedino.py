@@ -88,7 +88,8 @@ class CafeDino(nnx.Module):
         self.config = config
         self.frozen_vision_blocks = self.frozen_text_blocks = self.frozen_sam_blocks = 0
         options, dtype = config.cafedino, jnp.dtype(config.dtype)
-        towers: Any = {"dtype": dtype, "remat": config.remat, "kernel": config.attention, "rngs": rngs}
+        towers: Any = {"dtype": dtype, "stream": config.stream_dtype, "remat": config.remat, "rngs": rngs}
+        towers["kernel"] = config.attention
         self.vision = VisionTower(config.vision, **towers)
         self.text = TextTower(config.text, 2 * config.vision.dim, **towers)
         self.embed_correlation = CorrelationEmbedding(1, options.dim, dtype=dtype, rngs=rngs)

@@ -175,7 +175,7 @@ def _in_order(run: Callable[[Task], Result], tasks: Iterable[Task], at_once: int
 
 def kept_bytes(config: ModelConfig, classes: int, cells: int) -> int:
     """What the maps of all classes take between two passes; `cells` of the grids of all images together."""
-    return classes * cells * config.late.dim * jnp.dtype(config.dtype).itemsize if config.late.enabled else 0
+    return classes * cells * config.late.dim * jnp.dtype(config.class_maps_dtype).itemsize if config.late.enabled else 0
 
 
 def _advance(model: "SegmentationModel", scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None) -> Array:

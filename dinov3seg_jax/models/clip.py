@@ -33,17 +33,19 @@ class ClipVision(nnx.Module):
         config: VisionConfig,
         *,
         dtype: DTypeLike,
+        stream: DTypeLike | None = None,
         remat: bool = False,
         kernel: Kernel = "auto",
         rngs: nnx.Rngs,
     ):
-        self.config, self.remat = config, remat
+        """`stream` is the type of the residual stream; default `dtype`."""
+        self.config, self.stream, self.remat = config, stream or dtype, remat
         d, token = config.dim, normal(0.02)
         self.patch_embed = PatchEmbed(config.patch_size, d, bias=False, dtype=dtype, rngs=rngs)
         self.cls_token = nnx.Param(token(rngs.params(), (d,)))
         self.cls_position = nnx.Param(token(rngs.params(), (d,)))
         self.positions = nnx.Param(token(rngs.params(), (config.grid, config.grid, d)))
-        self.norm_before = LayerNorm(d, dtype=dtype, rngs=rngs)
+        self.norm_before = LayerNorm(d, dtype=self.stream, rngs=rngs)
         options: Any = {"ffn": "quick_gelu", "kernel": kernel, "dtype": dtype}
         self.blocks = stack(lambda rngs: ClipBlock(d, config.heads, rngs=rngs, **options), config.depth, rngs)
         self.norm = LayerNorm(d, dtype=dtype, rngs=rngs)
@@ -51,7 +53,7 @@ class ClipVision(nnx.Module):
 
     def embed(self, images: Float[Array, "b height width 3"]) -> tuple[Float[Array, "b n d"], int, int]:
         """The tokens before the first block, and the grid's height and width."""
-        patches = self.patch_embed(images)
+        patches = self.patch_embed(images).astype(self.stream)
         b, h, w, d = patches.shape
         patches = patches + resize_cubic(self.positions[...][None], h, w).astype(patches.dtype)
         first = (self.cls_token + self.cls_position).astype(patches.dtype)

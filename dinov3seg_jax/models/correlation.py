@@ -44,9 +44,10 @@ def correlate(
 class CorrelationEmbedding(nnx.Module):
     """A 7 x 7 convolution over each class's own map."""
 
-    def __init__(self, channels: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, channels: int, dim: int, *, dtype: DTypeLike, stream: DTypeLike | None = None, rngs: nnx.Rngs):
+        """`stream` is the type of the maps that it begins; default `dtype`."""
         self.conv = Conv(channels, dim, SIDE, dtype=dtype, rngs=rngs)
-        self.dtype = dtype
+        self.dtype, self.stream = dtype, stream or dtype
 
     def __call__(self, correlation: Float[Array, "b t h w c"]) -> Float[Array, "b t h w d"]:
         b, t, h, w, c = correlation.shape
@@ -59,7 +60,7 @@ class CorrelationEmbedding(nnx.Module):
         bias = self.conv.bias
         assert bias is not None
         embedded = convolve(columns, kernel, ((reach, reach), (0, 0)), self.dtype)
-        return (embedded + bias[...].astype(self.dtype)).reshape(b, t, h, w, -1)
+        return (embedded + bias[...].astype(self.dtype)).reshape(b, t, h, w, -1).astype(self.stream)
 
 
 class CorrelationSkip(nnx.Module):

@@ -1,7 +1,7 @@
 """dinov3.txt: the vision head and the text tower that share one embedding space (§1; its specification, section 8)."""
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,11 +27,14 @@ class VisionHead(nnx.Module):
         config: VisionConfig,
         *,
         dtype: DTypeLike,
+        stream: DTypeLike | None = None,
         remat: bool = False,
         kernel: Kernel = "auto",
         rngs: nnx.Rngs,
     ):
+        """`stream` is the type of the residual stream; default `dtype`."""
         self.depth = config.head_blocks
+        self.stream = stream or dtype
         self.remat = remat
         self.blocks = stack(
             lambda rngs: Block(
@@ -55,6 +58,7 @@ class VisionHead(nnx.Module):
         b, h, w, d = tokens.patches.shape
         prefix = 1 + tokens.storage.shape[1]
         x = jnp.concatenate([tokens.cls[:, None], tokens.storage, tokens.patches.reshape(b, h * w, d)], axis=1)
+        x = x.astype(self.stream)
         x = run_stack(self.blocks, x, lambda block, x: block(x), stop=self.depth, remat=self.remat)
         x = self.norm(x)
         return Tokens(x[:, 0], x[:, 1:prefix], x[:, prefix:].reshape(b, h, w, d))
@@ -85,14 +89,17 @@ class VisionTower(nnx.Module):
         config: VisionConfig,
         *,
         dtype: DTypeLike,
+        stream: DTypeLike | None = None,
         remat: bool = False,
         kernel: Kernel = "auto",
         rngs: nnx.Rngs,
     ):
-        self.backbone = VisionTransformer(config, dtype=dtype, remat=remat, kernel=kernel, rngs=rngs)
+        """`stream` is the type of the residual streams; default `dtype`."""
+        options: Any = {"dtype": dtype, "stream": stream, "remat": remat, "kernel": kernel, "rngs": rngs}
+        self.backbone = VisionTransformer(config, **options)
         self.has_head = config.head_blocks > 0
         if self.has_head:
-            self.head = VisionHead(config, dtype=dtype, remat=remat, kernel=kernel, rngs=rngs)
+            self.head = VisionHead(config, **options)
 
     def __call__(self, images: Float[Array, "b height width 3"], *, frozen_blocks: int = 0) -> VisionFeatures:
         """Encode normalised pixels."""
@@ -120,13 +127,18 @@ class TextTower(nnx.Module):
         outputs: int,
         *,
         dtype: DTypeLike,
+        stream: DTypeLike | None = None,
         remat: bool = False,
         kernel: Kernel = "auto",
         clip: bool = False,
         rngs: nnx.Rngs,
     ):
-        """`outputs` is the width of an embedding; `clip` puts in CLIP's biases and QuickGELU."""
+        """`outputs` is the width of an embedding, `stream` the type of the residual stream (default `dtype`).
+
+        `clip` puts in CLIP's biases and QuickGELU.
+        """
         self.config = config
+        self.stream = stream or dtype
         self.remat = remat
         self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (config.vocab_size, config.dim)))
         self.positional_embedding = nnx.Param(normal(0.01)(rngs.params(), (config.context_length, config.dim)))
@@ -147,7 +159,6 @@ class TextTower(nnx.Module):
         self.norm = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
         self.projection = Linear(config.dim, outputs, bias=False, dtype=dtype, rngs=rngs)
         self.logit_scale = nnx.Param(np.full(1, INITIAL_LOGIT_SCALE, np.float32))
-        self.dtype = dtype
 
     def __call__(self, tokens: Int[Array, "n length"], *, frozen_blocks: int = 0) -> Float[Array, "n outputs"]:
         """Embed rows of token ids, not normalised. The feature is read at the first end-of-text token.
@@ -157,7 +168,7 @@ class TextTower(nnx.Module):
         """
         length = tokens.shape[1]
         x = self.token_embedding[...][tokens] + self.positional_embedding[:length]
-        x = x.astype(self.dtype)
+        x = x.astype(self.stream)
         depth = self.config.depth
         for start, stop in itertools.pairwise(sorted({0, min(frozen_blocks, depth), depth})):
             x = run_stack(

@@ -36,15 +36,17 @@ class SegmentationModel(nnx.Module):
         self.frozen_vision_blocks = self.frozen_text_blocks = self.frozen_sam_blocks = 0
         dtype = jnp.dtype(config.dtype)
         late = config.late.dim
-        tower: Any = {"dtype": dtype, "remat": config.remat, "kernel": config.attention, "rngs": rngs}
-        self.vision = self.towers.vision(config, **tower)
-        self.text = self.towers.text(config, **tower)
+        tower: Any = {"dtype": dtype, "stream": config.stream_dtype, "remat": config.remat, "rngs": rngs}
+        self.vision = self.towers.vision(config, kernel=config.attention, **tower)
+        self.text = self.towers.text(config, kernel=config.attention, **tower)
         if config.early.enabled:
             self.early = EarlyRefinement(config.early, dtype=dtype, rngs=rngs)
         channels = len(channels_of(config.correlation, self.towers.halves))
-        self.embed_correlation = CorrelationEmbedding(channels, late, dtype=dtype, rngs=rngs)
+        self.embed_correlation = CorrelationEmbedding(
+            channels, late, dtype=dtype, stream=config.class_maps_dtype, rngs=rngs
+        )
         if config.spe == "sam":
-            self.sam = SamEncoder(config.sam, dtype=dtype, remat=config.remat, rngs=rngs)
+            self.sam = SamEncoder(config.sam, **tower)
         if config.spe != "none":
             self.guidance = GuidanceProjection(config, dtype=dtype, rngs=rngs)
         if config.late.enabled:

@@ -1,6 +1,7 @@
 """DINOv3's linear segmentation head (its specification, section 12.1): batch normalisation and one dense layer."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,8 @@ class LinearProbe(nnx.Module):
         self.frozen_vision_blocks = self.frozen_text_blocks = self.frozen_sam_blocks = 0
         dtype = jnp.dtype(config.dtype)
         backbone = dataclasses.replace(config.vision, head_blocks=0)
-        self.vision = VisionTower(backbone, dtype=dtype, remat=config.remat, kernel=config.attention, rngs=rngs)
+        options: Any = {"remat": config.remat, "kernel": config.attention, "rngs": rngs}
+        self.vision = VisionTower(backbone, dtype=dtype, stream=config.stream_dtype, **options)
         seen = max(len(config.linear.layers), 1)
         self.linear = LinearHead(seen * config.vision.dim, config.linear.classes, dtype=dtype, rngs=rngs)
 

@@ -67,6 +67,9 @@ SAM = {
     "sam_vit_h": SamConfig(dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
 }
 
+# What AnyUp's released weights are for; all of it is set, or `init_from` refuses them.
+ANYUP = EarlyRefinementConfig(unification="official", locality=0.0)
+
 NANO = ModelConfig(
     vision=VisionConfig(dim=64, depth=3, heads=4, layerscale_init=1.0, head_blocks=1),
     text=TextConfig(dim=48, depth=1, heads=4, ffn_ratio=1.0),  # too small to learn phrases by heart
@@ -86,6 +89,8 @@ CATSEG_L = ModelConfig(
     spe="vision",
     late=LateRefinementConfig(doubled_residual=True, training_pooling=2, pad_classes=256, max_classes=256),
 )
+
+CATSEG_B = dataclasses.replace(CATSEG_L, vision=CLIP_VISION["clip_vitb16"], text=CLIP_TEXT["clip_vitb16"])
 
 MODELS = {"nano": NANO, "paper": ModelConfig()}
 

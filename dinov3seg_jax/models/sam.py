@@ -92,8 +92,18 @@ class SamBlock(nnx.Module):
 class SamEncoder(nnx.Module):
     """Windowed ViT with a few global blocks, absolute and relative positions, and a convolutional neck."""
 
-    def __init__(self, config: SamConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: SamConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        stream: DTypeLike | None = None,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        """`stream` is the type of the residual stream; default `dtype`."""
         self.config = config
+        self.stream = stream or dtype
         self.remat = remat
         d, grid = config.dim, config.image_size // config.patch_size
         self.patch_embed = PatchEmbed(config.patch_size, d, dtype=dtype, rngs=rngs)
@@ -120,7 +130,7 @@ class SamEncoder(nnx.Module):
         """
         depth, global_blocks = self.config.depth, self.config.global_blocks
         thirds = (max(depth // 3, 1), max(2 * depth // 3, 1))
-        x = self.patch_embed(images)
+        x = self.patch_embed(images).astype(self.stream)
         x = x + self._positions(x.shape[1], x.shape[2]).astype(x.dtype)
         maps = {}
         cuts = sorted({0, depth, *thirds, *global_blocks, *(i + 1 for i in global_blocks)})

@@ -50,12 +50,16 @@ class TipsText(nnx.Module):
         config: TextConfig,
         *,
         dtype: DTypeLike,
+        stream: DTypeLike | None = None,
         remat: bool = False,
         kernel: Kernel = "auto",
         rngs: nnx.Rngs,
     ):
-        """`kernel` is that of other towers: none of them leaves padding out, and 64 tokens are few."""
-        self.config, self.dtype, self.remat = config, dtype, remat
+        """`stream` is the type of the residual stream; default `dtype`.
+
+        `kernel` is that of other towers: none of them leaves padding out, and 64 tokens are few.
+        """
+        self.config, self.stream, self.remat = config, stream or dtype, remat
         self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (config.vocab_size, config.dim)))
         self.blocks = stack(lambda rngs: TextBlock(config, dtype=dtype, rngs=rngs), config.depth, rngs)
         self.norm = LayerNorm(config.dim, dtype=dtype, rngs=rngs)
@@ -63,7 +67,7 @@ class TipsText(nnx.Module):
     def embed(self, tokens: Int[Array, "n length"]) -> Float[Array, "n length d"]:
         """The tokens before the first block."""
         scaled = self.token_embedding[...][tokens] * math.sqrt(self.config.dim)
-        return (scaled + sinusoids(tokens.shape[1], self.config.dim)).astype(self.dtype)
+        return (scaled + sinusoids(tokens.shape[1], self.config.dim)).astype(self.stream)
 
     def __call__(self, tokens: Int[Array, "n length"], *, frozen_blocks: int = 0) -> Float[Array, "n d"]:
         """Embed rows of ids of any length, not normalised. A row ends where its zeros begin; one of zeros gives zeros.

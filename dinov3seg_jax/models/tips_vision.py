@@ -65,11 +65,13 @@ class TipsVision(nnx.Module):
         config: VisionConfig,
         *,
         dtype: DTypeLike,
+        stream: DTypeLike | None = None,
         remat: bool = False,
         kernel: Kernel = "auto",
         rngs: nnx.Rngs,
     ):
-        self.config, self.remat = config, remat
+        """`stream` is the type of the residual stream; default `dtype`."""
+        self.config, self.stream, self.remat = config, stream or dtype, remat
         d, token = config.dim, normal(0.02)
         self.patch_embed = PatchEmbed(config.patch_size, d, dtype=dtype, rngs=rngs)
         self.cls_first = nnx.Param(token(rngs.params(), (d,)))  # trained on alt-texts of the web
@@ -88,7 +90,7 @@ class TipsVision(nnx.Module):
         p = self.config.patch_size
         if images.shape[1] % p or images.shape[2] % p:
             raise ValueError(f"the sides {images.shape[1]} x {images.shape[2]} must be multiples of {p}")
-        patches = self.patch_embed(images)
+        patches = self.patch_embed(images).astype(self.stream)
         b, h, w, d = patches.shape
         patches = patches + resize_positions(self.positions[...], h, w).astype(patches.dtype)
         prefix = jnp.stack([self.cls_first + self.cls_position, self.cls_second[...]]).astype(patches.dtype)

@@ -23,7 +23,7 @@ class Towers(NamedTuple):
 
     halves: int  # of a text embedding: 2 where one is aligned with the class token and one with patches
     pixels: Pixels  # mean and deviation of what the vision tower takes
-    vision: Callable[..., nnx.Module]  # (ModelConfig, dtype=, remat=, kernel=, rngs=)
+    vision: Callable[..., nnx.Module]  # (ModelConfig, dtype=, stream=, remat=, kernel=, rngs=)
     text: Callable[..., nnx.Module]  # the same
 
 
@@ -55,7 +55,8 @@ class TwoTowers(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         row = TOWERS[config.towers]
-        options: Any = {"dtype": jnp.dtype(config.dtype), "remat": False, "kernel": config.attention, "rngs": rngs}
+        options: Any = {"remat": False, "kernel": config.attention, "rngs": rngs}
+        options |= {"dtype": jnp.dtype(config.dtype), "stream": config.stream_dtype}
         self.halves = row.halves
         self.vision = row.vision(config, **options)
         self.text = row.text(config, **options)

@@ -51,11 +51,14 @@ class VisionTransformer(nnx.Module):
         config: VisionConfig,
         *,
         dtype: DTypeLike = jnp.float32,
+        stream: DTypeLike | None = None,
         remat: bool = False,
         kernel: Kernel = "auto",
         rngs: nnx.Rngs,
     ):
+        """`stream` is the type of the residual stream; default `dtype`."""
         self.config = config
+        self.stream = stream or dtype
         self.remat = remat
         d = config.dim
         token_init = normal(0.02)
@@ -88,7 +91,7 @@ class VisionTransformer(nnx.Module):
         self, images: Float[Array, "b height width 3"], masks: Array | None = None
     ) -> tuple[Float[Array, "b n d"], int, int]:
         """Return the tokens before the first block, and the grid's height and width; `masks` [b, h, w] is bool."""
-        patches = self.patch_embed(images)
+        patches = self.patch_embed(images).astype(self.stream)
         b, h, w, d = patches.shape
         if masks is not None:
             patches = jnp.where(masks[..., None], self.mask_token.astype(patches.dtype), patches)

@@ -1,20 +1,22 @@
 """The arrays of a step on disk: nested dicts, as orbax writes them. The only module that imports orbax.
 
-A zarr array for each parameter, in one OCDBT store. Who only segments reads it with TensorStore alone, since importing
-orbax takes longer than reading a small model.
+A zarr array for each parameter, in one OCDBT store: the step's own, or that of a pack (`frozen.py`). Who only segments
+reads them with TensorStore alone, since importing orbax takes longer than reading a small model.
 """
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tensorstore
 
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+from dinov3seg_jax.store.frozen import pieces
 
 PARAMETERS, OPTIMIZER, PROGRESS = "parameters", "optimizer", "progress"  # what a step holds
 
@@ -30,29 +32,29 @@ def read_on_first_device(folder: Path, expected: AbstractParameters) -> Paramete
         UserError: one is missing, damaged, or another array.
     """
     with loading(folder):
-        return _read(folder / PARAMETERS, expected)
+        opening = {
+            name: [_open(piece / PARAMETERS, name) for piece in lie] for name, lie in pieces(folder, expected).items()
+        }
+        # One after the other: what is on its way to the device is in memory twice.
+        return {name: _on_first_device(name, leaf, opening[name]) for name, leaf in expected.items()}
 
 
-def _read(folder: Path, expected: AbstractParameters) -> Parameters:
+def _open(folder: Path, name: str) -> tensorstore.Future:
     # Not a URL, in which # and % mean something.
     store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
-    opening = {
-        name: tensorstore.open(
-            {"driver": "zarr3", "kvstore": {**store, "path": f"{name.replace('/', '.')}/"}}, open=True, read=True
-        )
-        for name in expected
-    }
-    parameters = {}
-    for name, leaf in expected.items():
-        array = opening[name].result()
-        held = array.dtype.numpy_dtype
-        floats = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (held, leaf.dtype))
-        if array.shape != leaf.shape or not (held == leaf.dtype or floats):
-            raise ValueError(f"'{name}' is {array.dtype.name} {list(array.shape)}, not {leaf.dtype} {list(leaf.shape)}")
-        # One after the other: what is on its way to the device is in memory twice.
-        values = array.read().result().astype(leaf.dtype, copy=False)
-        parameters[name] = jax.block_until_ready(jax.device_put(values))
-    return parameters
+    kept = {"driver": "zarr3", "kvstore": {**store, "path": f"{name.replace('/', '.')}/"}}
+    return tensorstore.open(kept, open=True, read=True)
+
+
+def _on_first_device(name: str, leaf: jax.ShapeDtypeStruct, opening: list[tensorstore.Future]) -> jax.Array:
+    arrays = [future.result() for future in opening]
+    held = arrays[0].dtype
+    shape = (sum(array.shape[0] for array in arrays), *arrays[0].shape[1:]) if len(arrays) > 1 else arrays[0].shape
+    floats = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (held.numpy_dtype, leaf.dtype))
+    if shape != leaf.shape or not (held.numpy_dtype == leaf.dtype or floats):
+        raise ValueError(f"'{name}' is {held.name} {list(shape)}, not {leaf.dtype} {list(leaf.shape)}")
+    parts = [future.result().astype(leaf.dtype, copy=False) for future in [array.read() for array in arrays]]
+    return jax.block_until_ready(jax.device_put(parts[0] if len(parts) == 1 else np.concatenate(parts)))
 
 
 def save(folder: Path, parameters: Parameters, optimizer: Any, progress: dict[str, Any]) -> Any:
@@ -70,6 +72,13 @@ def save(folder: Path, parameters: Parameters, optimizer: Any, progress: dict[st
     return ocp.save_checkpointables_async(folder, content | {PROGRESS: progress})
 
 
+def save_pack(folder: Path, parameters: Parameters) -> Any:
+    """Write arrays that nobody will write over, as `save` does."""
+    from orbax.checkpoint import v1 as ocp
+
+    return ocp.save_checkpointables_async(folder, {PARAMETERS: _nested(parameters)})
+
+
 def read_sharded(
     folder: Path, expected: AbstractParameters, shardings: Mapping[str, jax.sharding.Sharding]
 ) -> Parameters:
@@ -78,15 +87,23 @@ def read_sharded(
     Args:
         folder: absolute; of the step.
         expected: their names, shapes and types, all that the step holds.
-        shardings: by name.
+        shardings: by name. A stack of blocks that lies in two places is never cut along its first axis.
 
     Raises:
         UserError: the step holds other arrays.
     """
-    placed = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name]) for name, leaf in expected.items()
+    with loading(folder):
+        lie = pieces(folder, expected)
+    by_folder: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {folder: {}}
+    for name, places in lie.items():
+        for place, shape in places.items():
+            piece = jax.ShapeDtypeStruct(shape, expected[name].dtype, sharding=shardings[name])
+            by_folder.setdefault(place, {})[name] = piece
+    held = {
+        place: _flat(_load(place, {PARAMETERS: _nested(described)}, some=place != folder)[PARAMETERS])
+        for place, described in by_folder.items()
     }
-    return _flat(_load(folder, {PARAMETERS: _nested(placed)})[PARAMETERS])
+    return {name: _joined([held[place][name] for place in places]) for name, places in lie.items()}
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
@@ -98,20 +115,60 @@ def read_progress(folder: Path) -> dict[str, Any]:
     return _load(folder, {PROGRESS: None})[PROGRESS]
 
 
-def read_step(folder: Path, parameters: AbstractParameters, optimizer: Any) -> tuple[Parameters, Any, dict[str, Any]]:
-    """All of a step: parameters, optimiser state and progress.
+class Step(NamedTuple):
+    """All that a step says."""
+
+    trainable: Parameters
+    frozen: Parameters  # of a stack of blocks, perhaps the first ones; the others are in `trainable`
+    optimizer: Any
+    progress: dict[str, Any]
+
+
+def read_step(folder: Path, trainable: AbstractParameters, frozen: AbstractParameters, optimizer: Any) -> Step:
+    """All of a step, onto devices.
 
     Args:
         folder: absolute; of the step.
-        parameters, optimizer: described, with shardings.
+        trainable, frozen, optimizer: described, with shardings.
 
     Raises:
         UserError: the step is of another model or optimiser.
     """
+    packed: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
+    with loading(folder):
+        for name, places in pieces(folder, frozen).items():
+            packed.setdefault(next(iter(places)), {})[name] = frozen[name]
+    inside = packed.pop(folder, {})  # as in every step once, with the stacks of blocks whole
+    parameters = trainable | {name: _whole(trainable.get(name), leaf) for name, leaf in inside.items()}
     described = {PARAMETERS: _nested(parameters), OPTIMIZER: jax.tree.leaves(optimizer), PROGRESS: None}
     held = _load(folder, described)
+    found = _flat(held[PARAMETERS])
+    held_frozen: Parameters = {}
+    for pack, arrays in packed.items():
+        held_frozen |= _flat(_load(pack, {PARAMETERS: _nested(arrays)}, some=True)[PARAMETERS])
+    for name, leaf in inside.items():
+        array = found.pop(name)
+        if name in trainable:
+            found[name] = jax.device_put(array[leaf.shape[0] :], trainable[name].sharding)
+            array = array[: leaf.shape[0]].astype(leaf.dtype)
+        held_frozen[name] = jax.device_put(array, leaf.sharding)
     state = jax.tree.unflatten(jax.tree.structure(optimizer), held[OPTIMIZER])
-    return _flat(held[PARAMETERS]), state, held[PROGRESS]
+    return Step(
+        {name: found[name] for name in trainable}, {name: held_frozen[name] for name in frozen}, state, held[PROGRESS]
+    )
+
+
+def _whole(trainable: jax.ShapeDtypeStruct | None, frozen: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    if trainable is None:
+        return frozen
+    shape = (frozen.shape[0] + trainable.shape[0], *frozen.shape[1:])
+    return jax.ShapeDtypeStruct(shape, trainable.dtype, sharding=trainable.sharding)
+
+
+def _joined(parts: list[jax.Array]) -> jax.Array:
+    if len(parts) == 1:
+        return parts[0]
+    return jax.jit(lambda *blocks: jnp.concatenate(blocks), out_shardings=parts[0].sharding)(*parts)
 
 
 @contextlib.contextmanager
@@ -136,10 +193,13 @@ def shortened(error: BaseException) -> str:
     return text if len(text) < 250 else f"{text[:50]} ... {text[-200:]}"
 
 
-def _load(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
+def _load(folder: Path, what: dict[str, Any], some: bool = False) -> dict[str, Any]:
+    """What is asked for of a folder; of its arrays perhaps `some` alone, while else it may hold no others."""
     from orbax.checkpoint import v1 as ocp
 
-    with loading(folder):
+    context = ocp.Context()
+    context.pytree.loading.partial_load = some
+    with loading(folder), context:
         return ocp.load_checkpointables(folder, what)
 
 

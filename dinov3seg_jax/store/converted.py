@@ -33,7 +33,7 @@ MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
 
 # Options that arrays do not depend on, or that their shapes say as well.
-INITIAL_OR_SHAPE = {"layerscale_init", "locality", "ffn_ratio", "ffn_align", "mlp_ratio"}
+INITIAL_OR_SHAPE = {"layerscale_init", "ffn_ratio", "ffn_align", "mlp_ratio"}
 NO_HEAD = ("vision.head_blocks", 0)  # what a backbone by itself says; another folder may hold a head for it
 
 
@@ -206,15 +206,20 @@ def refuse_other_model(
     """Stop before converted parts enter a model that they were not made for.
 
     Raises:
-        UserError: it names the first option or array that differs.
+        UserError: it names the options that differ, or the first array that does.
     """
-    for option, value in _said(manifest):
-        ours = operator.attrgetter(option)(model)
-        if (option, value) != NO_HEAD and option.split(".")[-1] not in INITIAL_OR_SHAPE and ours != value:
-            raise UserError(
-                f"'{folder}' was converted with model.{option}={value!r}, not {ours!r}; "
-                f"set --config.model.{option}={value}."
-            )
+    others = [
+        (option, value, ours)
+        for option, value in _said(manifest)
+        if (option, value) != NO_HEAD
+        and option.split(".")[-1] not in INITIAL_OR_SHAPE
+        and (ours := operator.attrgetter(option)(model)) != value
+    ]
+    if others:
+        differ = ", and ".join(f"model.{option}={value!r}, not {ours!r}" for option, value, ours in others)
+        mend = " ".join(f"--config.model.{option}={_typed(value)}" for option, value, _ in others)
+        together = " together" if len(others) > 1 else ""
+        raise UserError(f"'{folder}' was converted with {differ}; set {mend}{together}.")
     for name, array in manifest.arrays.items():
         if name not in expected:
             raise UserError(f"'{folder}' holds '{name}', which config.model has no place for; switch that part on.")
@@ -237,6 +242,11 @@ def _said(manifest: Manifest) -> Iterable[tuple[str, Any]]:
         options = {f"{section}.{option}": value for option, value in said.items()} if isinstance(said, dict) else {}
         for option, value in (options or {section: said}).items():
             yield option, tuple(value) if isinstance(value, list) else value
+
+
+def _typed(value: Any) -> str:
+    """As one word of a command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) and len(value) > 1 else str(value)
 
 
 def _place(path: Path, entry: safetensors.Entry, sharding: "jax.sharding.Sharding") -> "jax.Array":

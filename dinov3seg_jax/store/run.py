@@ -1,4 +1,7 @@
-"""The folder of a run: `config.json`, and `checkpoints/<step>`, of which the newest step that is whole counts."""
+"""The folder of a run: `config.json`, and `checkpoints/<step>`, of which the newest step that is whole counts.
+
+What its steps share is in `frozen/` (`frozen.py`).
+"""
 
 import dataclasses
 import functools
@@ -7,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +20,9 @@ from dinov3seg_jax.config_files import from_dict
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.processes import check_once, is_first
-from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage
+from dinov3seg_jax.store.checksums import CHECKSUMS_FILE
 from dinov3seg_jax.store.evaluations import best_of, read_evaluations
+from dinov3seg_jax.store.frozen import packs_of, wrong_with
 
 if TYPE_CHECKING:
     import jax
@@ -58,19 +62,19 @@ class RunFolder:
         steps = finished_steps(self.path / STEPS_FOLDER)
         if self.step == NEWEST:
             return max(steps, default=None)
-        there_are = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
+        read_config(self.path)  # which says what is wrong with the folder, if something is
+        one = f"name newest or one of {', '.join(map(str, steps))}" if steps else "no step is finished yet"
         if self.step == BEST:
             best = best_of(read_evaluations(self.path, until=max(steps, default=0)))
             if best is None:
                 raise UserError(
-                    f"'{self.path}' has no best step, as nothing was scored while it trained (train.eval_every); name "
-                    f"another step: {there_are}."
+                    f"'{self.path}' has no best step, as nothing was scored while it trained (train.eval_every); {one}."
                 )
             if best.step not in steps:
-                raise UserError(f"the best step of '{self.path}' is {best.step}, which is gone; {there_are}.")
+                raise UserError(f"the best step of '{self.path}' is {best.step}, which is gone; {one}.")
             return best.step
         if not self.step.isdecimal() or int(self.step) not in steps:
-            raise UserError(f"'{self.path}' has no step '{self.step}'; {there_are}, and newest and best.")
+            raise UserError(f"'{self.path}' has no step '{self.step}'; {one}{', or best' * bool(steps)}.")
         return int(self.step)
 
     @property
@@ -94,6 +98,8 @@ class RunFolder:
     def fingerprint(self) -> str:
         """Tells these weights from others: a digest of the newest step's own checksums; nothing else is read.
 
+        They are those of its reference too, which names what is frozen by its content.
+
         A folder without a step has a digest too, and whoever reads its arrays says what is wrong.
         """
         step = "" if self.number is None else str(self.number)
@@ -101,9 +107,12 @@ class RunFolder:
 
     def files(self) -> list[Path]:
         """All files that the weights depend on."""
-        steps = self.path / STEPS_FOLDER
-        where = steps if self.step == NEWEST else steps / str(self.number)
-        return [self.path / CONFIG_FILE, *sorted(path for path in where.rglob("*") if path.is_file())]
+        steps, absolute = self.path / STEPS_FOLDER, self.path.resolve() / STEPS_FOLDER
+        numbers = finished_steps(steps) if self.step == NEWEST else [self.number]
+        where = [steps] if self.step == NEWEST else [steps / str(self.number)]
+        where += sorted({pack for number in numbers for pack in _readable_packs(absolute / str(number))})
+        held = [path for folder in where for path in sorted(folder.rglob("*")) if path.is_file()]
+        return [self.path / CONFIG_FILE, *held]
 
     def arrays(
         self, beginnings: tuple[str, ...] = ("",), shardings: "Mapping[str, jax.sharding.Sharding] | None" = None
@@ -148,7 +157,7 @@ class RunFolder:
         """
         if self.step == NEWEST:
             return newest_step(self.path)
-        folder = (self.path / STEPS_FOLDER / str(self.number)).resolve()  # TensorStore refuses ".."
+        folder = self.path.resolve() / STEPS_FOLDER / str(self.number)  # TensorStore refuses ".."
         check_once(functools.partial(_refuse_damaged, folder))
         return folder
 
@@ -218,7 +227,7 @@ def newest_step(workdir: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    folder = (workdir / STEPS_FOLDER).resolve()  # TensorStore refuses ".."
+    folder = workdir.resolve() / STEPS_FOLDER  # TensorStore refuses ".."
     step = newest_whole(folder)
     if step is None:
         raise UserError(f"'{workdir}' holds no complete checkpoint; let training reach train.checkpoint_every steps.")
@@ -254,25 +263,38 @@ def newest_whole(folder: Path, put_aside: bool = False) -> int | None:
 
 def _choose(folder: Path, put_aside: bool) -> int | None:
     reasons: dict[int, str] = {}
+    packs: dict[Path, str | None] = {}
+    back: Path | None = None  # a pack for which steps that are whole themselves were passed over
     for step in reversed(finished_steps(folder)):
-        reason = damage(folder / str(step))
-        if reason is None:
+        wrong = wrong_with(folder / str(step), packs)
+        if wrong is None:
             _warn(folder, reasons, step, put_aside)
             return step
-        reasons[step] = reason
+        reasons[step] = wrong.reason
+        back = wrong.pack or back
     if not reasons:
         return None
     listed = ", ".join(f"step {step}: {reason}" for step, reason in reasons.items())
-    raise UserError(
-        f"no checkpoint in '{folder}' is whole ({listed}); put one back from a copy, or delete it all to begin again."
-    )
+    mend = f"put '{back}' back from a copy of the run" if back else "put one back from a copy"
+    raise UserError(f"no checkpoint in '{folder}' is whole ({listed}); {mend}, or delete it all to begin again.")
+
+
+def _readable_packs(step: Path) -> Iterable[Path]:
+    try:
+        return packs_of(step)
+    except (OSError, ValueError):  # whoever reads the step says so
+        return ()
 
 
 def _refuse_damaged(step: Path) -> None:
-    reason = damage(step)
-    if reason is not None:
-        others = ", ".join(str(other) for other in finished_steps(step.parent) if str(other) != step.name)
-        raise UserError(f"checkpoint '{step}' is damaged: {reason}; name another step: {others or 'there is none'}.")
+    wrong = wrong_with(step, {})
+    if wrong is None:
+        return
+    others = ", ".join(str(other) for other in finished_steps(step.parent) if str(other) != step.name)
+    mend = f"put '{wrong.pack}' back from a copy of the run"
+    if wrong.pack is None:
+        mend = f"name another step{': ' + others if others else ''}"
+    raise UserError(f"checkpoint '{step}' is damaged: {wrong.reason}; {mend}.")
 
 
 def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> None:

@@ -34,7 +34,9 @@ class DataCheck:
         def look() -> None:
             self._digest = _digest(config, dataset)
             if _read(expanded(config.workdir)).get("data") != self._digest:
-                self._census = check_masks(dataset, _note)
+                found = [check_masks(part, _note) for part in dataset.parts or (dataset,)]
+                self._census = found[0]
+                _say_what_finds_no_place(self._census, config.data.classes_per_image)
 
         check_once(look)
 
@@ -48,6 +50,8 @@ class DataCheck:
 
 def _digest(config: Config, dataset: Dataset) -> str:
     """Of all that the check depends on."""
+    if dataset.parts:
+        return hashlib.sha256("".join(_digest(config, part) for part in dataset.parts).encode()).hexdigest()
     source: Any = dataset.source
     files = [source.files(index)[1:] for index in range(len(source))] if hasattr(source, "files") else []
     reader = getattr(source, "reader", None)
@@ -63,6 +67,14 @@ def _read(workdir: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # a new run, or a file that is damaged: look again
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _say_what_finds_no_place(census: Census | None, places: int) -> None:
+    if census is not None and places and census.most >= places:
+        _note(
+            f"a mask shows {census.most} classes, and data.classes_per_image is {places}: where a crop shows as many, "
+            f"some are left out, their pixels ignored, or no other is drawn; {census.most + 1} or more avoids that"
+        )
 
 
 def _note(text: str) -> None:

@@ -31,7 +31,8 @@ def check_linear(config: Config, classes: int) -> None:
             f"model.linear.classes is {config.model.linear.classes}, but data set '{config.data.train.name}' has "
             f"{classes} classes; set --config.model.linear.classes={classes}."
         )
-    for option, plain in {"objective": "masks", "alignment_steps": 0, "hardest_classes": 0, "accumulate": 1}.items():
+    plain_values = {"objective": "masks", "alignment_steps": 0, "hardest_classes": 0, "accumulate": 1, "view_size": 0}
+    for option, plain in plain_values.items():
         if getattr(config.train, option) != plain:
             raise UserError(f"train.{option} is not for a linear head; set --config.train.{option}={plain}.")
 

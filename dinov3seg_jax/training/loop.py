@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,11 +16,13 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.data.balance import for_rare_classes
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.data.held_out import open_training
-from dinov3seg_jax.data.pipeline import train_iterator
+from dinov3seg_jax.data.pipeline import Batches, StreamKind, refuse_other_stream, train_iterator
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.models.low_rank import merge
 from dinov3seg_jax.processes import is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import training_prompts
@@ -30,6 +32,7 @@ from dinov3seg_jax.training.checkpoint import Checkpoints
 from dinov3seg_jax.training.chips import peak_flops
 from dinov3seg_jax.training.clock import Clock
 from dinov3seg_jax.training.data_check import DataCheck
+from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
@@ -72,9 +75,10 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
         if make_validator is None:
             raise ValueError("train.eval_every needs a validator; call dinov3seg_jax.train")
         validator = make_validator(config)
+    dataset = for_rare_classes(dataset, config.data.balance, config.train.class_weights)
     seconds = 0.0
     if config.train.alignment_steps and not config.init_from:
-        towers = _run(towers_alone(config), dataset, checked, seconds, None)
+        towers = _run(towers_alone(config), dataset, checked, seconds, None, home=expanded(config.workdir))
         seconds = RunFolder(towers).progress()["train_seconds"]
         config = dataclasses.replace(config, init_from=str(towers))
     return _run(config, dataset, checked, seconds, validator)
@@ -98,7 +102,8 @@ def towers_alone(config: Config) -> Config:
 class Surroundings(NamedTuple):
     """What a run reads from, writes to and listens for, while it trains."""
 
-    batches: Any  # an iterator of grain's, whose place can be asked for and set
+    batches: Batches
+    stream: StreamKind  # that they are of
     checkpoints: Checkpoints
     logs: Logs
     clock: Clock
@@ -107,7 +112,12 @@ class Surroundings(NamedTuple):
 
 
 def _run(
-    config: Config, dataset: Dataset, checked: DataCheck, seconds_before: float, validator: Validator | None
+    config: Config,
+    dataset: Dataset,
+    checked: DataCheck,
+    seconds_before: float,
+    validator: Validator | None,
+    home: Path | None = None,
 ) -> Path:
     workdir = expanded(config.workdir)
     refuse_other_run(workdir, config)
@@ -120,7 +130,7 @@ def _run(
     if is_first():
         write_config(workdir, config)
         checked.write(workdir)
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, home)
     beginning = take_up(config, program, checkpoints, seconds_before)
     start = int(beginning.state.step)
     validation = Validation(config.train, validator, workdir, start)
@@ -130,7 +140,9 @@ def _run(
         trained = f"{workdir} is trained already ({start} steps); raise train.steps to go on"
         say(validation.why_over() if validation.is_over else trained)
         return workdir
-    say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
+    checkpoints.share(beginning.frozen)
+    sees = extent(config.train, len(dataset.source))
+    say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s): {sees}")
     with _surroundings(config, dataset, mesh, checkpoints, beginning) as around:
         stopped = _loop(config, program, names, beginning, around, validation)
     sync_global_devices("saved")  # the first process names the last step when the others are done with it
@@ -168,7 +180,7 @@ def _loop(
     state, frozen = beginning.state, beginning.frozen
 
     def validate(step: int) -> None:
-        weights = join(exchange(state.trainable, state.optimizer)[0], frozen)  # as a checkpoint holds them
+        weights = merge(join(exchange(state.trainable, state.optimizer)[0], frozen))  # as a checkpoint's are read
         validation(step, weights, lambda: around.signals.received() is not None, around.logs)
 
     if validation.is_due(int(state.step)):  # a signal came before this was done
@@ -205,11 +217,11 @@ def _loop(
             pending = []
         if last or stopped is not None or step % options.checkpoint_every == 0 or validation.is_best(step):
             seconds = beginning.seconds + time.perf_counter() - started
-            position = {"data": around.batches.get_state(), "train_seconds": seconds}
-            position["step_seconds"] = around.clock.in_steps
+            progress = {"data": {"stream": dataclasses.asdict(around.stream)}, "train_seconds": seconds}
+            progress["step_seconds"] = around.clock.in_steps
             with around.clock.outside():
                 trainable, optimizer = exchange(state.trainable, state.optimizer)
-                around.checkpoints.save(step, join(trainable, frozen), optimizer, position)
+                around.checkpoints.save(step, trainable, optimizer, progress)
         around.checkpoints.check()
         if last or stopped is not None:
             return stopped
@@ -246,19 +258,19 @@ def _surroundings(
         signals = StopSignals()
         closing.callback(signals.close)  # last: until then the last step is being written
         closing.callback(checkpoints.close)
-        logs = Logs(config, int(beginning.state.step))
+        done = int(beginning.state.step)
+        logs = Logs(config, done)
         closing.callback(logs.close)
+        stream = StreamKind(config.train.batch_size, len(dataset.source))
+        refuse_other_stream(beginning.stream, stream)
         part, parts = data_share(mesh)
-        batches = train_iterator(dataset, config.data, config.train.batch_size // parts, config.seed, part, parts)
+        batches = train_iterator(dataset, config.data, stream.batch_size // parts, config.seed, part, parts, start=done)
         closing.callback(batches.close)
-        if beginning.stream is not None:
-            batches.set_state(beginning.stream)
         profiler = Profiler(expanded(config.workdir), *config.train.profile_steps)
         closing.callback(profiler.close)
         clock = Clock(beginning.step_seconds, logs.began)
-        yield Surroundings(batches, checkpoints, logs, clock, profiler, signals)
+        yield Surroundings(batches, stream, checkpoints, logs, clock, profiler, signals)
 
 
 def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> Batch:
-    fields = (batch["image"], batch["label"], batch["class_ids"])
-    return Batch(*(jax.make_array_from_process_local_data(sharding, field) for field in fields))
+    return Batch(**{name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()})

@@ -131,16 +131,39 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"model.vision.taps is {taps}; name two blocks below model.vision.depth {model.vision.depth}, or none."
         )
+    if linear.classes and config.train.class_weights != "none":
+        raise UserError(
+            f"train.class_weights={config.train.class_weights} weighs names, which the linear head has none of; set it "
+            "to none, or use data.balance."
+        )
+    if config.train.negatives == "unbiased" and config.data.mix:
+        raise UserError(
+            "train.negatives 'unbiased' needs classes drawn from one list, and data.mix has several; set "
+            "--config.train.negatives=as_drawn, or leave data.mix out."
+        )
+    if linear.classes and config.data.mix:
+        raise UserError("data.mix needs names, of which the linear head has none; leave it out.")
     if config.train.finetune == "lora" and config.train.lora_rank > min(model.vision.dim, model.text.dim):
         raise UserError(
             f"train.lora_rank {config.train.lora_rank} is more than the towers are wide; set it to 4 to 64, or train "
             "the matrices themselves with train.finetune=attention."
         )
-    patch = model.vision.patch_size
-    if config.data.crop_size % patch:
+    patch, viewed = model.vision.patch_size, config.train.view_size
+    side, option = (viewed, "train.view_size") if viewed else (config.data.crop_size, "data.crop_size")
+    if side % patch:
         raise UserError(
-            f"data.crop_size {config.data.crop_size} is no multiple of the {patch} pixels of model.vision.patch_size; "
-            f"set it to {max(patch, config.data.crop_size // patch * patch)}."
+            f"{option} {side} is no multiple of the {patch} pixels of model.vision.patch_size; "
+            f"set it to {max(patch, side // patch * patch)}."
+        )
+    if config.train.negatives == "unbiased" and config.train.hardest_classes:
+        raise UserError(
+            "train.negatives 'unbiased' needs classes drawn evenly, and train.hardest_classes chooses them; set "
+            "--config.train.hardest_classes=0 or --config.train.negatives=as_drawn."
+        )
+    if model.float32_residual == "all" and model.late.kernel == "fused":
+        raise UserError(
+            "model.late.kernel 'fused' adds up in model.dtype, and model.float32_residual is 'all'; set "
+            "--config.model.late.kernel=xla or --config.model.float32_residual=encoders."
         )
     if linear.classes and list(linear.layers) != sorted({*linear.layers} & {*range(model.vision.depth)}):
         raise UserError(
@@ -217,4 +240,5 @@ def _shapes(batch: Batch) -> str:
     return ", ".join(
         f"{name} {jnp.dtype(array.dtype).name}[{','.join(map(str, array.shape))}]"
         for name, array in zip(Batch._fields, batch, strict=True)
+        if array is not None
     )

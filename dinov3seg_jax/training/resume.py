@@ -25,10 +25,12 @@ from dinov3seg_jax.training.sharding import parameter_shardings
 from dinov3seg_jax.training.start import first_parameters
 from dinov3seg_jax.training.step import TrainState
 
-# Options that a run may change when it is resumed; any other would make it another run.
+# Options that a run may change when it is resumed; any other would make it another run. Those that say how the work of
+# a step is shared out or cut into parts change its result by rounding alone.
 RESUMABLE = {
     "train": {
         "steps",
+        "accumulate",
         "log_every",
         "trackers",
         "checkpoint_every",
@@ -40,7 +42,7 @@ RESUMABLE = {
         "eval_pictures",
         "eval_patience",
     },
-    "data": {"eval"},
+    "data": {"eval", "workers"},
     "model": {"tokenizer"},  # a path; the run's folder has a copy
     "": {
         "inference",
@@ -62,7 +64,7 @@ class Beginning(NamedTuple):
 
     state: TrainState
     frozen: Parameters
-    stream: Any  # where the data stream is; None: at its beginning
+    stream: dict[str, Any]  # what the checkpoint says of its stream, for `refuse_other_stream`
     seconds: float  # trained so far
     step_seconds: float  # of them in steps
 
@@ -79,36 +81,34 @@ def take_up(config: Config, program: StepProgram, checkpoints: Checkpoints, seco
     Raises:
         UserError: no step is whole, or a folder that `init_from` names cannot be used.
     """
-    _, described = build(config.model)
-    described |= updates_of(described, config.train)
-    whole = parameter_shardings(described, program.mesh, config.fsdp_bytes)
     at = program.shardings
 
-    def split(parameters: Parameters) -> tuple[Parameters, Parameters]:
-        trainable, frozen = partition(parameters, config.model, config.train)
-        return jax.device_put(trainable, at.state.trainable), jax.device_put(frozen, at.frozen)
+    def placed(described: Any, shardings: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), described, shardings
+        )
 
-    placed = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole[name]) for name, leaf in described.items()
-    }
-    placed_optimizer = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        program.state.optimizer,
-        at.state.optimizer,
+    restored = checkpoints.restore(
+        placed(program.state.trainable, at.state.trainable),
+        placed(program.state.optimizer, at.state.optimizer),
+        placed(program.frozen, at.frozen),
     )
-    restored = checkpoints.restore(placed, placed_optimizer)
     if restored is not None:
-        trainable, frozen = split(restored.parameters)
         step = jax.device_put(np.int32(restored.step), at.state.step)
-        state = TrainState(step, *exchange(trainable, restored.optimizer))
+        state = TrainState(step, *exchange(restored.parameters, restored.optimizer))
         progress = restored.progress
+        stream = progress["data"].get("stream", {})  # else of a run from before streams were described
         seconds = progress["train_seconds"]
         # A checkpoint from before these were kept has steps alone to show for its time.
-        return Beginning(state, frozen, progress["data"], seconds, progress.get("step_seconds", seconds))
-    trainable, frozen = split(first_parameters(config, whole))
+        return Beginning(state, restored.frozen, stream, seconds, progress.get("step_seconds", seconds))
+    _, described = build(config.model)
+    described |= updates_of(described, config.train)
+    first = first_parameters(config, parameter_shardings(described, program.mesh, config.fsdp_bytes))
+    trainable, frozen = partition(first, config.model, config.train)
+    trainable, frozen = jax.device_put(trainable, at.state.trainable), jax.device_put(frozen, at.frozen)
     optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=at.state.optimizer)(trainable)
     step = jax.device_put(np.int32(0), at.state.step)
-    return Beginning(TrainState(step, trainable, optimizer), frozen, None, seconds_before, 0.0)
+    return Beginning(TrainState(step, trainable, optimizer), frozen, {}, seconds_before, 0.0)
 
 
 def refuse_other_run(workdir: Path, config: Config) -> None:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.config import Config
+from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.graph import bind
 from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.parameters import Parameters
@@ -29,6 +30,7 @@ class Batch(NamedTuple):
     image: Any  # uint8 [b, height, width, 3]
     label: Any  # int32 [b, height, width], index into the image's row of class_ids, or -1
     class_ids: Any  # int32 [b, k], index into the names
+    weights: Any = None  # float32 [b, k], what each class's part of the loss counts; None: 1
 
 
 class TrainState(NamedTuple):
@@ -65,7 +67,7 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         batch: Batch,
     ) -> tuple[Float[Array, ""], Aside]:
         model = bind(graph, join(trainable, frozen))
-        images = batch.image.astype(jnp.float32) / 255
+        images = seen(batch.image, options.view_size)
         if options.objective == "alignment":
             correlation = model.correlate(model.encode_patches(images).patches, text[None])
             label = named_labels(batch.label, batch.class_ids)
@@ -79,15 +81,55 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         if options.hardest_classes:
             key = jax.random.fold_in(jax.random.key(config.seed), step)
             class_ids, label = choose_hardest(key, correlation, class_ids, label, options.hardest_classes)
+        weights = None if batch.weights is None else _weights_of(class_ids, batch, len(text))
         own = jnp.take_along_axis(correlation, class_ids[..., None, None, None], axis=1)
         guidance = model.project_guidance(features.prior, refined.shape[1], refined.shape[2])
         logits = model.refine_late_and_decode(own, guidance, text[class_ids])
         negative = options.ignored == "negative"
         weight = jnp.asarray(label.size) if negative else (label >= 0).sum()
         counts = count_agreement(logits, label, class_ids, len(text))
-        return sigmoid_cross_entropy(logits, label, ignored_as_negative=negative), Aside(weight, counts)
+        if options.negatives == "unbiased":
+            unbiased = for_all_names(label, class_ids.shape[1], len(text))
+            weights = unbiased if weights is None else weights * unbiased
+        return sigmoid_cross_entropy(logits, label, weights, ignored_as_negative=negative), Aside(weight, counts)
 
     return loss
+
+
+def seen(image: Int[Array, "b h w 3"], view_size: int) -> Float[Array, "b height width 3"]:
+    """Bytes as the model takes them, brought to a side of `view_size` pixels; 0 leaves their size."""
+    pixels = image.astype(jnp.float32) / 255
+    return resize_linear(pixels, view_size, view_size) if view_size else pixels
+
+
+def present_classes(label: Int[Array, "b height width"], count: int) -> Float[Array, "b count"]:
+    """1 for each class of each image's list that has a pixel, else 0."""
+    return (label[:, None] == jnp.arange(count)[:, None, None]).any(axis=(2, 3)).astype(jnp.float32)
+
+
+def for_all_names(label: Int[Array, "b height width"], drawn: int, names: int) -> Float[Array, "b drawn"]:
+    """Weights of a drawn class list with which the loss is, in the mean over draws, that over all names [ours].
+
+    A list of d has the p classes present, and d - p others drawn evenly from n - p. One that is present counts once,
+    one of the others for (n - p) / (d - p); the loss divides by d, and d / n makes that n. Exact where d > p, and for
+    logits that do not depend on the rest of the list, which the class blocks make only nearly so.
+
+    Args:
+        label: positions in the lists, -1 where ignored.
+        drawn: d, the length of the lists.
+        names: n.
+    """
+    present = present_classes(label, drawn)
+    p = present.sum(axis=1, keepdims=True)
+    others = (names - p) / jnp.maximum(drawn - p, 1)
+    return jnp.where(present > 0, 1.0, others) * (drawn / names)
+
+
+def _weights_of(class_ids: Int[Array, "b t"], batch: Batch, names: int) -> Float[Array, "b t"]:
+    """The weights of classes that are some of a batch's, in another order."""
+    rows = jnp.arange(len(class_ids))[:, None]
+    of_name = jnp.zeros((len(class_ids), names)).at[rows, batch.class_ids].set(batch.weights)
+    return jnp.take_along_axis(of_name, class_ids, axis=1)
 
 
 def choose_hardest(
@@ -112,8 +154,7 @@ def choose_hardest(
     count = min(count, k)
     rows = jnp.arange(b)[:, None]
     resemblance = jnp.take_along_axis(correlation.max(axis=(2, 3, 4)), class_ids, axis=1)
-    flat = label.reshape(b, -1)
-    present = jnp.zeros((b, k + 1)).at[rows, flat].set(1.0)[:, :k]  # -1 falls into the last column
+    flat, present = label.reshape(b, -1), present_classes(label, k)
     score = jax.lax.stop_gradient(resemblance) + CHANCE * jax.random.uniform(key, (b, k)) + 4.0 * present
     _, kept = jax.lax.top_k(score, count)
     position = jnp.full((b, k), -1).at[rows, kept].set(jnp.arange(count))

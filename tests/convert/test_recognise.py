@@ -10,7 +10,7 @@ from dinov3seg_jax.convert.recognise import recognise
 from dinov3seg_jax.convert.run import prepare
 from dinov3seg_jax.convert.sources import Source, Tensor
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.presets import SAM, VISION
+from dinov3seg_jax.models.presets import ANYUP, SAM, VISION
 from tests.convert.files import LAYOUTS, official
 
 BACKBONES = [name for name in LAYOUTS if name.removeprefix("hf_") in VISION]
@@ -132,7 +132,7 @@ def test_sam_whole_or_its_encoder_alone(prefix):
 
 def test_anyup():
     recognised, _ = prepare(described(LAYOUTS["anyup"]), "anyup")
-    assert EarlyRefinementConfig(**recognised.model["early"]) == EarlyRefinementConfig(unification="official")
+    assert EarlyRefinementConfig(**recognised.model["early"]) == ANYUP
 
 
 def test_an_anyup_of_another_size():
@@ -147,7 +147,7 @@ def test_an_anyup_of_another_size():
     }
     recognised, plan = prepare(described(LAYOUTS["anyup"] | sizes), "anyup")
     assert EarlyRefinementConfig(**recognised.model["early"]) == EarlyRefinementConfig(
-        unification="official", kernels=(3, 5, 1), unification_kernel=7, unification_dim=64
+        unification="official", locality=0.0, kernels=(3, 5, 1), unification_kernel=7, unification_dim=64
     )
     assert plan.shapes["early/unify/basis"] == (7, 7, 1, 64)
 

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from dinov3seg_jax.config import Config
+from dinov3seg_jax.config import Config, EarlyRefinementConfig
 from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.costs import topology
 from dinov3seg_jax.costs.dry_run import dry_run
 from dinov3seg_jax.costs.hlo import Exchange, Traffic
 from dinov3seg_jax.costs.topology import Estimate, describe, estimate, topology_mesh
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.models.presets import ANYUP
 from dinov3seg_jax.training.chips import find_chip
 
 CHIP = find_chip("TPU v5e")
@@ -121,5 +122,41 @@ def test_the_nano_step_compiles_for_a_slice(capsys):
 
 def test_the_config_for_pods_knows_its_backbones():
     assert load_config("configs/pod.py:vit7b", []).model.vision.dim == 4096
-    with pytest.raises(UserError, match="vitl, vit7b"):
+    with pytest.raises(UserError, match="knows vitl, vit7b, .* and not 'vits'; name some of them"):
         load_config("configs/pod.py:vits", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "batch", "steps", "rate", "warmup"),
+    [
+        ("vitl", 256, 1250, 1.6e-3, 62),
+        ("batch=4", 4, 80_000, 2e-4, 4000),
+        ("paper_rate,batch=4", 4, 80_000, 2e-4, 0),
+        ("vit7b, linear_rate, batch=16", 16, 20_000, 8e-4, 1000),
+        ("paper_steps,paper_rate", 256, 80_000, 2e-4, 0),
+    ],
+)
+def test_steps_and_rate_of_a_pod_follow_its_batch(words, batch, steps, rate, warmup):
+    train = load_config(f"pod:{words}").train
+    assert (train.batch_size, train.steps, train.warmup_steps) == (batch, steps, warmup)
+    assert train.learning_rate == pytest.approx(rate)
+
+
+def test_a_pod_begins_from_anyups_weights_or_not():
+    assert load_config("pod:anyup").model.early == ANYUP
+    assert load_config("pod").model.early == EarlyRefinementConfig()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("batch=many", "'batch=many' is no number of crops; name one, as in batch=256"),
+        ("batch=0", "'batch=0' is no number of crops"),
+        ("vitl,vit7b", "'vitl' and 'vit7b' cannot both be; leave one out"),
+        ("batch=4,batch=8", "'batch=4' and 'batch=8' cannot both be"),
+        ("sqrt", "and not 'sqrt'; name some of them"),
+    ],
+)
+def test_words_for_a_pod_that_say_nothing(words, message):
+    with pytest.raises(UserError, match=message):
+        load_config(f"pod:{words}")

@@ -8,6 +8,7 @@ import pytest
 
 from dinov3seg_jax.data import painted
 from dinov3seg_jax.data.painted import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, PaintedScenes
+from dinov3seg_jax.data.painted_clutter import camouflaged
 from dinov3seg_jax.data.painted_textures import STUFF
 
 SIZE = 96
@@ -82,9 +83,10 @@ def test_shapes_types_and_ranges(size):
     assert example["image"].std() > 10
 
 
-def test_a_view_is_a_cutting_of_the_whole_scene():
+@pytest.mark.parametrize("clutter", [0.0, 0.7])
+def test_a_view_is_a_cutting_of_the_whole_scene(clutter):
     """At a place of its own in each scene, and to a grey level: sums of float32 round differently."""
-    whole, view = (PaintedScenes("train", 0, SIZE, 0, side) for side in (0, 40))
+    whole, view = (PaintedScenes("train", 0, SIZE, 0, side, clutter) for side in (0, 40))
     places = set()
     for i in range(30):
         scene, part = whole[i], view[i]
@@ -97,16 +99,18 @@ def test_a_view_is_a_cutting_of_the_whole_scene():
     assert len(places) == 30
 
 
-def test_masks_are_the_shapes_of_the_topmost_objects(monkeypatch):
+@pytest.mark.parametrize("clutter", [0.0, 1.0])
+def test_masks_are_the_shapes_of_the_topmost_objects(monkeypatch, clutter):
     """Paint the same scene with each thing in one flat colour of its own, and compare colours with labels."""
-    monkeypatch.setattr(painted, "_photograph", lambda canvas, view, rng: canvas)
+    monkeypatch.setattr(painted, "_photograph", lambda canvas, *_: canvas)
+    monkeypatch.setattr(painted, "camouflaged", lambda colours, *_: colours)
     monkeypatch.setattr(
         painted, "_thing_colours", lambda thing, *_: np.full((3, 1, 1), 1000 * (1 + _index(thing)) + 1, np.float32)
     )
     monkeypatch.setattr(painted, "SURFACES", dict.fromkeys(painted.SHAPES, lambda u, v, distance, *_: 0 * distance))
     monkeypatch.setattr(painted, "_coverage", lambda distance: (distance <= 0).astype(np.float32))
     for i in range(20):
-        example = PaintedScenes("eval", 20, SIZE, seed=1)[i]
+        example = PaintedScenes("eval", 20, SIZE, seed=1, clutter=clutter)[i]
         # Shadows darken what lies below, but never by half; a step of 1000 a class is thus only exact for the topmost.
         things = example["label"] >= len(STUFF)
         painted_over = example["image"][0] > 300
@@ -117,6 +121,43 @@ def test_masks_are_the_shapes_of_the_topmost_objects(monkeypatch):
         assert own.sum() > 0.5 * things.sum()
 
 
+def test_clutter_makes_things_more_and_smaller_and_their_light_uneven():
+    found = []
+    for clutter in (0.0, 0.5, 1.0):
+        scenes = PaintedScenes("eval", 40, SIZE, seed=0, clutter=clutter)
+        labels = [scenes[i]["label"] for i in range(len(scenes))]
+        found.append(
+            [
+                np.mean([len(np.unique(label)) for label in labels]),
+                np.mean(
+                    [(label == index).sum() for label in labels for index in np.unique(label[label >= len(STUFF)])]
+                ),
+                np.std([scenes[i]["image"][:20, :20].mean() for i in range(40)]),
+            ]
+        )
+    classes, areas, light = np.transpose(found)
+    assert (np.diff(classes) > 0).all()
+    assert (np.diff(areas) < 0).all()
+    assert light[2] > light[0]
+
+
+def test_clutter_leaves_what_a_plain_scene_has_in_its_place():
+    """The first things are the same ones, and the ground."""
+    plain, hard = (PaintedScenes("train", 20, SIZE, seed=2, clutter=clutter) for clutter in (0.0, 0.3))
+    for i in range(20):
+        of_plain, of_hard = (scenes[i]["label"] for scenes in (plain, hard))
+        both_stuff = (of_plain < len(STUFF)) & (of_hard < len(STUFF))
+        np.testing.assert_array_equal(of_plain[both_stuff], of_hard[both_stuff])
+
+
+def test_camouflage_takes_on_the_ground():
+    ground = np.random.default_rng(0).uniform(40, 200, (3, 8, 8)).astype(np.float32)
+    red = painted.COLOURS["red"]
+    np.testing.assert_array_equal(camouflaged(red, ground, 0.0), red + 0 * ground)
+    distances = [np.abs(camouflaged(red, ground, share) - ground).mean() for share in (0.0, 0.5, 0.85)]
+    assert distances[0] > distances[1] > distances[2]
+
+
 def _index(thing: painted.Thing) -> int:
     return CLASS_NAMES.index(thing.name)
 
@@ -124,7 +165,7 @@ def _index(thing: painted.Thing) -> int:
 def test_shapes_cover_what_their_names_say():
     rows, columns = np.mgrid[-60:61, -60:61].astype(np.float32)
     area = {
-        name: float((distance(columns, rows, np.float32(40)) <= 0).mean() * 121**2) / 40**2
+        name: float((distance(columns, rows, np.float32(40), np.float32(1)) <= 0).mean() * 121**2) / 40**2
         for name, distance in painted.DISTANCES.items()
     }
     assert area["ball"] == pytest.approx(np.pi, rel=0.02)
@@ -136,5 +177,5 @@ def test_shapes_cover_what_their_names_say():
 @pytest.mark.parametrize("shape", painted.SHAPES)
 def test_no_shape_reaches_beyond_its_circumradius(shape):
     rows, columns = np.mgrid[-80:81, -80:81].astype(np.float32)
-    inside = painted.DISTANCES[shape](columns, rows, np.float32(40)) <= 0
+    inside = painted.DISTANCES[shape](columns, rows, np.float32(40), np.float32(1)) <= 0
     assert np.hypot(rows, columns)[inside].max() <= 40 * painted.CIRCUMRADIUS[shape]

@@ -1,8 +1,8 @@
 """The stream of batches: its contents, its order, resuming and sharing."""
 
+import contextlib
 import dataclasses
 import itertools
-import json
 import resource
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 
 from dinov3seg_jax.config import DataConfig, DatasetConfig
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
-from dinov3seg_jax.data.pipeline import examples, train_iterator
+from dinov3seg_jax.data.pipeline import StreamKind, examples, refuse_other_stream, train_iterator
 from dinov3seg_jax.errors import UserError
 
 DATA = DataConfig(
@@ -100,14 +100,16 @@ def test_the_same_seed_gives_the_same_stream_and_another_seed_another():
     assert (streams[0][0]["image"] != streams[2][0]["image"]).any()
 
 
-def test_resuming_is_exact_and_its_state_is_plain():
-    stream = train_iterator(open_dataset(DATA.train), DATA, 2, seed=0)
-    _take(stream, 3)
-    state = json.loads(json.dumps(stream.get_state()))
-    expected = _take(stream, 3)
-    resumed = train_iterator(open_dataset(DATA.train), DATA, 2, seed=0)
-    resumed.set_state(state)
-    _assert_same(_take(resumed, 3), expected)
+def test_a_stream_goes_on_from_any_place_exactly():
+    expected = _take(train_iterator(open_dataset(DATA.train), DATA, 2, seed=0), 6)
+    _assert_same(_take(train_iterator(open_dataset(DATA.train), DATA, 2, seed=0, start=3), 3), expected[3:])
+
+
+def test_a_place_far_on_is_reached_without_a_way_there():
+    dataset = Dataset(Numbered(10), tuple(map(str, range(10))), None)
+    start = 10**12 // 2
+    numbers = next(train_iterator(dataset, PLAIN, 2, 0, start=start))["image"][:, 0, 0, 0].tolist()
+    assert numbers == [examples(dataset, PLAIN, 0)[2 * start + index]["image"][0, 0, 0] for index in range(2)]
 
 
 def test_any_example_can_be_had_by_itself():
@@ -118,41 +120,31 @@ def test_any_example_can_be_had_by_itself():
 
 
 @pytest.mark.parametrize(
-    ("changed", "part"),
+    ("before", "part"),
     [
-        ({"process_count": 2, "batch_size": 2}, "1 hosts and cannot go on with 2"),
-        ({"batch_size": 2}, "4 examples a step and cannot go on with 2"),
-        ({"count": 11}, "12 images and cannot go on with 11"),
-        ({"workers": 1}, "0 worker processes and cannot go on with 1"),
+        ({"batch_size": 4, "examples": 12}, "4 examples a step and cannot go on with 2"),
+        ({"batch_size": 2, "examples": 11}, "11 images and cannot go on with 12"),
+        ({"processes": 2, "batch_size": 2, "workers": 1, "examples": 12}, ""),  # hosts and workers may be others
+        ({"batch_size": 2, "examples": 12}, ""),
+        ({}, ""),
     ],
 )
-def test_a_position_in_another_stream_is_refused(changed, part):
-    def stream(count=12, batch_size=4, workers=0, **sharing):
-        dataset = Dataset(Numbered(count), tuple(map(str, range(count))), None)
-        return train_iterator(dataset, dataclasses.replace(PLAIN, workers=workers), batch_size, 0, **sharing)
-
-    state = stream().get_state()
-    stream().set_state(state)
-    other = stream(**changed)
-    with pytest.raises(UserError, match=part):
-        other.set_state(state)
-    other.close()
+def test_a_place_in_another_stream_is_refused(before, part):
+    now = StreamKind(batch_size=2, examples=12)
+    with pytest.raises(UserError, match=part) if part else contextlib.nullcontext():
+        refuse_other_stream(before, now)
 
 
-def test_a_position_that_was_saved_without_its_stream_is_still_read():
-    stream = train_iterator(open_dataset(DATA.train), DATA, 2, seed=0)
-    _take(stream, 2)
-    state = stream.get_state()["position"]
-    resumed = train_iterator(open_dataset(DATA.train), DATA, 2, seed=0)
-    resumed.set_state(state)
-    _assert_same(_take(resumed, 1), _take(stream, 1))
-
-
-def test_processes_share_the_stream():
-    whole = _numbers(12, batches=5, batch_size=4)
-    shares = [_numbers(12, 5, batch_size=2, process_index=index, process_count=2) for index in range(2)]
-    for step, numbers in enumerate(whole):
-        assert sorted(shares[0][step] + shares[1][step]) == sorted(numbers)
+@pytest.mark.parametrize("start", [0, 3])
+def test_processes_share_each_batch_out_and_it_stays_the_same(start):
+    """An epoch has 10 images, which neither batches nor shares of them divide."""
+    whole = _numbers(10, batches=9, batch_size=4)[start:]
+    for processes in (2, 4):
+        shares = [
+            _numbers(10, 9 - start, 4 // processes, process_index=index, process_count=processes, start=start)
+            for index in range(processes)
+        ]
+        assert [[*itertools.chain(*numbers)] for numbers in zip(*shares, strict=True)] == whole
 
 
 def test_an_endless_source_needs_no_memory_for_its_order():
@@ -180,19 +172,17 @@ def test_a_damaged_file_is_reported_as_such():
 
 
 @pytest.mark.slow
-def test_workers_change_nothing():
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers):
+    """Neither from the stream's beginning, nor from a place in it and for one of several processes."""
     dataset = open_dataset(DATA.train)
-    expected = _take(train_iterator(dataset, DATA, 2, seed=0), 6)
-    for workers in (1, 2):
-        data = dataclasses.replace(DATA, workers=workers)
-        stream = train_iterator(dataset, data, 2, seed=0)
-        _assert_same(_take(stream, 4), expected[:4])
-        state = stream.get_state()
+    expected = _take(train_iterator(dataset, DATA, 4, seed=0), 6)
+    data = dataclasses.replace(DATA, workers=workers)
+    for start, process, processes in ((0, 0, 1), (3, 1, 4)):
+        stream = train_iterator(dataset, data, 4 // processes, 0, process, processes, start)
+        rows = slice(process, process + 4 // processes)
+        _assert_same(_take(stream, 3), [{key: batch[key][rows] for key in batch} for batch in expected[start:][:3]])
         stream.close()
-        resumed = train_iterator(dataset, data, 2, seed=0)
-        resumed.set_state(state)
-        _assert_same(_take(resumed, 2), expected[4:])
-        resumed.close()
 
 
 @pytest.mark.slow

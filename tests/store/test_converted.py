@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dinov3seg_jax.config import ModelConfig, TextConfig, VisionConfig
+from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import (
@@ -198,6 +199,21 @@ def test_parts_of_another_model_are_refused(model, expected, message):
     vision = dataclasses.replace(VisionConfig(dim=32, depth=2, heads=4, head_blocks=2), **model)
     with pytest.raises(UserError, match=message):
         refuse_other_model("folder", converted, ModelConfig(vision=vision), described(**expected))
+
+
+def test_all_options_that_weights_are_for_are_named_in_one_sentence():
+    """As for AnyUp's, which early refinement takes together; what is told can be pasted."""
+    early = {"enabled": True, "unification": "official", "kernels": [1, 3, 1], "locality": 0.0}
+    with pytest.raises(UserError) as caught:
+        refuse_other_model("weights/anyup", manifest(early=early), ModelConfig(), {})
+    assert str(caught.value) == (
+        "'weights/anyup' was converted with model.early.unification='official', not 'per_channel', and "
+        "model.early.kernels=(1, 3, 1), not (1, 1, 1), and model.early.locality=0.0, not 4.0; set "
+        "--config.model.early.unification=official --config.model.early.kernels=1,3,1 "
+        "--config.model.early.locality=0.0 together."
+    )
+    overrides = [word.removeprefix("--config.") for word in str(caught.value).split(" set ")[1].split()[:-1]]
+    refuse_other_model("", manifest(early=early), load_config("coco_stuff", overrides).model, {})
 
 
 def test_a_backbone_alone_fits_a_model_with_a_head():

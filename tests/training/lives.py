@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from dinov3seg_jax.store.checksums import damage
+from dinov3seg_jax.store.frozen import wrong_with
 
 CONFIG_FILE = """
 from dinov3seg_jax.config import to_config_dict
@@ -15,7 +15,10 @@ from tests.training.test_loop import CONFIG
 
 
 def get_config():
-    return to_config_dict(CONFIG)
+    config = to_config_dict(CONFIG)
+    config.data.eval.split, config.data.eval.size, config.data.eval.image_size = "eval", 20, 48
+    config.inference.image_size, config.inference.window, config.inference.stride = 48, 32, 16
+    return config
 """
 READY = "training "  # what a process says before its first step
 STARTED: list[subprocess.Popen] = []  # in this test
@@ -24,8 +27,11 @@ STARTED: list[subprocess.Popen] = []  # in this test
 class Run:
     """One run: its folder, the command that starts it, and what its processes have said so far."""
 
-    def __init__(self, folder, name, processes=1, **options):
-        """`folder` is shared by runs, for their config and compiled programs; `options`: of "train"."""
+    def __init__(self, folder, name, processes=1, devices=1, **options):
+        """`folder` is shared by runs, for their config and compiled programs; `options`: of "train".
+
+        With several `devices` for each process, every parameter is cut over them all.
+        """
         self.workdir, self._folder, self._processes = folder / name, folder, processes
         (folder / "config.py").write_text(CONFIG_FILE)
         words = [f"--config.train.{option}={value}" for option, value in options.items()]
@@ -35,7 +41,18 @@ class Run:
             "JAX_PLATFORMS": "cpu",
             "DINOV3SEG_CACHE": str(folder / "cache"),  # as users have it, and a kill may damage it too
         }
+        if devices > 1:
+            self._command.append("--config.fsdp_bytes=0")
+            count = f"--xla_force_host_platform_device_count={devices}"
+            self._environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
+        self._moved = []
         self._lives = 0
+
+    def move(self, processes, devices, **options):
+        """Have the next lives on so many processes, with so many devices each, with other options of a config."""
+        self._processes = processes
+        self._environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        self._moved = [f"--config.{option}={value}" for option, value in options.items()]
 
     def start(self, workdirs=None):
         """Start all processes; by default of one folder."""
@@ -49,7 +66,7 @@ class Run:
             with self._output(index).open("w") as output:
                 started.append(
                     subprocess.Popen(
-                        [*self._command, *together, f"--config.workdir={workdir}"],
+                        [*self._command, *self._moved, *together, f"--config.workdir={workdir}"],
                         env=self._environment | {"PYTHONUNBUFFERED": "1"},
                         stdout=output,
                         stderr=subprocess.STDOUT,
@@ -85,10 +102,10 @@ class Run:
         return int(lines[0].split(" from step ")[1].split(" ")[0]) if lines else None
 
     def whole_steps(self):
-        """The checkpoints on disk that match their manifests."""
+        """The checkpoints on disk that match their manifests, and those of what they refer to."""
         folder = self.workdir / "checkpoints"
         steps = [path for path in folder.glob("*") if path.name.isdecimal()]
-        return sorted(int(path.name) for path in steps if damage(path) is None)
+        return sorted(int(path.name) for path in steps if wrong_with(path, {}) is None)
 
     def is_saving(self):
         """Whether a step is being written, or an old one deleted."""

@@ -221,6 +221,7 @@ def test_a_step_comes_back_on_more_or_fewer_devices_bit_for_bit(tmp_path):
         from pathlib import Path
         from jax.sharding import NamedSharding, PartitionSpec
         from dinov3seg_jax.training.checkpoint import Checkpoints
+        from dinov3seg_jax.training.digests import digests
 
         def sharding(devices):
             return NamedSharding(jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices]),
@@ -230,11 +231,15 @@ def test_a_step_comes_back_on_more_or_fewer_devices_bit_for_bit(tmp_path):
         for before, after in ((1, 8), (8, 1)):
             parameters = {"a/kernel": jax.device_put(values, sharding(before))}
             checkpoints = Checkpoints(Path(sys.argv[1], str(before)), keep=1)
+            checkpoints.share({"frozen/kernel": parameters["a/kernel"]})
             checkpoints.save(1, parameters, {"mu": parameters}, {"train_seconds": 1})
             checkpoints.close()
-            described = {"a/kernel": jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=sharding(after))}
-            restored = Checkpoints(Path(sys.argv[1], str(before)), keep=1).restore(described, {"mu": described})
-            for array in (restored.parameters["a/kernel"], restored.optimizer["mu"]["a/kernel"]):
+            leaf = jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=sharding(after))
+            checkpoints = Checkpoints(Path(sys.argv[1], str(before)), keep=1)
+            restored = checkpoints.restore({"a/kernel": leaf}, {"mu": {"a/kernel": leaf}}, {"frozen/kernel": leaf})
+            assert digests(parameters) == digests(restored.parameters)
+            held = restored.parameters | restored.frozen, restored.optimizer["mu"]
+            for array in jax.tree.leaves(held):
                 assert len(array.addressable_shards) == after
                 assert array.addressable_shards[0].data.shape == (24, 64 // after)
                 np.testing.assert_array_equal(array, values)

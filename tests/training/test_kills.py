@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 
+from dinov3seg_jax.store.evaluations import best_of, read_evaluations
+from dinov3seg_jax.store.folder import open_folder
 from tests.training.lives import Run, kill, wait_until
 from tests.training.test_loop import CONFIG, assert_same, last_step, losses, newest, records
 
@@ -30,11 +32,11 @@ class Moments:
 
     KINDS = ("steps", "save", "save", "start", "save")  # in turn
 
-    def __init__(self, kills):
-        self._rng = np.random.default_rng(kills)
+    def __init__(self, kills, kinds=KINDS, eval_every=0):
+        self._rng, self._eval_every = np.random.default_rng(kills), eval_every
         self._seconds_to_ready = self._seconds_of_a_save = 0.0  # as the first life has them
-        kinds = [self.KINDS[life % len(self.KINDS)] for life in range(kills)]
-        share = {kind: self._rng.permutation(kinds.count(kind)) / kinds.count(kind) for kind in self.KINDS}
+        kinds = [kinds[life % len(kinds)] for life in range(kills)]
+        share = {kind: self._rng.permutation(kinds.count(kind)) / kinds.count(kind) for kind in set(kinds)}
         places = {kind: iter(shares) for kind, shares in share.items()}
         self._lives = [(kind, float(next(places[kind]))) for kind in kinds]
 
@@ -47,6 +49,11 @@ class Moments:
         began = time.monotonic()
         assert wait_until(lambda: run.began_at() is not None, process), run.said()
         self._seconds_to_ready = time.monotonic() - began
+        if kind == "scoring":
+            goal = (last_step(run.workdir) // self._eval_every + 2) * self._eval_every
+            assert wait_until(lambda: last_step(run.workdir) >= goal - 1, process), run.said()
+            time.sleep(share * records(run.workdir, "validation/seconds")[-1]["validation/seconds"])
+            return kind
         if kind == "save":
             goal = run.began_at() + self._rng.integers(2, 7)
             assert wait_until(lambda: last_step(run.workdir) >= goal, process), run.said()
@@ -103,3 +110,38 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
     assert 0 < saved < steps
     killed.finish()
     assert_the_same_end(killed, straight, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "processes"), [(2, 1)])
+def test_a_run_that_is_killed_while_it_is_scored_comes_to_the_same_best_step(tmp_path, kills, processes):
+    """`test_validation.py` compares with a run that is not scored at all."""
+    steps = 12 * (kills + 1)
+    options = {"steps": steps, "checkpoint_every": 5, "eval_every": 3, "eval_images": 8, "keep_checkpoints": 1}
+    scored = Run(tmp_path, "scored", processes, **options)
+    killed = Run(tmp_path, "killed", processes, **options)
+    scored.finish()
+    moments = Moments(kills, ("scoring", "save", "scoring", "start", "steps"), eval_every=3)
+    met = []
+    for life in range(kills):
+        started = killed.start()
+        kind = moments.wait(killed, started[0], life)
+        known = len(read_evaluations(killed.workdir))
+        victim = started[life % processes]
+        assert victim.poll() is None, killed.said()
+        kill(victim)
+        for other in set(started) - {victim}:
+            other.kill()
+            other.wait()
+        met.append((kind, last_step(killed.workdir), known))
+        best = best_of(read_evaluations(killed.workdir, until=max(killed.whole_steps(), default=0)))
+        assert best is None or best.step in killed.whole_steps()
+    killed.finish()
+    print("kind of moment, last step in the log, scorings known:", met)
+    assert_the_same_end(killed, scored, steps)
+    assert read_evaluations(killed.workdir) == read_evaluations(scored.workdir)
+    assert len(read_evaluations(scored.workdir)) == steps // 3
+    assert killed.whole_steps() == scored.whole_steps()
+    one, other = (open_folder(run.workdir, "best") for run in (killed, scored))
+    assert one.number == other.number
+    assert_same(one.arrays(), other.arrays())

@@ -160,6 +160,7 @@ def test_a_linear_run_labels_pictures_with_its_own_classes(run):
         ({}, 7, "data set 'painted_scenes' has 7 classes; set --config.model.linear.classes=7"),
         ({"objective": "alignment"}, len(SEEN_CLASSES), "train.objective is not for a linear head"),
         ({"alignment_steps": 3}, len(SEEN_CLASSES), "set --config.train.alignment_steps=0"),
+        ({"view_size": 32}, len(SEEN_CLASSES), "train.view_size is not for a linear head"),
         ({"hardest_classes": 3}, len(SEEN_CLASSES), "train.hardest_classes is not for a linear head"),
     ],
 )

@@ -26,7 +26,6 @@ from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.store.run import RunFolder
 from dinov3seg_jax.training import loop, start
 from dinov3seg_jax.training.checkpoint import Checkpoints
-from dinov3seg_jax.training.finetune import updates_of
 from dinov3seg_jax.training.loop import train
 from dinov3seg_jax.training.optimizer import learning_rate_schedule
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
@@ -135,12 +134,11 @@ def losses(workdir):
 
 def newest(workdir, config=CONFIG):
     """Everything that a run would continue from."""
-    state = loop.describe_step(config, loop.make_mesh()).state
-    _, described = build(config.model)
-    described |= updates_of(described, config.train)
+    program = loop.describe_step(config, loop.make_mesh())
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), (described, state.optimizer)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        (program.state.trainable, program.state.optimizer, program.frozen),
     )
     checkpoints = Checkpoints(workdir, keep=2)
     try:
@@ -158,6 +156,7 @@ def test_a_run_leaves_its_config_log_events_and_last_checkpoints(straight):
     assert sorted(path.name for path in straight.iterdir()) == [
         "checkpoints",
         "config.json",
+        "frozen",
         "log.jsonl",
         "record.json",
         "tensorboard",
@@ -195,7 +194,9 @@ def test_a_run_says_where_it_begins_before_it_shows_its_bar(tmp_path, monkeypatc
     monkeypatch.setattr(loop, "Logs", end)  # which shows the bar
     with pytest.raises(KilledError):
         train(at(tmp_path / "run"))
-    assert f"training {tmp_path / 'run'} from step 0 to 4 on " in capsys.readouterr().out
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("training"))
+    assert line.startswith(f"training {tmp_path / 'run'} from step 0 to 4 on ")
+    assert ": 4 steps of " in line
 
 
 def test_the_loss_falls(tmp_path):
@@ -274,7 +275,7 @@ def test_a_new_run_starts_from_the_weights_of_another(straight, tmp_path, monkey
     with pytest.raises(KilledError):
         train(at(tmp_path / "run", init_from=str(straight)))
     assert seen["step"] == 0
-    assert (seen["stream"], seen["seconds"]) == (None, 0.0)
+    assert (seen["stream"], seen["seconds"]) == ({}, 0.0)
     _, expected = load_parameters(straight)
     assert seen["parameters"].keys() == expected.keys()
     for name, value in expected.items():

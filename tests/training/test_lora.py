@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.models.low_rank import UP, is_update, merge
 from dinov3seg_jax.store.folder import load_parameters
@@ -15,7 +14,6 @@ from dinov3seg_jax.training import loop
 from dinov3seg_jax.training.loop import train
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.program import describe_step
-from dinov3seg_jax.training.sharding import make_mesh
 from tests.training.test_loop import SMALL, KilledError, assert_same, at, dying_in, losses, newest
 
 LORA = {"finetune": "lora", "lora_rank": 2}
@@ -94,8 +92,3 @@ def test_updates_have_a_rate_of_their_own():
     moved, _ = optimizer.update(parameters, optimizer.init(parameters), parameters)
     np.testing.assert_allclose(moved[name] / moved[head], 3, rtol=1e-5)
     np.testing.assert_allclose(moved[tower] / moved[head], 0.01, rtol=1e-5)
-
-
-def test_a_rank_wider_than_the_towers_is_refused():
-    with pytest.raises(UserError, match="train.lora_rank 17 is more than the towers are wide"):
-        describe_step(at("any", finetune="lora", lora_rank=17), make_mesh())

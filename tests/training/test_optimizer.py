@@ -1,12 +1,18 @@
 """The schedule, what decays, the towers' rate, clipping."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from dinov3seg_jax.config import TrainConfig
-from dinov3seg_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from dinov3seg_jax.models.dinov3seg import SegmentationModel
+from dinov3seg_jax.models.graph import any_values, build
+from dinov3seg_jax.models.presets import CATSEG_L, NANO
+from dinov3seg_jax.training.optimizer import decays, learning_rate_schedule, make_optimizer
 
 PLAIN = TrainConfig(steps=100, learning_rate=0.5, weight_decay=0.0, clip_norm=1e9, encoder_lr_scale=1.0)
 
@@ -64,15 +70,38 @@ def test_only_matrices_decay():
         np.testing.assert_array_equal(updates[name], np.zeros(3), err_msg=name)
 
 
-def test_the_towers_take_smaller_steps_and_decay_less():
-    names = ("vision/backbone/a/kernel", "text/a/kernel", "late/a/kernel", "sam/a/kernel")
+@pytest.mark.parametrize("towers", ["dinotxt", "clip"])
+def test_biases_decay_and_norms_do_not_as_in_cat_seg(towers):
+    """Told by the types of modules, as its code tells them."""
+    config = dataclasses.replace(NANO, towers=towers, late=CATSEG_L.late, spe="sam")
+    model = nnx.eval_shape(lambda: SegmentationModel(config, rngs=any_values()))
+    _, described = build(config)
+    norms = {
+        f"{'/'.join(map(str, path))}/{parameter}"
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, nnx.LayerNorm | nnx.GroupNorm | nnx.RMSNorm)
+        for parameter in ("scale", "bias")
+    }
+    decayed = {name for name in described if decays(name, TrainConfig(decay_biases=True))}
+    assert decayed == described.keys() - norms
+    assert {"decoder/head/bias", "late/classes/0/padding", "late/spatial/0/windowed/attention/out/bias"} <= decayed
+
+
+def test_rates_add_nothing_to_the_state_that_runs_have_stored():
+    parameters = {"sam/a/kernel": jnp.zeros(2), "vision/a/kernel": jnp.zeros(2), "late/a/kernel": jnp.zeros(2)}
+    *_, rates = make_optimizer(with_options(train_spe=True)).init(parameters)
+    assert rates == optax.MaskedState(optax.EmptyState())
+
+
+def test_encoders_take_smaller_steps_and_decay_less():
+    names = ("vision/backbone/a/kernel", "text/a/kernel", "sam/a/kernel", "late/a/kernel")
     parameters = {name: jnp.full(2, 3.0) for name in names}
     gradients = {name: jnp.full(2, 0.25) for name in names}
-    config = with_options(weight_decay=0.1, encoder_lr_scale=0.01)
+    config = with_options(weight_decay=0.1, encoder_lr_scale=0.01, spe_lr_scale=0.05)
     updates = updates_of(config, parameters, gradients)
     full = -0.5 * (1 + 0.1 * 3)
     # Adam divides by 1 - 0.999, of which float32 has four digits, under a root.
-    for name, expected in zip(names, (0.01 * full, 0.01 * full, full, full), strict=True):
+    for name, expected in zip(names, (0.01 * full, 0.01 * full, 0.05 * full, full), strict=True):
         np.testing.assert_allclose(updates[name], expected * np.ones(2), rtol=1e-4, err_msg=name)
 
 

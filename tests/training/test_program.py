@@ -19,7 +19,20 @@ PROBE = ("model.linear.classes=3", "model.vision.depth=2")
         (("model.vision.dim=66", "model.vision.heads=2"), "leaves 33 for each head, and .* a multiple of 4"),
         (("data.crop_size=100",), "data.crop_size 100 is no multiple of the 16 pixels .*; set it to 96"),
         (("data.crop_size=8",), "data.crop_size 8 is no multiple of the 16 pixels .*; set it to 16"),
+        (("train.view_size=100",), "train.view_size 100 is no multiple of the 16 pixels .*; set it to 96"),
+        (("train.negatives=unbiased", "train.hardest_classes=9"), "'unbiased' needs classes drawn evenly, and train.h"),
+        (
+            ("model.float32_residual=all", "model.late.kernel=fused"),
+            "'fused' adds up in model.dtype, and model.float32_residual is 'all'; set --config.model.late.kernel=xla",
+        ),
         (("train.accumulate=3",), "train.batch_size 16 cannot be run in train.accumulate=3 equal parts"),
+        (("train.finetune=lora", "train.lora_rank=65"), "train.lora_rank 65 is more than the towers are wide"),
+        (
+            ("data.mix=[{'name': 'painted_scenes'}]", "train.hardest_classes=0", "train.negatives=unbiased"),
+            "needs classes drawn from one list, and data.mix has several",
+        ),
+        ((*PROBE, "data.mix=[{'name': 'painted_scenes'}]"), "data.mix needs names, of which the linear head has none"),
+        ((*PROBE, "train.class_weights=inverse"), "train.class_weights=inverse weighs names, which the linear head"),
         ((*PROBE, "model.linear.layers=(0,2)"), r"layers is \(0, 2\), but .* model.vision.depth is 2; give increasing"),
         ((*PROBE, "model.linear.layers=(1,0)"), r"layers is \(1, 0\), but"),
         ((*PROBE, "model.linear.layers=(0,0)"), r"layers is \(0, 0\), but"),
@@ -35,7 +48,13 @@ def test_parts_that_are_not_there_need_not_fit(overrides):
     refuse_misfits(load_config("quickstart", overrides))
 
 
-@pytest.mark.parametrize("recipe", ["ablation:full", "ade", "coco_stuff", "linear_ade", "pod:vit7b", "quickstart"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *("ablation:full", "ade", "catseg", "catseg:b", "coco_stuff", "linear_ade"),
+        *("pod:vit7b", "pod:batch=64,anyup", "quickstart"),
+    ],
+)
 def test_the_recipes_fit(recipe):
     refuse_misfits(load_config(recipe))
 

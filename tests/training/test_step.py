@@ -1,6 +1,7 @@
 """Which classes of an image's list enter the head; batches in parts; one compile."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,19 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import bind, build, initialize
 from dinov3seg_jax.training.finetune import join, partition
 from dinov3seg_jax.training.flops import count_flops
-from dinov3seg_jax.training.losses import masked_mean
+from dinov3seg_jax.training.losses import masked_mean, sigmoid_cross_entropy
 from dinov3seg_jax.training.program import CompiledStep, describe_step, while_training
 from dinov3seg_jax.training.sharding import make_mesh
-from dinov3seg_jax.training.step import Aside, Batch, choose_hardest, make_gradient, make_loss
+from dinov3seg_jax.training.step import (
+    Aside,
+    Batch,
+    _weights_of,
+    choose_hardest,
+    for_all_names,
+    make_gradient,
+    make_loss,
+    seen,
+)
 from tests.training.several_devices import CONFIG as SMALL
 from tests.training.several_devices import NAMES as NAMES_HERE
 from tests.training.several_devices import VOCABULARY, batch_of
@@ -72,6 +82,38 @@ def test_pixels_of_classes_that_find_no_place_are_ignored():
 def test_a_list_that_is_short_enough_stays_whole():
     kept, _ = choose_hardest(jax.random.key(0), CORRELATION, CLASS_IDS, label_with(0), 99)
     np.testing.assert_array_equal(np.sort(kept, axis=1), np.sort(CLASS_IDS, axis=1))
+
+
+def test_weights_follow_their_classes_into_a_shorter_list():
+    weights = RNG.random((2, LISTED), np.float32)
+    kept, _ = choose_hardest(jax.random.key(0), CORRELATION, CLASS_IDS, label_with(1, 6), 4)
+    found = _weights_of(kept, Batch(None, None, CLASS_IDS, weights), NAMES)
+    for image in range(2):
+        of_name = dict(zip(CLASS_IDS[image].tolist(), weights[image].tolist(), strict=True))
+        np.testing.assert_array_equal(found[image], [of_name[name] for name in np.asarray(kept[image]).tolist()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardest", [0, 2])
+def test_weights_of_a_batch_weigh_its_loss(hardest):
+    train = dataclasses.replace(SMALL.train, hardest_classes=hardest, accumulate=1)
+    config = dataclasses.replace(SMALL, train=train)
+    graph, _ = build(SMALL.model)
+    split = partition(initialize(SMALL.model, jax.random.key(0)), SMALL.model, train)
+    text = np.random.default_rng(0).standard_normal((NAMES_HERE, 2 * SMALL.model.vision.dim)).astype(np.float32)
+    batch = batch_of(0)
+    loss = jax.jit(make_loss(config, graph))
+
+    def weighed(weights):
+        return float(loss(*split, text, jnp.int32(3), batch._replace(weights=weights))[0])
+
+    ones = np.ones(batch.class_ids.shape, np.float32)
+    plain = weighed(None)
+    assert weighed(ones) == pytest.approx(plain, rel=1e-6)
+    assert weighed(3 * ones) == pytest.approx(3 * plain, rel=1e-6)
+    each = [weighed(ones * (batch.class_ids == name)) for name in range(NAMES_HERE)]
+    assert sum(each) == pytest.approx(plain, rel=1e-5)
+    assert min(each) > 0
 
 
 def in_parts(count):
@@ -183,7 +225,7 @@ def test_a_step_is_compiled_once_and_says_so():
         match=r"^the step was compiled for batches of image uint8\[8,32,32,3\], label int32\[8,32,32\], "
         r"class_ids int32\[8,3\] and met one of image uint8\[4,32,32,3\], .*; a run compiles once: make every batch",
     ):
-        step(0, 0, 0, Batch(*(array[:4] for array in batch)))
+        step(0, 0, 0, Batch(*(array[:4] for array in batch[:3])))
 
 
 @pytest.mark.slow
@@ -207,3 +249,78 @@ def test_ignored_pixels_as_negatives_and_coarser_class_blocks_while_training():
         trainable, frozen = partition(parameters, model, config.train)
         losses.append(float(jax.jit(make_gradient(config, graph))(trainable, frozen, np.int32(0), names, batch)[0]))
     assert len({round(loss, 6) for loss in losses}) == 3
+
+
+def drawn_lists(named, length, names):
+    """Every class list of a length that can be drawn for a label of names, and the label as positions in it."""
+    present = sorted(set(named[named >= 0].tolist()))
+    absent = [name for name in range(names) if name not in present]
+    for others in itertools.combinations(absent, length - len(present)):
+        listed = np.array([*others, *present], np.int32)
+        positions = np.full(names + 1, -1, np.int32)
+        positions[listed] = np.arange(length)
+        yield listed, positions[named]
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_over_all_draws_the_mean_loss_is_that_of_all_names(length, negative):
+    """Two images, of one and two classes, whose draws are independent."""
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((2, 5, 2, 2)).astype(np.float32)
+    label = np.array([[[4, 4], [-1, 4]], [[0, 3], [3, -1]]], np.int32)
+    whole = float(sigmoid_cross_entropy(logits, label, ignored_as_negative=negative))
+    drawn = []
+    for pair in itertools.product(*(drawn_lists(named, length, 5) for named in label)):
+        listed, positions = (np.stack(part) for part in zip(*pair, strict=True))
+        own = np.take_along_axis(logits, listed[:, :, None, None], axis=1)
+        weights = for_all_names(positions, length, 5)
+        drawn.append(float(sigmoid_cross_entropy(own, positions, weights, ignored_as_negative=negative)))
+    assert np.mean(drawn) == pytest.approx(whole, rel=1e-5)
+    if length < 5:
+        assert np.std(drawn) > 0.01 * whole
+
+
+@pytest.mark.slow
+def test_gradients_of_unbiased_draws_average_to_those_of_all_names():
+    """Of a model without class blocks, where no class's logits depend on the others."""
+    options = {"negatives": "unbiased", "accumulate": 2, "finetune": "attention"}
+    config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, **options))
+    graph, _ = build(config.model)
+    split = partition(initialize(config.model, jax.random.key(0)), config.model, config.train)
+    names = np.random.default_rng(0).integers(1, VOCABULARY, (NAMES_HERE, 8), np.int32)
+    image = batch_of(0).image
+    named = np.broadcast_to(np.where(np.arange(32) < 20, 1, 3), image.shape[:3]).astype(np.int32)
+    named[::2, :20] = -1  # parts that do not count alike
+    gradient = jax.jit(make_gradient(config, graph))
+
+    def of(listed, positions):
+        shared = np.tile(listed, (len(image), 1))
+        return gradient(*split, jnp.int32(0), names, Batch(image, positions, shared))
+
+    whole_loss, _, whole = of(np.arange(NAMES_HERE, dtype=np.int32), named)
+    found = [of(*drawn) for drawn in drawn_lists(named, 3, NAMES_HERE)]
+    assert len(found) == 3
+    assert np.mean([loss for loss, *_ in found]) == pytest.approx(float(whole_loss), rel=SUMS)
+    for name, value in whole.items():
+        mean = np.mean([gradients[name] for *_, gradients in found], axis=0)
+        scale = float(jnp.abs(value).max())
+        np.testing.assert_allclose(mean, value, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
+
+
+def test_a_crop_is_seen_at_another_size_than_its_labels():
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    np.testing.assert_allclose(seen(image, 0), image / 255, rtol=1e-6)
+    halved = image.reshape(1, 4, 2, 4, 2, 3).mean((2, 4)) / 255  # half-pixel centres fall between two pixels
+    np.testing.assert_allclose(seen(image, 4), halved, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_model_computes_at_the_size_that_it_sees():
+    tokens, costs = jax.ShapeDtypeStruct((NAMES_HERE, 8), jnp.int32), []
+    for view, side in ((32, 64), (0, 32)):
+        config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, view_size=view))
+        program = describe_step(config, make_mesh(1, 1, jax.devices()[:1]))
+        batch = jax.eval_shape(lambda side=side: batch_of(0, side))
+        costs.append(count_flops(program.step, program.state, program.frozen, tokens, batch))
+    assert 1 < costs[0] / costs[1] < 1.2  # resized pixels and logits are all that is more

@@ -73,7 +73,7 @@ class EmbeddingCache:
             "towers": model.towers,
             "tokenizer": tokenizer,
             "heads": model.text.heads,
-            "dtype": model.dtype,
+            "dtype": model.dtype if model.float32_residual == "none" else f"{model.dtype}, float32 residual",
             "device": jax.devices()[0].device_kind,
             "jax": jax.__version__,
             "precision": jax.config.values["jax_default_matmul_precision"],
