@@ -1,4 +1,4 @@
-"""A run goes on with other processes, devices, workers and parts of its batch, and learns the same from the same data."""
+"""A run goes on with other processes, devices, workers and parts of its batch, and learns the same from the same."""
 
 import signal
 
