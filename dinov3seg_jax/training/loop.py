@@ -141,8 +141,8 @@ def _run(
         say(validation.why_over() if validation.is_over else trained)
         return workdir
     checkpoints.share(beginning.frozen)
-    say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s)")
-    say(f"in all {extent(config.train, len(dataset.source))}")
+    sees = extent(config.train, len(dataset.source))
+    say(f"training {workdir} from step {start} to {config.train.steps} on {jax.device_count()} device(s): {sees}")
     with _surroundings(config, dataset, mesh, checkpoints, beginning) as around:
         stopped = _loop(config, program, names, beginning, around, validation)
     sync_global_devices("saved")  # the first process names the last step when the others are done with it

@@ -16,7 +16,14 @@ from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.finetune import frozen_blocks, join, partition, updates_of
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.optimizer import make_optimizer
-from dinov3seg_jax.training.sharding import batch_sharding, like_parameters, on_mesh, parameter_shardings, replicated
+from dinov3seg_jax.training.sharding import (
+    AnyMesh,
+    batch_sharding,
+    like_parameters,
+    on_mesh,
+    parameter_shardings,
+    replicated,
+)
 from dinov3seg_jax.training.step import TEXT, Batch, TrainState, make_train_step
 
 
@@ -37,7 +44,7 @@ class StepProgram(NamedTuple):
     graph: nnx.GraphDef
     state: TrainState  # described
     frozen: Parameters  # described
-    mesh: jax.sharding.Mesh
+    mesh: AnyMesh
 
     def names(self, trainable: Parameters, frozen: Parameters, tokens: Int[Any, "n length"]) -> Any:
         """What the step takes as names: the tokens, or where nothing of the text tower trains, their embeddings.
@@ -57,7 +64,7 @@ class StepProgram(NamedTuple):
         return jax.eval_shape(self.names, self.state.trainable, self.frozen, tokens)
 
 
-def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
+def describe_step(config: Config, mesh: AnyMesh) -> StepProgram:
     """Trace nothing and allocate nothing: shapes, shardings and the jitted step.
 
     Raises:
