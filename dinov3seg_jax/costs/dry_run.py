@@ -34,6 +34,7 @@ from dinov3seg_jax.training.step import Batch
 
 SMALLEST_SHOWN = 10**6  # bytes
 PARTS_SHOWN = 5
+TAKEN = 0.75  # of a GPU's memory, by JAX when it starts
 
 PARTS = {
     "vision/backbone": "vision backbone (DINOv3)",
@@ -154,6 +155,8 @@ def say_whether_it_fits(config: Config, mesh: AnyMesh, names: tuple[int, int], n
     room = f"{memory / 1e9:.1f} GB, of which {SHARE:.0%} may be planned for"
     if Attempt((), needed).fits(memory):
         print(f"it fits {room}")
+        if needed.total > TAKEN * memory:
+            print(f"JAX takes {TAKEN:.0%} of a GPU by itself; start the run with XLA_PYTHON_CLIENT_MEM_FRACTION={SHARE}")
         return True
     print(f"it does not fit {room}; with more options it needs", flush=True)
     for attempt in attempts(config, mesh.shape[DATA], names[0], lambda more: memory_of(more, mesh.size, names)):

@@ -56,7 +56,10 @@ def say(monkeypatch, capsys, needs, memory):
 
 
 def test_a_step_that_fits(monkeypatch, capsys):
-    assert say(monkeypatch, capsys, [21.5], 24) == (True, ["it fits 24.0 GB, of which 90% may be planned for"])
+    fits = "it fits 24.0 GB, of which 90% may be planned for"
+    assert say(monkeypatch, capsys, [17.9], 24) == (True, [fits])
+    hint = "JAX takes 75% of a GPU by itself; start the run with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9"
+    assert say(monkeypatch, capsys, [21.5], 24) == (True, [fits, hint])
 
 
 def test_a_tenth_stays_free_and_the_options_that_help_are_named(monkeypatch, capsys):
