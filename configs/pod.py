@@ -29,14 +29,14 @@ from dinov3seg_jax.config import default_config, to_config_dict
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.presets import ANYUP, VISION
 
+PAPER_BATCH, PAPER_STEPS, PAPER_RATE = 4, 80_000, 2e-4
+PAPER_CROPS = PAPER_BATCH * PAPER_STEPS
+WARM_UP = 0.05  # of the steps
+
 BACKBONES = {"vitl": "vitl16", "vit7b": "vit7b16"}
 STEPS = {"paper_crops": lambda batch: round(PAPER_CROPS / batch), "paper_steps": lambda batch: PAPER_STEPS}
 RATES = {"sqrt_rate": 0.5, "linear_rate": 1, "paper_rate": 0}  # powers of batch / PAPER_BATCH
 OTHERS = ("anyup", "batch=256")
-
-PAPER_BATCH, PAPER_STEPS, PAPER_RATE = 4, 80_000, 2e-4
-PAPER_CROPS = PAPER_BATCH * PAPER_STEPS
-WARM_UP = 0.05  # of the steps
 
 
 def get_config(words: str = "") -> ConfigDict:

@@ -197,8 +197,9 @@ def _load(folder: Path, what: dict[str, Any], some: bool = False) -> dict[str, A
     """What is asked for of a folder; of its arrays perhaps `some` alone, while else it may hold no others."""
     from orbax.checkpoint import v1 as ocp
 
-    options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=some))
-    with loading(folder), ocp.Context(pytree_options=options):
+    context = ocp.Context()
+    context.pytree.loading.partial_load = some
+    with loading(folder), context:
         return ocp.load_checkpointables(folder, what)
 
 

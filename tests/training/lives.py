@@ -45,7 +45,14 @@ class Run:
             self._command.append("--config.fsdp_bytes=0")
             count = f"--xla_force_host_platform_device_count={devices}"
             self._environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
+        self._moved = []
         self._lives = 0
+
+    def move(self, processes, devices, **options):
+        """Have the next lives on so many processes, with so many devices each, with other options of a config."""
+        self._processes = processes
+        self._environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        self._moved = [f"--config.{option}={value}" for option, value in options.items()]
 
     def start(self, workdirs=None):
         """Start all processes; by default of one folder."""
@@ -59,7 +66,7 @@ class Run:
             with self._output(index).open("w") as output:
                 started.append(
                     subprocess.Popen(
-                        [*self._command, *together, f"--config.workdir={workdir}"],
+                        [*self._command, *self._moved, *together, f"--config.workdir={workdir}"],
                         env=self._environment | {"PYTHONUNBUFFERED": "1"},
                         stdout=output,
                         stderr=subprocess.STDOUT,
