@@ -78,7 +78,7 @@ def measure(size: str, depth: int, batch_size: int, attention: str, repeats: int
     import jax
     import numpy as np
 
-    from dinov3seg_jax.costs.dry_run import abstract_batch
+    from dinov3seg_jax.costs.step_memory import abstract_batch
     from dinov3seg_jax.models.graph import initialize
     from dinov3seg_jax.training.chips import peak_flops
     from dinov3seg_jax.training.finetune import partition

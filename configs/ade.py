@@ -1,6 +1,6 @@
 """ADE20K's 150 classes: trains on the training split and scores on the validation split.
 
-    dinov3seg train --config ade --config.data.train.root=DATASETS
+    dinov3seg train --config ade --config.data.train.root=DATASETS --config.data.eval.root=DATASETS
     dinov3seg eval --config ade --config.data.eval.root=DATASETS --checkpoint runs/ade
 
 DATASETS holds `ADEChallengeData2016/images/{training,validation}` and `.../annotations/{training,validation}`. To see
@@ -20,4 +20,7 @@ def get_config() -> ConfigDict:
     config.model.remat = True
     config.data.train.name = "ade20k_150"
     config.data.eval.name = "ade20k_150"
+
+    config.train.eval_every = 5_000  # as CAT-Seg, which scores all pictures each time
+    config.train.eval_images = 500
     return config

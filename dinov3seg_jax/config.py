@@ -187,7 +187,7 @@ class ModelConfig:
     cafedino: CafeDinoConfig = CafeDinoConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
     float32_residual: Literal["none", "encoders", "all"] = "none"  # residual streams kept wide under bfloat16: see §6
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel: see models/attention.py
+    attention: Literal["auto", "xla", "cudnn", "splash", "portable"] = "auto"  # the towers' kernel: docs/method.md, §6
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
 
     @property
@@ -218,11 +218,19 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, config=closed)
+class MixedConfig(DatasetConfig):
+    """A data set that is trained on beside `data.train`, with names of its own."""
+
+    weight: Above0 = 1.0  # pictures of it that come for each one of `data.train`
+
+
+@dataclass(frozen=True, config=closed)
 class DataConfig:
     """§6: what is trained on and scored on."""
 
     train: DatasetConfig = DatasetConfig()
     eval: DatasetConfig = DatasetConfig(split="eval")
+    mix: tuple[MixedConfig, ...] = ()  # data sets that are trained on too, as in [{"name": "folder", "root": "b"}]
     validation: Fraction = 0.0  # share of data.train's pictures that is not trained on and takes the place of data.eval
     validation_seed: NonNegative = 0  # which ones these are
     crop_size: Positive = 384  # side of the square that a training step sees, in pixels
@@ -231,7 +239,7 @@ class DataConfig:
     flip: Flag = True  # mirror half of the pictures while training
     color_jitter: Flag = True  # change brightness, contrast, saturation and hue while training
     balance: Probability = 0.0  # how much more often pictures of rare classes come: 0 not, 1 most; see data/balance.py
-    classes_per_image: NonNegative = 0  # 0: all; else the classes present, and a random draw of others
+    classes_per_image: NonNegative = 0  # 0: all; else the classes present, and others drawn evenly
     workers: NonNegative = 0  # grain worker processes; 0: threads of this process
 
 

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pydantic
+
 from dinov3seg_jax.config_files import split_overrides
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
+
+SMALLEST_MEMORY = 10**6  # bytes; less is an amount whose unit was forgotten
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +82,27 @@ def given_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the path is empty; name a file or a folder")  # `Path` takes it for "."
     return expanded(text)
+
+
+def amount_of_memory(text: str, or_else: str = "") -> int:
+    """Bytes of an amount as in "4GB".
+
+    Args:
+        text: as typed.
+        or_else: what else may be typed, for the message.
+
+    Raises:
+        UserError: it is none, or too small to be meant.
+    """
+    try:
+        size = int(pydantic.TypeAdapter(pydantic.ByteSize).validate_python(text))
+    except (pydantic.ValidationError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise UserError(f"--memory is '{text}', which is no amount of memory; write it as in 4GB or 512MB{or_else}")
+    if size < SMALLEST_MEMORY:
+        raise UserError(f"--memory is '{text}', which is {size:,} bytes, less than 1 MB; write the unit, as in 4GB")
+    return size
 
 
 def count(text: str) -> int:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pydantic
 from tqdm import tqdm
 
 from dinov3seg_jax.cli.clips import Videos, add_clip_arguments
 from dinov3seg_jax.cli.drawing import add_drawing_arguments, draw_again, drawing_of
-from dinov3seg_jax.cli.parsing import Command, given_path
+from dinov3seg_jax.cli.parsing import Command, amount_of_memory, given_path
 from dinov3seg_jax.cli.request import (
     Request,
     add_class_arguments,
@@ -29,14 +28,12 @@ from dinov3seg_jax.cli.results import add_format_arguments, outputs_of
 from dinov3seg_jax.data.clips import is_clip
 from dinov3seg_jax.data.scenes import View, parse_bands
 from dinov3seg_jax.data.stretch import parse_stretch
-from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do, together
 from dinov3seg_jax.pictures.listing import Listing, describe_passed_over, find_pictures, standard_input
 from dinov3seg_jax.pictures.places import output_places, refuse_place, titles
 
 DESCRIPTION = "segment pictures into classes you name"
 CLASSES_SHOWN = 5
-SMALLEST_MEMORY = 10**6  # bytes; less is an amount whose unit was forgotten
 OBJECTS = 100_000  # that are made between two garbage collections; Python's own 700 take an eighth of a start
 
 
@@ -204,17 +201,7 @@ def memory_size(text: str) -> int | None:
     Raises:
         UserError: it is neither, or too small to be meant.
     """
-    if text == "auto":
-        return None
-    try:
-        size = int(pydantic.TypeAdapter(pydantic.ByteSize).validate_python(text))
-    except pydantic.ValidationError:
-        size = 0
-    if size <= 0:
-        raise UserError(f"--memory is '{text}', which is no amount of memory; write it as in 4GB or 512MB, or auto")
-    if size < SMALLEST_MEMORY:
-        raise UserError(f"--memory is '{text}', which is {size:,} bytes, less than 1 MB; write the unit, as in 4GB")
-    return size
+    return None if text == "auto" else amount_of_memory(text, ", or auto")
 
 
 COMMAND = Command("predict", DESCRIPTION, add_arguments, run)

@@ -3,8 +3,7 @@
 Values live from where they are made to where they are last read, in the order of the trace. Two things that every XLA
 compiler does are followed, since without them an estimate is several times too high: what is cheap to compute from
 something that is there anyway (elementwise operations, broadcasts, changes of type) is part of what reads it and never
-lies in memory; and what is updated stays in its place. `tests/costs/test_memory.py` compares with what the compiler
-says.
+lies in memory; and what is updated stays in its place. `tests/costs/test_memory.py` compares with the compiler.
 """
 
 import math
@@ -28,8 +27,15 @@ FUSED = {
 # Every kernel that reads one of these computes it for itself.
 TRIVIAL = {"convert_element_type", "broadcast_in_dim", "iota", "eq", "ne", "lt", "le", "gt", "ge", "not", "empty2"}
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "argmax", "argmin"}
-LOOPS = {"scan", "while", "cond"}
-STAYS = {*FUSED, *LOOPS, "dynamic_update_slice", "scatter", "scatter-add"}  # results take the place of what they update
+OF_THEIR_OWN = {"scan", "while", "shard_map"}  # whose bodies are programs by themselves
+STAYS = {
+    *FUSED,
+    "scan",
+    "while",
+    "dynamic_update_slice",
+    "scatter",
+    "scatter-add",
+}  # results take the place of what they update
 
 Described = tuple[tuple[int, ...], Any]  # shape and dtype
 PartOf = Callable[[core.JaxprEqn], str]  # the part of the model that an equation belongs to; "" where it is of none
@@ -103,22 +109,24 @@ class _Line:
             bodies = self._bodies(equation)
             if name in VIEWS:
                 numbers[equation.outvars[0]] = inputs[0]
-            elif len(bodies) == 1 and (name not in LOOPS or name == "cond"):
-                if name == "remat2":
-                    self.operations.append(_Operation("barrier", inputs, []))
-                body = bodies[0]
-                within = dict(zip(body.invars, inputs[-len(body.invars) :] if body.invars else [], strict=True))
-                within |= {variable: self._number("", 0) for variable in body.constvars}
-                self._add(body, within, part)
-                for variable, inner in zip(equation.outvars, body.outvars, strict=True):
-                    is_literal = isinstance(inner, core.Literal)
-                    numbers[variable] = self._number("", 0) if is_literal else within[inner]
+            elif len(bodies) == 1 and name not in OF_THEIR_OWN:
+                results = self._call(bodies[0], inputs, part, recomputes="prevent_cse" in equation.params)
+                numbers |= dict(zip(equation.outvars, results, strict=True))
             else:
                 held = [_Line(self.reading).most(body, part, _sliced(equation)) for body in bodies]
                 makes = [self._new(variable.aval, part) for variable in equation.outvars]
                 numbers |= dict(zip(equation.outvars, makes, strict=True))
                 inside = max(held, key=Counter.total, default=Counter())
                 self.operations.append(_Operation(name, inputs, makes, inside))
+
+    def _call(self, body: core.Jaxpr, inputs: list[int], part: str, recomputes: bool) -> list[int]:
+        """Add the operations of a function that is called, or of the branch that is taken; return its results."""
+        if recomputes:  # the compiler must see no connection with what was computed before
+            self.operations.append(_Operation("barrier", inputs, []))
+        numbers = dict(zip(body.invars, inputs[len(inputs) - len(body.invars) :], strict=True))
+        numbers |= {variable: self._number("", 0) for variable in body.constvars}
+        self._add(body, numbers, part)
+        return [self._number("", 0) if isinstance(v, core.Literal) else numbers[v] for v in body.outvars]
 
     def _bodies(self, equation: core.JaxprEqn) -> list[core.Jaxpr]:
         """Those that may run: of a call, a loop, or a choice; where the platform chooses, what it chooses."""
@@ -132,8 +140,10 @@ class _Line:
             return [branches[named[0] if named else platforms.index(None)]]
         if equation.primitive.name == "while":
             return [params["body_jaxpr"].jaxpr]
-        body = next((params[name] for name in ("jaxpr", "call_jaxpr") if name in params), None)
-        return [] if body is None else [getattr(body, "jaxpr", body)]
+        body: Any = params.get("jaxpr", params.get("call_jaxpr"))
+        if body is None or equation.primitive.name == "pallas_call":  # whose values are not in the main memory
+            return []
+        return [getattr(body, "jaxpr", body)]
 
     def _walk(self, results: set[int]) -> Counter[str]:
         operations = self._needed(results)

@@ -102,7 +102,7 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
         config: of the run; `train.batch_size` is of all chips together.
         topology: as for `topology_mesh`.
         names: token ids of the class names.
-        batch: described, as by `dry_run.abstract_batch`.
+        batch: described, as by `step_memory.abstract_batch`.
 
     Raises:
         UserError: as `topology_mesh`, or the compiler refuses the step: it does not fit.

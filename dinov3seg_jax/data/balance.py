@@ -34,6 +34,8 @@ def for_rare_classes(dataset: Dataset, balance: float, class_weights: ClassWeigh
     """
     if not balance and class_weights == "none":
         return dataset
+    if dataset.parts:
+        raise UserError("data.balance and train.class_weights are of one data set; leave them or data.mix out.")
     if not isinstance(dataset.source, Masks):
         raise UserError(
             "data.balance and train.class_weights need masks that can be counted, and this data set has none on disk; "

@@ -11,17 +11,18 @@ from typing import Any
 from dinov3seg_jax.config import DataConfig, DatasetConfig
 from dinov3seg_jax.data.chosen import choose
 from dinov3seg_jax.data.datasets import Dataset, open_dataset
+from dinov3seg_jax.data.mixed import mix
 from dinov3seg_jax.errors import UserError
 
 
 def open_training(data: DataConfig) -> Dataset:
-    """`data.train`, without what is held out.
+    """`data.train`, without what is held out, and `data.mix`.
 
     Raises:
-        UserError: as for `open_dataset`, or nothing would be held out, or all.
+        UserError: as for `open_dataset` and `mixed.mix`, or nothing would be held out, or all.
     """
     dataset = open_dataset(data.train)
-    return _part(dataset, data, held_out=False) if data.validation else dataset
+    return mix(_part(dataset, data, held_out=False) if data.validation else dataset, data)
 
 
 def open_evaluation(data: DataConfig) -> Dataset:

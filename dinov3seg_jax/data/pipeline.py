@@ -29,13 +29,14 @@ class Augment:
     data: DataConfig
     class_count: int
     weights: tuple[float, ...] | None = None  # of the classes
+    longest: int = 0  # of several data sets, the length of the longest list
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Augment one example.
 
         Returns:
             "image": uint8 [S, S, 3]; "label": int32 [S, S], positions in "class_ids", -1 where ignored; "class_ids":
-            int32 [K]; and where the data set weighs its classes "weights", float32 [K].
+            int32 [K]; and where the data set weighs its classes, or is several, "weights", float32 [K].
         """
         data, (image, label) = self.data, (example["image"], example["label"])
         low, high = data.short_side
@@ -46,10 +47,14 @@ class Augment:
         if data.flip:
             image, label = transforms.random_flip(image, label, rng)
         image, label = transforms.pad(image, label, data.crop_size)
-        class_ids, label = transforms.sample_classes(label, data.classes_per_image, self.class_count, rng)
+        own = example.get("own")
+        count = data.classes_per_image or self.longest
+        class_ids, label = transforms.sample_classes(label, count, self.class_count, rng, own)
         chosen: dict[str, np.ndarray] = {"image": image, "label": label, "class_ids": class_ids}
         if self.weights is not None:
             chosen["weights"] = np.array(self.weights, np.float32)[class_ids]
+        elif own is not None:
+            chosen["weights"] = np.isin(class_ids, own).astype(np.float32)
         return chosen
 
 
@@ -107,12 +112,13 @@ def examples(dataset: Dataset, data: DataConfig, seed: int) -> grain.MapDataset:
         raise UserError("the training data set holds no examples; check data.train.")
     if data.short_side[0] > data.short_side[1]:
         raise UserError(f"data.short_side is {data.short_side}, but its first number must not exceed its second.")
+    longest = max((len(part.classes) for part in dataset.parts), default=0)
     return (
         grain.MapDataset.source(dataset.source)
         .seed(seed)
         .shuffle()
         .repeat(STREAM_LENGTH // len(dataset.source))
-        .random_map(Augment(data, len(dataset.classes), dataset.weights))
+        .random_map(Augment(data, len(dataset.classes), dataset.weights, longest))
     )
 
 

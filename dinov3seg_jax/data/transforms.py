@@ -169,7 +169,11 @@ _CHROMA_LOST = _chroma_lost()
 
 
 def sample_classes(
-    label: Label, classes_per_image: int, class_count: int, rng: np.random.Generator
+    label: Label,
+    classes_per_image: int,
+    class_count: int,
+    rng: np.random.Generator,
+    own: NDArray[np.int32] | None = None,
 ) -> tuple[NDArray[np.int32], Label]:
     """Choose the classes an example is trained on: those present and a random draw of others.
 
@@ -178,6 +182,8 @@ def sample_classes(
         classes_per_image: how many to choose, K; at most `class_count` are; 0 for all of them, in order.
         class_count: number of classes.
         rng: source of the draw and of the order.
+        own: the classes that the others are drawn from; those that are missing then to K are drawn from all. Default:
+            all.
 
     Returns:
         The classes, int32 [K], all different; and the label, int32 [H, W], as positions in that list. Where more than K
@@ -187,7 +193,10 @@ def sample_classes(
         return np.arange(class_count, dtype=np.int32), label
     pixels = np.bincount(label.ravel() + 1, minlength=class_count + 1)[1:]
     # A random key for each class, the present ones' before the others'; then shuffled, to hide which are present.
-    first = np.argsort(rng.random(class_count) + (pixels == 0))[:classes_per_image]
+    key = rng.random(class_count) + (pixels == 0)
+    if own is not None:
+        key += ~np.isin(np.arange(class_count), own)
+    first = np.argsort(key)[:classes_per_image]
     class_ids = rng.permutation(first).astype(np.int32)
     position = np.full(class_count + 1, IGNORED, np.int32)  # its last entry is that of label -1
     position[class_ids] = np.arange(len(class_ids))

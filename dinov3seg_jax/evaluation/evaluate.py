@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 from dinov3seg_jax.config import Config, DatasetConfig, ModelConfig
 from dinov3seg_jax.data.benchmark_sets import BENCHMARKS
 from dinov3seg_jax.data.census import check_masks
-from dinov3seg_jax.data.datasets import Dataset, check_classes, class_names, open_dataset
+from dinov3seg_jax.data.datasets import Dataset, check_classes, open_dataset
 from dinov3seg_jax.data.held_out import open_evaluation, scored_on
+from dinov3seg_jax.data.mixed import trained_names
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import hosts
 from dinov3seg_jax.evaluation.benchmark_table import write_table
@@ -189,7 +190,7 @@ def seen_classes(dataset: Dataset, trained: Config) -> tuple[bool, ...] | None:
     """For each class whether the model was trained on it; None where every one was."""
     seen = dataset.seen
     if seen is None:
-        trained_on = set(class_names(trained.data.train))
+        trained_on = set(trained_names(trained.data))
         seen = tuple(name in trained_on for name in dataset.classes)
     return None if all(seen) else seen
 

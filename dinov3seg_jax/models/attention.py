@@ -13,13 +13,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.kernels import Kernel, has_kernel
+from dinov3seg_jax.models.kernels import LONG, Kernel, has_kernel, takes_cudnn
 from dinov3seg_jax.models.layers import Linear
 from dinov3seg_jax.models.mesh import DATA, divides, on_each_device
 
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
 
-LONG = 256  # tokens
 SCORES_OF_AN_IMAGE = 2**22  # of all heads, at most; where there are more, the heads go one by one
 
 
@@ -37,8 +36,9 @@ def attend(
         query, key, value: of any float type; "cudnn" takes bfloat16 alone.
         causal: token i sees the tokens up to i.
         kernel: "xla", plain matrix products; "cudnn", the flash attention of NVIDIA's library; "splash", that of JAX
-            for TPUs, where the batch divides; "auto", plain products too, except that long sequences go in parts on a
-            CPU (see `_attend_in_parts`).
+            for TPUs, where the batch divides; "portable", plain products too, except that long sequences go in parts
+            on a CPU (see `_attend_in_parts`); "auto", the same, except that they go through "cudnn" where that fits
+            (see `takes_cudnn`).
 
     Raises:
         UserError: "cudnn" without a GPU or with another type, "splash" without a TPU.
@@ -59,13 +59,19 @@ def attend(
                 f"model.attention 'cudnn' needs a GPU and bfloat16, and this is {query.dtype} on "
                 f"{jax.default_backend()}; set --config.model.attention=auto, or on a GPU model.dtype=bfloat16."
             )
-        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
+        return _cudnn_attention(query, key, value, causal)
+    if kernel == "auto" and divides(len(query)) and takes_cudnn(query.dtype, query.shape[-1], key.shape[1]):
+        return on_each_device(partial(_cudnn_attention, causal=causal), (P(DATA),) * 3)(query, key, value)
     if kernel in ("xla", "splash") or causal or key.shape[1] < LONG:
         before = penalty(np.tri(query.shape[1], key.shape[1], dtype=bool)) if causal else None
         return dot_product_attention(query, key, value, before)
     return jax.lax.platform_dependent(
         query, key, value, cpu=_attend_in_parts, default=lambda q, k, v: dot_product_attention(q, k, v)
     )
+
+
+def _cudnn_attention(query: Array, key: Array, value: Array, causal: bool) -> Array:
+    return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
 
 
 def dot_product_attention(

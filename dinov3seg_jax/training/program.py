@@ -16,7 +16,15 @@ from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.finetune import frozen_blocks, join, partition, updates_of
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.optimizer import make_optimizer
-from dinov3seg_jax.training.sharding import batch_sharding, like_parameters, on_mesh, parameter_shardings, replicated
+from dinov3seg_jax.training.sharding import (
+    DATA,
+    AnyMesh,
+    batch_sharding,
+    like_parameters,
+    on_mesh,
+    parameter_shardings,
+    replicated,
+)
 from dinov3seg_jax.training.step import TEXT, Batch, TrainState, make_train_step
 
 
@@ -37,7 +45,7 @@ class StepProgram(NamedTuple):
     graph: nnx.GraphDef
     state: TrainState  # described
     frozen: Parameters  # described
-    mesh: jax.sharding.Mesh
+    mesh: AnyMesh
 
     def names(self, trainable: Parameters, frozen: Parameters, tokens: Int[Any, "n length"]) -> Any:
         """What the step takes as names: the tokens, or where nothing of the text tower trains, their embeddings.
@@ -57,7 +65,7 @@ class StepProgram(NamedTuple):
         return jax.eval_shape(self.names, self.state.trainable, self.frozen, tokens)
 
 
-def describe_step(config: Config, mesh: jax.sharding.Mesh) -> StepProgram:
+def describe_step(config: Config, mesh: AnyMesh) -> StepProgram:
     """Trace nothing and allocate nothing: shapes, shardings and the jitted step.
 
     Raises:
@@ -128,6 +136,13 @@ def refuse_misfits(config: Config) -> None:
             f"train.class_weights={config.train.class_weights} weighs names, which the linear head has none of; set it "
             "to none, or use data.balance."
         )
+    if config.train.negatives == "unbiased" and config.data.mix:
+        raise UserError(
+            "train.negatives 'unbiased' needs classes drawn from one list, and data.mix has several; set "
+            "--config.train.negatives=as_drawn, or leave data.mix out."
+        )
+    if linear.classes and config.data.mix:
+        raise UserError("data.mix needs names, of which the linear head has none; leave it out.")
     if config.train.finetune == "lora" and config.train.lora_rank > min(model.vision.dim, model.text.dim):
         raise UserError(
             f"train.lora_rank {config.train.lora_rank} is more than the towers are wide; set it to 4 to 64, or train "
@@ -159,6 +174,25 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"train.batch_size {config.train.batch_size} cannot be run in train.accumulate={config.train.accumulate} "
             "equal parts; make it a multiple."
+        )
+
+
+def refuse_uneven_batches(config: Config, mesh: AnyMesh) -> None:
+    """Stop before a run in which some devices would have more examples than others.
+
+    Raises:
+        UserError: it says what batch, or what shape of the mesh, would do.
+    """
+    batch, parts = config.train.batch_size, config.train.accumulate
+    together = mesh.shape[DATA] * parts
+    if batch % together:
+        divisors = (n for n in range(1, mesh.size + 1) if not mesh.size % n)
+        enough = next((n for n in divisors if not batch % (mesh.size // n * parts)), 0)
+        in_parts = f" in {parts} parts" if parts > 1 else ""
+        shared = f", or let devices share the work of one example with --config.model_parallel={enough}"
+        raise UserError(
+            f"train.batch_size {batch} cannot be shared out over {mesh.shape[DATA]} devices{in_parts}; set "
+            f"--config.train.batch_size={-(-batch // together) * together}{shared if enough else ''}."
         )
 
 

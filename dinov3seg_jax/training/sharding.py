@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental.mesh_utils import create_hybrid_device_mesh
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.config import Config
@@ -18,6 +18,7 @@ from dinov3seg_jax.models.mesh import DATA
 from dinov3seg_jax.models.parameters import AbstractParameters
 
 MODEL = "model"
+AnyMesh = Mesh | AbstractMesh  # of devices, or of so many that need not be there
 FSDP_BYTES = Config.fsdp_bytes  # parameters larger than this are spread over the data axis too
 
 # Tensor parallelism, by the last two axes of a kernel: the first dense layer of a pair is cut by its outputs, the
@@ -48,12 +49,7 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
-    data = count // model if data == -1 else data
-    if data * model != count:
-        raise UserError(
-            f"{data} x {model} devices were asked for and there are {count}; "
-            "set --config.data_parallel=-1 and a --config.model_parallel that divides them."
-        )
+    data, model = axes_of(data, model, count)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if data % slices:
         raise UserError(
@@ -64,6 +60,21 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
     if slices == 1:
         return jax.make_mesh((data, model), (DATA, MODEL), axis_types=types, devices=devices)
     return Mesh(create_hybrid_device_mesh((data // slices, model), (slices, 1), devices), (DATA, MODEL), types)
+
+
+def axes_of(data: int, model: int, count: int) -> tuple[int, int]:
+    """Lengths of the two axes of a mesh of `count` devices; see `make_mesh`.
+
+    Raises:
+        UserError: the product is not the number of devices.
+    """
+    data = count // model if data == -1 else data
+    if data * model != count:
+        raise UserError(
+            f"{data} x {model} devices were asked for and there are {count}; "
+            "set --config.data_parallel=-1 and a --config.model_parallel that divides them."
+        )
+    return data, model
 
 
 def data_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
@@ -90,7 +101,7 @@ def data_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     return parts.index(tuple(sorted(rows[jax.process_index() if process is None else process]))), len(parts)
 
 
-def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def on_mesh(function: Callable[..., Any], mesh: AnyMesh) -> Callable[..., Any]:
     """`function`, traced with the mesh in view, so that `mesh.over_batch` keeps activations where examples are."""
     if mesh.size == 1:
         return function
@@ -103,7 +114,7 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return in_view
 
 
-def parameter_spec(name: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh, fsdp_bytes: int = FSDP_BYTES) -> P:
+def parameter_spec(name: str, shape: tuple[int, ...], itemsize: int, mesh: AnyMesh, fsdp_bytes: int = FSDP_BYTES) -> P:
     """The partition of one parameter: its row of the table, then the largest free axis over data if it is large."""
     axes: list[str | None] = [None] * len(shape)
     for pattern, last_axes in RULES:
@@ -121,7 +132,7 @@ def parameter_spec(name: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh,
 
 
 def parameter_shardings(
-    parameters: AbstractParameters, mesh: Mesh, fsdp_bytes: int = FSDP_BYTES
+    parameters: AbstractParameters, mesh: AnyMesh, fsdp_bytes: int = FSDP_BYTES
 ) -> dict[str, NamedSharding]:
     """One sharding per parameter."""
     return {
@@ -130,7 +141,7 @@ def parameter_shardings(
     }
 
 
-def like_parameters(tree: Any, shardings: dict[str, NamedSharding], mesh: Mesh) -> Any:
+def like_parameters(tree: Any, shardings: dict[str, NamedSharding], mesh: AnyMesh) -> Any:
     """Shardings for a tree that holds dicts by parameter name (optimiser moments) beside other leaves (counts)."""
 
     def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -140,11 +151,11 @@ def like_parameters(tree: Any, shardings: dict[str, NamedSharding], mesh: Mesh) 
     return jax.tree_util.tree_map_with_path(of, tree)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Examples over the data axis."""
     return NamedSharding(mesh, P(DATA))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, P())

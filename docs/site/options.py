@@ -20,6 +20,7 @@ KINDS = {
     "Fraction": "number from 0, below 1",
     "Probability": "number from 0 to 1",
     "Flag": "`True` or `False`",
+    "MixedConfig": "options of `data.train`, and `weight`",
     "Names": "names, as in `a,b`",
     "Prompts": "texts, at least one",
     "str": "text",

@@ -83,7 +83,7 @@ def test_the_wheel_holds_the_package_and_the_recipes_alone(built):
 def test_every_command_does_its_work(dinov3seg):
     here = dinov3seg.folder
     assert dinov3seg("--version").startswith("dinov3seg_jax ")
-    assert "together, without activations" in dinov3seg("plan", "--config", "configs/quickstart.py")
+    assert "memory of a device when it is fullest" in dinov3seg("plan", "--config", "configs/quickstart.py")
 
     dinov3seg("train", "--config", "quickstart", *TINY)
     assert (here / "runs" / "quickstart" / "checkpoints" / "2").is_dir()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models import attention, kernels, splash
@@ -93,7 +94,7 @@ def test_axes_before_those_of_attention():
         assert_close(found[:, place], one, ULPS)
 
 
-@pytest.mark.parametrize("kernel", ["auto", "xla"])
+@pytest.mark.parametrize("kernel", ["auto", "xla", "portable"])
 def test_a_causal_token_does_not_see_those_that_follow(kernel):
     query, key, value = drawn(tokens=7)
     changed = attend(query, key.at[:, 4:].add(1), value.at[:, 4:].add(1), causal=True, kernel=kernel)
@@ -103,8 +104,10 @@ def test_a_causal_token_does_not_see_those_that_follow(kernel):
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN is a GPU's")
+@pytest.mark.parametrize("kernel", ["cudnn", "auto"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_cudnn_agrees_with_plain_attention(causal):
+def test_cudnn_agrees_with_plain_attention(causal, kernel):
+    assert kernels.takes_cudnn(jnp.bfloat16, 64, 581)
     keys = jax.random.split(jax.random.key(0), 3)
     arrays = [jax.random.normal(key, (2, 581, 4, 64), jnp.bfloat16) for key in keys]
 
@@ -114,7 +117,7 @@ def test_cudnn_agrees_with_plain_attention(causal):
 
     (found, ours), (expected, plain) = (
         jax.jit(jax.grad(lambda arrays, kernel=kernel: total(kernel, arrays), has_aux=True))(arrays)
-        for kernel in ("cudnn", "xla")
+        for kernel in (kernel, "xla")
     )
     for one, other in zip((ours, *found), (plain, *expected), strict=True):
         scale = float(jnp.abs(other).max())
@@ -124,6 +127,72 @@ def test_cudnn_agrees_with_plain_attention(causal):
 def test_cudnn_says_what_it_needs():
     with pytest.raises(UserError, match="^model.attention 'cudnn' needs a GPU and bfloat16, and this is float32 on "):
         attend(*drawn(), kernel="cudnn")
+
+
+FITS = {"platform": "gpu", "capability": "8.6", "dtype": jnp.bfloat16, "head_dim": 64, "tokens": 581}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"dtype": jnp.float16},
+        {"head_dim": 128},
+        {"capability": "12.0"},
+        {"tokens": LONG},
+        {"dtype": np.dtype("float16")},
+    ],
+)
+def test_auto_is_cudnn_where_it_fits(change):
+    assert kernels.suits_cudnn(**(FITS | change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"platform": "cpu"},
+        {"platform": "tpu", "capability": ""},
+        {"capability": "7.5"},
+        {"capability": "gfx90a"},  # of AMD
+        {"dtype": jnp.float32},
+        {"head_dim": 136},
+        {"head_dim": 60},
+        {"tokens": LONG - 1},
+    ],
+)
+def test_auto_is_plain_where_cudnn_does_not_fit(change):
+    assert not kernels.suits_cudnn(**(FITS | change))
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="it works there")
+def test_without_cudnn_a_note_says_why_and_plain_attention_goes_on(monkeypatch, capsys):
+    arrays = drawn(jnp.bfloat16)
+    plain = attend(*arrays, kernel="xla")
+    kernels.cudnn_works.cache_clear()
+    monkeypatch.setattr(kernels, "suits_cudnn", lambda *_: True)
+    jax.jit(attend)(*arrays)
+    found = attend(*arrays)
+    kernels.cudnn_works.cache_clear()
+    printed = capsys.readouterr().err
+    assert printed.count("note: cuDNN's attention does not work here (") == 1
+    assert_close(found, plain, 4)
+
+
+@pytest.mark.parametrize(("mesh", "taken"), [((2, 1), True), ((1, 2), False)], ids=["examples", "heads"])
+def test_cudnn_is_taken_where_only_examples_are_shared_out(monkeypatch, mesh, taken):
+    monkeypatch.setattr(kernels, "suits_cudnn", lambda *_: True)
+    monkeypatch.setattr(kernels, "cudnn_works", lambda: True)
+    with jax.sharding.use_abstract_mesh(AbstractMesh(mesh, ("data", "model"), axis_types=(AxisType.Auto,) * 2)):
+        assert kernels.takes_cudnn(jnp.bfloat16, 64, 581) == taken
+
+
+def test_auto_uses_cudnn_if_it_is_taken(monkeypatch):
+    monkeypatch.setattr(attention, "takes_cudnn", lambda dtype, head_dim, tokens: (head_dim, tokens) == (8, 300))
+    monkeypatch.setattr(attention, "_cudnn_attention", lambda query, key, value, causal: jnp.full_like(value, 7))
+    assert (attend(*drawn(tokens=300)) == 7).all()
+    assert not (attend(*drawn(tokens=301)) == 7).all()
+    for kernel in ("xla", "portable"):
+        assert not (attend(*drawn(tokens=300), kernel=kernel) == 7).all()
 
 
 @pytest.mark.parametrize(("tokens", "causal"), [(200, False), (77, True)])

@@ -27,8 +27,11 @@ STARTED: list[subprocess.Popen] = []  # in this test
 class Run:
     """One run: its folder, the command that starts it, and what its processes have said so far."""
 
-    def __init__(self, folder, name, processes=1, **options):
-        """`folder` is shared by runs, for their config and compiled programs; `options`: of "train"."""
+    def __init__(self, folder, name, processes=1, devices=1, **options):
+        """`folder` is shared by runs, for their config and compiled programs; `options`: of "train".
+
+        With several `devices` for each process, every parameter is cut over them all.
+        """
         self.workdir, self._folder, self._processes = folder / name, folder, processes
         (folder / "config.py").write_text(CONFIG_FILE)
         words = [f"--config.train.{option}={value}" for option, value in options.items()]
@@ -38,6 +41,10 @@ class Run:
             "JAX_PLATFORMS": "cpu",
             "DINOV3SEG_CACHE": str(folder / "cache"),  # as users have it, and a kill may damage it too
         }
+        if devices > 1:
+            self._command.append("--config.fsdp_bytes=0")
+            count = f"--xla_force_host_platform_device_count={devices}"
+            self._environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
         self._moved = []
         self._lives = 0
 

@@ -13,6 +13,8 @@ from dinov3seg_jax.training.extent import extent
         (80_000, 4, 118_287, "80,000 steps of 4 crops, 2.71 epochs of 118,287 pictures"),
         (80_000, 256, 118_287, "80,000 steps of 256 crops, 173 epochs of 118,287 pictures"),
         (10, 8, None, "10 steps of 8 crops, 80 in all"),
+        (10, 8, 2**31, "10 steps of 8 crops, 80 in all"),
+        (10, 8, 800, "10 steps of 8 crops, 0.1 epochs of 800 pictures"),
     ],
 )
 def test_epochs_or_crops(steps, batch, pictures, said):

@@ -1,6 +1,7 @@
 """Several processes: one that dies takes the others with it and says so; a signal for one stops all; mistakes."""
 
 import argparse
+import dataclasses
 import re
 import signal
 import time
@@ -9,6 +10,9 @@ import pytest
 
 from dinov3seg_jax import processes
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.evaluation.evaluate import evaluate
+from dinov3seg_jax.store.evaluations import read_evaluations
+from dinov3seg_jax.store.run import RunFolder
 from tests.training.lives import Run, kill, wait_until
 from tests.training.test_kills import assert_the_same_end
 from tests.training.test_loop import last_step
@@ -141,6 +145,22 @@ def test_a_signal_for_one_process_has_both_save_the_same_step_and_stop(folder):
     assert run.began_at() == step
     for process in started:
         kill(process)
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_score_as_one(folder):
+    """Weights that are cut over all of them, on pictures that they share, but for a pixel or two that rounding decides:
+    here a device has four pictures at a time, and alone eight."""
+    run = Run(folder, "scored", 2, devices=2, steps=6, batch_size=4, checkpoint_every=3, eval_every=3)
+    run.finish()
+    config = dataclasses.replace(RunFolder(run.workdir).config, report_images=0)
+    known = read_evaluations(run.workdir)
+    assert [one.step for one in known] == run.whole_steps() == [3, 6]
+    for one in known:
+        alone = evaluate(config, run.workdir, step=str(one.step))
+        assert {name: alone[name] for name in one.scores} == pytest.approx(one.scores, abs=5e-3)
+    assert run.said(0).count("mIoU") == 2
+    assert "mIoU" not in run.said(1)
 
 
 @pytest.mark.slow

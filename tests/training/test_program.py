@@ -27,6 +27,11 @@ PROBE = ("model.linear.classes=3", "model.vision.depth=2")
         ),
         (("train.accumulate=3",), "train.batch_size 16 cannot be run in train.accumulate=3 equal parts"),
         (("train.finetune=lora", "train.lora_rank=65"), "train.lora_rank 65 is more than the towers are wide"),
+        (
+            ("data.mix=[{'name': 'painted_scenes'}]", "train.hardest_classes=0", "train.negatives=unbiased"),
+            "needs classes drawn from one list, and data.mix has several",
+        ),
+        ((*PROBE, "data.mix=[{'name': 'painted_scenes'}]"), "data.mix needs names, of which the linear head has none"),
         ((*PROBE, "train.class_weights=inverse"), "train.class_weights=inverse weighs names, which the linear head"),
         ((*PROBE, "model.linear.layers=(0,2)"), r"layers is \(0, 2\), but .* model.vision.depth is 2; give increasing"),
         ((*PROBE, "model.linear.layers=(1,0)"), r"layers is \(1, 0\), but"),
