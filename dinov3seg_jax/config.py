@@ -103,7 +103,7 @@ class EarlyRefinementConfig:
     kernels: tuple[Positive, Positive, Positive] = (1, 1, 1)  # sides of image, query and key encoders' first kernels
     unification_kernel: Positive = 5  # side of the kernel that unifies features, in cells
     unification_dim: NonNegative = 0  # filters of the unification; 0: dim
-    locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
+    locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: it begins with none, as AnyUp
     remat: Flag = False  # recompute each image encoder in the backward pass instead of keeping its activations
 
     @property
