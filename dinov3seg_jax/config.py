@@ -239,7 +239,7 @@ class DataConfig:
     flip: Flag = True  # mirror half of the pictures while training
     color_jitter: Flag = True  # change brightness, contrast, saturation and hue while training
     balance: Probability = 0.0  # how much more often pictures of rare classes come: 0 not, 1 most; see data/balance.py
-    classes_per_image: NonNegative = 0  # 0: all; else the classes present, and a random draw of others
+    classes_per_image: NonNegative = 0  # 0: all; else the classes present, and others drawn evenly
     workers: NonNegative = 0  # grain worker processes; 0: threads of this process
 
 

@@ -322,7 +322,10 @@ def _read_classes(path: Path) -> list[tuple[int, str]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f'{path} does not exist; write it as a list of {{"id": 1, "name": "cat"}}.') from None
+        raise UserError(
+            f'{path} does not exist; write it as a list of {{"id": 1, "name": "cat"}}, or read what annotation tools '
+            "export by the name coco_json or colour_masks in place of folder."
+        ) from None
     except (OSError, ValueError) as error:
         reason = one_line(error)
         raise UserError(f"{path} cannot be read ({reason}); correct it.") from error
