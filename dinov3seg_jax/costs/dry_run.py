@@ -156,7 +156,9 @@ def say_whether_it_fits(config: Config, mesh: AnyMesh, names: tuple[int, int], n
     if Attempt((), needed).fits(memory):
         print(f"it fits {room}")
         if needed.total > TAKEN * memory:
-            print(f"JAX takes {TAKEN:.0%} of a GPU by itself; start the run with XLA_PYTHON_CLIENT_MEM_FRACTION={SHARE}")
+            print(
+                f"JAX takes {TAKEN:.0%} of a GPU by itself; start the run with XLA_PYTHON_CLIENT_MEM_FRACTION={SHARE}"
+            )
         return True
     print(f"it does not fit {room}; with more options it needs", flush=True)
     for attempt in attempts(config, mesh.shape[DATA], names[0], lambda more: memory_of(more, mesh.size, names)):
