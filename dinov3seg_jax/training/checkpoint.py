@@ -109,7 +109,7 @@ class Checkpoints:
             self._reference.setdefault(found.get(name, pack), {})[name] = shape
         if not written:
             return
-        self._wait()
+        self.wait()
         self._writing = pack
         try:
             response = save_pack(pack, {name: frozen[name] for name in written})
@@ -128,7 +128,7 @@ class Checkpoints:
         Raises:
             UserError: this step or what came before cannot be written.
         """
-        self._wait()
+        self.wait()
         self._writing = self._folder / str(step)
         try:
             response = save(self._unfinished(step), parameters, optimizer, progress)
@@ -143,7 +143,7 @@ class Checkpoints:
             UserError: it could not.
         """
         if self._saving is not None and self._saving.done():
-            self._wait()
+            self.wait()
 
     def restore(
         self, parameters: AbstractParameters, optimizer: Any, frozen: AbstractParameters = EMPTY
@@ -174,14 +174,19 @@ class Checkpoints:
             UserError: the last step could not be written.
         """
         try:
-            self._wait()
+            self.wait()
         finally:
             self._background.shutdown()
 
     def _unfinished(self, step: int) -> Path:
         return self._folder / f"{step}{UNFINISHED}"
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Go on when what is being saved is on disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
         saving, self._saving = self._saving, None
         if saving is None:
             return

@@ -285,7 +285,7 @@ def test_the_weights_depend_on_the_packs_too(run, parts):
     assert {path for path in pack.rglob("*") if path.is_file()} < set(RunFolder(run).files())
     before = RunFolder(run).fingerprint
     (run / "checkpoints" / "4" / "frozen.json").write_text("{")
-    assert not {path for path in RunFolder(run).files() if "4/" in str(path) and pack in path.parents}
+    assert not [path for path in RunFolder(run, "4").files() if pack in path.parents]  # which its reader will say
     train(run, (parts[0], {name: value + 1 for name, value in parts[1].items()}), (6,))
     assert RunFolder(run).fingerprint != before
 
