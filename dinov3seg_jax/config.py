@@ -103,7 +103,7 @@ class EarlyRefinementConfig:
     kernels: tuple[Positive, Positive, Positive] = (1, 1, 1)  # sides of image, query and key encoders' first kernels
     unification_kernel: Positive = 5  # side of the kernel that unifies features, in cells
     unification_dim: NonNegative = 0  # filters of the unification; 0: dim
-    locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: none, as in AnyUp
+    locality: From0 = 4.0  # initial penalty per squared cell of distance, learned; 0: it begins with none, as AnyUp
     remat: Flag = False  # recompute each image encoder in the backward pass instead of keeping its activations
 
     @property
@@ -187,7 +187,7 @@ class ModelConfig:
     cafedino: CafeDinoConfig = CafeDinoConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; for parameters see train.frozen_dtype
     float32_residual: Literal["none", "encoders", "all"] = "none"  # residual streams kept wide under bfloat16: see §6
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # the towers' kernel: see models/attention.py
+    attention: Literal["auto", "xla", "cudnn", "splash", "portable"] = "auto"  # the towers' kernel: docs/method.md, §6
     remat: Flag = False  # recompute the towers' blocks in the backward pass instead of keeping their activations
 
     @property
@@ -239,7 +239,7 @@ class DataConfig:
     flip: Flag = True  # mirror half of the pictures while training
     color_jitter: Flag = True  # change brightness, contrast, saturation and hue while training
     balance: Probability = 0.0  # how much more often pictures of rare classes come: 0 not, 1 most; see data/balance.py
-    classes_per_image: NonNegative = 0  # 0: all; else the classes present, and a random draw of others
+    classes_per_image: NonNegative = 0  # 0: all; else the classes present, and others drawn evenly
     workers: NonNegative = 0  # grain worker processes; 0: threads of this process
 
 

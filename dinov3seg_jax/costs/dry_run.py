@@ -28,12 +28,13 @@ from dinov3seg_jax.data.mixed import trained_names
 from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.flops import count_flops, count_traced
-from dinov3seg_jax.training.program import describe_step
+from dinov3seg_jax.training.program import describe_step, refuse_uneven_batches
 from dinov3seg_jax.training.sharding import DATA, AnyMesh, make_mesh
 from dinov3seg_jax.training.step import Batch
 
 SMALLEST_SHOWN = 10**6  # bytes
 PARTS_SHOWN = 5
+TAKEN = 0.75  # of a GPU's memory, by JAX when it starts
 
 PARTS = {
     "vision/backbone": "vision backbone (DINOv3)",
@@ -75,14 +76,19 @@ def dry_run(config: Config, topology: str = "", devices: int = 0, memory: int = 
     Raises:
         UserError: the config does not fit together, or not the devices; or the names of the classes cannot be used.
     """
+    if config.model.attention == "auto":  # whose kernel on a GPU would hide its operations
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="portable"))
     names, asked = trained_names(config.data), _asked(config)
     if not config.model.linear.classes:
         check_classes(names, f"data set '{config.data.train.name}'", config.inference.templates, asked.model)
     mesh: AnyMesh
     if topology:
         mesh = topology_mesh(config, topology)
+    elif devices:
+        mesh = described_mesh(config, devices)
+        refuse_uneven_batches(config, mesh)
     else:
-        mesh = described_mesh(config, devices) if devices else make_mesh(config.data_parallel, config.model_parallel)
+        mesh = make_mesh(config.data_parallel, config.model_parallel)
     program = describe_step(config, mesh)
     state, frozen, at = program.state, program.frozen, program.shardings
     tokens = training_prompts(names, asked)
@@ -149,6 +155,8 @@ def say_whether_it_fits(config: Config, mesh: AnyMesh, names: tuple[int, int], n
     room = f"{memory / 1e9:.1f} GB, of which {SHARE:.0%} may be planned for"
     if Attempt((), needed).fits(memory):
         print(f"it fits {room}")
+        if needed.total > TAKEN * memory:
+            print(f"JAX takes {TAKEN:.0%} of a GPU by itself; start the run with XLA_PYTHON_CLIENT_MEM_FRACTION={SHARE}")
         return True
     print(f"it does not fit {room}; with more options it needs", flush=True)
     for attempt in attempts(config, mesh.shape[DATA], names[0], lambda more: memory_of(more, mesh.size, names)):

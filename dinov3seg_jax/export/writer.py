@@ -134,7 +134,7 @@ def prepare(
     sizes = list(dict.fromkeys(sizes)) or [(config.inference.image_size,) * 2]
     _check_sizes(sizes, config.model.vision.patch_size)
     everywhere = dataclasses.replace(  # kernels are of one kind of device, a program for several
-        config.model, attention="auto", late=dataclasses.replace(config.model.late, kernel="xla")
+        config.model, attention="portable", late=dataclasses.replace(config.model.late, kernel="xla")
     )
     config, parameters = at_precision(dataclasses.replace(config, model=everywhere), folder.arrays())
     graph, described = build(config.model, ALL_FROZEN)

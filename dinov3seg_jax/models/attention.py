@@ -36,8 +36,9 @@ def attend(
         query, key, value: of any float type; "cudnn" takes bfloat16 alone.
         causal: token i sees the tokens up to i.
         kernel: "xla", plain matrix products; "cudnn", the flash attention of NVIDIA's library; "splash", that of JAX
-            for TPUs, where the batch divides; "auto", for long sequences "cudnn" where that fits (see `takes_cudnn`)
-            and parts on a CPU (see `_attend_in_parts`), else plain products.
+            for TPUs, where the batch divides; "portable", plain products too, except that long sequences go in parts
+            on a CPU (see `_attend_in_parts`); "auto", the same, except that they go through "cudnn" where that fits
+            (see `takes_cudnn`).
 
     Raises:
         UserError: "cudnn" without a GPU or with another type, "splash" without a TPU.

@@ -13,7 +13,7 @@ from dinov3seg_jax.models.mesh import DATA
 
 LONG = 256  # tokens; shorter sequences have few scores, which a kernel does not have to keep out of memory
 
-Kernel = Literal["auto", "xla", "cudnn", "splash"]
+Kernel = Literal["auto", "xla", "cudnn", "splash", "portable"]
 
 
 def on_tpu() -> bool:

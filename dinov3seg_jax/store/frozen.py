@@ -9,6 +9,7 @@ what they share with it in its folder.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,14 @@ from typing import Any, NamedTuple
 from dinov3seg_jax.store.checksums import damage
 
 FROZEN_FOLDER = "frozen"
+DIGITS = 16  # of a pack's name
 ARRAYS_FILE = "arrays.json"  # of a pack: "shape" and "digest" of each array, by name
 REFERENCE_FILE = "frozen.json"  # of a step: the shapes of what each pack holds for it, by digest and name
+
+
+def packs_in(folder: Path) -> list[Path]:
+    """The packs in a folder, and what is left of those that were not finished; nothing else that may lie there."""
+    return sorted(path for path in folder.glob("*") if re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}(\..*)?", path.name))
 
 
 def packs_of(step: Path) -> dict[Path, dict[str, list[int]]]:

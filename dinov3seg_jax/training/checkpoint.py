@@ -30,8 +30,10 @@ from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage, settle, write_
 from dinov3seg_jax.store.evaluations import best_steps
 from dinov3seg_jax.store.frozen import (
     ARRAYS_FILE,
+    DIGITS,
     FROZEN_FOLDER,
     REFERENCE_FILE,
+    packs_in,
     packs_of,
     steps_that_may_refer,
 )
@@ -39,7 +41,6 @@ from dinov3seg_jax.store.run import STEPS_FOLDER, finished_steps, newest_whole
 from dinov3seg_jax.training.digests import digests
 
 EMPTY: AbstractParameters = {}
-DIGITS = 16  # of a pack's name
 UNFINISHED = ".unfinished"  # ends, or goes on, in the names of what is being written or deleted
 
 
@@ -201,12 +202,12 @@ class Checkpoints:
     def _clear_unfinished(self) -> None:
         if is_first():
             _remove(self._folder.glob(f"*{UNFINISHED}*"))
-            _remove(pack for pack in self._packs.glob("*") if not (pack / CHECKSUMS_FILE).exists())
+            _remove(pack for pack in packs_in(self._packs) if not (pack / CHECKSUMS_FILE).exists())
 
     def _find(self, arrays: Mapping[str, Any]) -> dict[str, Path]:
         """The whole packs that hold arrays of this content."""
         found: dict[str, Path] = {}
-        for pack in sorted(self._packs.glob("*")):
+        for pack in packs_in(self._packs):
             if pack not in self._reference and damage(pack):  # those were checked when they were read
                 self._delete(pack)
                 continue
@@ -251,7 +252,7 @@ class Checkpoints:
         except (OSError, ValueError):  # a damaged step: nobody knows what it needs
             return
         used |= {pack.name for pack in self._reference}
-        for pack in self._packs.glob("*"):
+        for pack in packs_in(self._packs):
             if pack.name not in used:
                 self._delete(pack)
 

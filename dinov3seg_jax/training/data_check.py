@@ -36,7 +36,8 @@ class DataCheck:
             if _read(expanded(config.workdir)).get("data") != self._digest:
                 found = [check_masks(part, _note) for part in dataset.parts or (dataset,)]
                 self._census = found[0]
-                _say_what_finds_no_place(self._census, config.data.classes_per_image)
+                most = max((census.most for census in found if census is not None), default=0)
+                _say_what_finds_no_place(most, config.data.classes_per_image, len(dataset.classes))
 
         check_once(look)
 
@@ -69,11 +70,12 @@ def _read(workdir: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _say_what_finds_no_place(census: Census | None, places: int) -> None:
-    if census is not None and places and census.most >= places:
+def _say_what_finds_no_place(most: int, places: int, names: int) -> None:
+    """Of class lists that are shorter than all names, and not longer than the classes in a mask."""
+    if 0 < places < names and most >= places:
         _note(
-            f"a mask shows {census.most} classes, and data.classes_per_image is {places}: where a crop shows as many, "
-            f"some are left out, their pixels ignored, or no other is drawn; {census.most + 1} or more avoids that"
+            f"a mask shows {most} classes, and data.classes_per_image is {places}: where a crop shows as many, no "
+            f"other is drawn, and where it shows more, pixels of some are ignored; {most + 1} or more avoids that"
         )
 
 

@@ -38,9 +38,9 @@ from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
 from dinov3seg_jax.training.profiling import Profiler
-from dinov3seg_jax.training.program import CompiledStep, StepProgram, describe_step, model_flops
+from dinov3seg_jax.training.program import CompiledStep, StepProgram, describe_step, model_flops, refuse_uneven_batches
 from dinov3seg_jax.training.resume import Beginning, refuse_other_run, take_up
-from dinov3seg_jax.training.sharding import DATA, data_share, make_mesh
+from dinov3seg_jax.training.sharding import data_share, make_mesh
 from dinov3seg_jax.training.start import with_tokenizer
 from dinov3seg_jax.training.step import Batch
 from dinov3seg_jax.training.trackers import refuse_missing_libraries
@@ -124,7 +124,7 @@ def _run(
     if config.model.linear.classes:
         check_linear(config, len(dataset.classes))
     mesh = make_mesh(config.data_parallel, config.model_parallel)
-    _refuse_uneven_batches(config, mesh)
+    refuse_uneven_batches(config, mesh)
     names = training_prompts(dataset.classes, config)
     program = describe_step(config, mesh)
     if is_first():
@@ -274,17 +274,3 @@ def _surroundings(
 
 def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> Batch:
     return Batch(**{name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()})
-
-
-def _refuse_uneven_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
-    batch, parts = config.train.batch_size, config.train.accumulate
-    together = mesh.shape[DATA] * parts
-    if batch % together:
-        divisors = (n for n in range(1, mesh.size + 1) if not mesh.size % n)
-        enough = next((n for n in divisors if not batch % (mesh.size // n * parts)), 0)
-        in_parts = f" in {parts} parts" if parts > 1 else ""
-        shared = f", or let devices share the work of one example with --config.model_parallel={enough}"
-        raise UserError(
-            f"train.batch_size {batch} cannot be shared out over {mesh.shape[DATA]} devices{in_parts}; set "
-            f"--config.train.batch_size={-(-batch // together) * together}{shared if enough else ''}."
-        )

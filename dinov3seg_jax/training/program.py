@@ -17,6 +17,7 @@ from dinov3seg_jax.training.finetune import frozen_blocks, join, partition, upda
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.sharding import (
+    DATA,
     AnyMesh,
     batch_sharding,
     like_parameters,
@@ -173,6 +174,25 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"train.batch_size {config.train.batch_size} cannot be run in train.accumulate={config.train.accumulate} "
             "equal parts; make it a multiple."
+        )
+
+
+def refuse_uneven_batches(config: Config, mesh: AnyMesh) -> None:
+    """Stop before a run in which some devices would have more examples than others.
+
+    Raises:
+        UserError: it says what batch, or what shape of the mesh, would do.
+    """
+    batch, parts = config.train.batch_size, config.train.accumulate
+    together = mesh.shape[DATA] * parts
+    if batch % together:
+        divisors = (n for n in range(1, mesh.size + 1) if not mesh.size % n)
+        enough = next((n for n in divisors if not batch % (mesh.size // n * parts)), 0)
+        in_parts = f" in {parts} parts" if parts > 1 else ""
+        shared = f", or let devices share the work of one example with --config.model_parallel={enough}"
+        raise UserError(
+            f"train.batch_size {batch} cannot be shared out over {mesh.shape[DATA]} devices{in_parts}; set "
+            f"--config.train.batch_size={-(-batch // together) * together}{shared if enough else ''}."
         )
 
 

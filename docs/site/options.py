@@ -23,6 +23,7 @@ KINDS = {
     "MixedConfig": "options of `data.train`, and `weight`",
     "Names": "names, as in `a,b`",
     "Prompts": "texts, at least one",
+    "Trackers": "some of `tensorboard`, `wandb`, `mlflow`, as in `a,b`",
     "str": "text",
 }
 

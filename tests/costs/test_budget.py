@@ -56,7 +56,10 @@ def say(monkeypatch, capsys, needs, memory):
 
 
 def test_a_step_that_fits(monkeypatch, capsys):
-    assert say(monkeypatch, capsys, [21.5], 24) == (True, ["it fits 24.0 GB, of which 90% may be planned for"])
+    fits = "it fits 24.0 GB, of which 90% may be planned for"
+    assert say(monkeypatch, capsys, [17.9], 24) == (True, [fits])
+    hint = "JAX takes 75% of a GPU by itself; start the run with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9"
+    assert say(monkeypatch, capsys, [21.5], 24) == (True, [fits, hint])
 
 
 def test_a_tenth_stays_free_and_the_options_that_help_are_named(monkeypatch, capsys):
@@ -103,3 +106,15 @@ def test_the_papers_step_fits_the_gpus_that_its_recipes_name(gpu, devices, memor
 def test_a_gpu_that_the_recipe_does_not_know():
     with pytest.raises(UserError, match="knows 24gb, 40gb, 80gb, h100x8 and not '12gb'; name one of them, or none"):
         load_config("configs/coco_stuff.py:12gb")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "message"),
+    [
+        ([], 8, "train.batch_size 4 cannot be shared out over 8 devices; set --config.train.batch_size=8, or let"),
+        (["model_parallel=3"], 8, "2 x 3 devices were asked for and there are 8"),
+    ],
+)
+def test_a_run_that_so_many_devices_would_refuse(overrides, devices, message):
+    with pytest.raises(UserError, match=message):
+        dry_run.dry_run(load_config("coco_stuff", overrides), devices=devices, memory=10**9)

@@ -8,10 +8,13 @@ import pytest
 
 from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.costs.memory import Reading, peak
-from dinov3seg_jax.costs.step_memory import described_mesh, memory_of, trace_one_device
+from dinov3seg_jax.costs.step_memory import described_mesh, memory_of, step_memory, trace_one_device
 from dinov3seg_jax.models import presets
+from dinov3seg_jax.training.program import describe_step
+from dinov3seg_jax.training.sharding import make_mesh
 from tests.models.tiny import QUICK
 
+NAMES = 46, 12
 SIDE = 64
 MAP = SIDE * SIDE * 4
 X = jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32)
@@ -98,16 +101,17 @@ def vits():
 @pytest.mark.parametrize("config", [load_config("quickstart"), vits()], ids=["nano", "ViT-S"])
 def test_the_estimate_is_near_the_compilers_own_figure(config):
     """CPU's compiler undoes what recomputes, so nothing does here."""
-    one = trace_one_device(config, 1, (46, 12))
-    estimated = memory_of(config, 1, (46, 12), "cpu").total
-    compiled = one.program.step.trace(*one.arguments).lower().compile(compiler_options=QUICK).memory_analysis()
+    one = trace_one_device(config, 1, NAMES)
+    real = describe_step(config, make_mesh(1, 1, jax.devices()[:1]))
+    estimated = step_memory(real, one, "cpu").total
+    compiled = real.step.trace(*one.arguments).lower().compile(compiler_options=QUICK).memory_analysis()
     assert estimated == pytest.approx(compiled.argument_size_in_bytes + compiled.temp_size_in_bytes, rel=0.25)
 
 
 @pytest.mark.slow
 def test_more_devices_hold_less_each():
     config = load_config("quickstart", ["fsdp_bytes=1000"])
-    one, eight = (memory_of(config, devices, (46, 12)) for devices in (1, 8))
+    one, eight = (memory_of(config, devices, NAMES) for devices in (1, 8))
     assert (
         one.given["trainable parameters"] / 8 < eight.given["trainable parameters"] < one.given["trainable parameters"]
     )

@@ -111,11 +111,11 @@ def test_other_text_weights_find_nothing_and_other_image_weights_do_not_matter(e
     assert embed(parameters=changed)[1] == 0
 
 
-@pytest.mark.parametrize("section", [{"dtype": "bfloat16"}, {"text": {"heads": 4}}])
+@pytest.mark.parametrize("section", [{"dtype": "bfloat16"}, {"float32_residual": "encoders"}, {"text": {"heads": 4}}])
 def test_another_arithmetic_or_structure_finds_nothing(tmp_path, model_config, section):
     EmbeddingCache(tmp_path, model_config, ARRAYS).write(TOKENS[0], ROW)
     text = dataclasses.replace(model_config.text, **section.get("text", {}))
-    other = dataclasses.replace(model_config, text=text, dtype=section.get("dtype", "float32"))
+    other = dataclasses.replace(model_config, **(section | {"text": text}))
     assert EmbeddingCache(tmp_path, other, ARRAYS).read(TOKENS[0]) is None
     np.testing.assert_array_equal(EmbeddingCache(tmp_path, model_config, ARRAYS).read(TOKENS[0]), ROW)
 

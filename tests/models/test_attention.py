@@ -94,7 +94,7 @@ def test_axes_before_those_of_attention():
         assert_close(found[:, place], one, ULPS)
 
 
-@pytest.mark.parametrize("kernel", ["auto", "xla"])
+@pytest.mark.parametrize("kernel", ["auto", "xla", "portable"])
 def test_a_causal_token_does_not_see_those_that_follow(kernel):
     query, key, value = drawn(tokens=7)
     changed = attend(query, key.at[:, 4:].add(1), value.at[:, 4:].add(1), causal=True, kernel=kernel)
@@ -191,7 +191,8 @@ def test_auto_uses_cudnn_if_it_is_taken(monkeypatch):
     monkeypatch.setattr(attention, "_cudnn_attention", lambda query, key, value, causal: jnp.full_like(value, 7))
     assert (attend(*drawn(tokens=300)) == 7).all()
     assert not (attend(*drawn(tokens=301)) == 7).all()
-    assert not (attend(*drawn(tokens=300), kernel="xla") == 7).all()
+    for kernel in ("xla", "portable"):
+        assert not (attend(*drawn(tokens=300), kernel=kernel) == 7).all()
 
 
 @pytest.mark.parametrize(("tokens", "causal"), [(200, False), (77, True)])

@@ -141,6 +141,24 @@ def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch, opt
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("places", "said"), [(0, False), (1, True), (2, True), (3, False), (9, False)])
+def test_class_lists_too_short_for_a_mask_are_said(tmp_path, capsys, places, said):
+    asked = config(tmp_path, ("cat", "dog", "cow"), (1, 2, 3), (1, 2, 2, 255))
+    asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, classes_per_image=places))
+    DataCheck(asked, open_dataset(asked.data.train))
+    note = f"note: a mask shows 2 classes, and data.classes_per_image is {places}: where a crop shows as many, no other"
+    assert (note in capsys.readouterr().err) == said
+
+
+def test_a_list_of_all_names_leaves_none_out(tmp_path, capsys):
+    asked = config(tmp_path)
+    DataCheck(
+        dataclasses.replace(asked, data=dataclasses.replace(asked.data, classes_per_image=2)),
+        open_dataset(asked.data.train),
+    )
+    assert capsys.readouterr().err == ""
+
+
 def test_painted_scenes_leave_no_census(tmp_path):
     asked = Config(model=MODEL, workdir=str(tmp_path))
     DataCheck(asked, open_dataset(asked.data.train)).write(tmp_path)

@@ -196,6 +196,14 @@ def test_a_pack_that_is_not_whole_is_written_again(tmp_path, parts, harm):
     restore(run, parts)[0].close()
 
 
+def test_another_run_that_is_called_frozen_is_left_alone(tmp_path, parts):
+    train(tmp_path / "run" / "frozen", parts, (2,))
+    before = stamps(tmp_path / "run" / "frozen")
+    train(tmp_path / "run", parts, (2, 4))
+    after = stamps(tmp_path / "run" / "frozen")
+    assert {path: after[path] for path in before.keys() - {tmp_path / "run" / "frozen"}}.items() <= before.items()
+
+
 def test_what_no_step_needs_is_deleted_and_what_one_needs_is_kept(run, parts):
     """Whether the step is this run's or that of one in its folder, finished or put aside."""
     old = packs(run)

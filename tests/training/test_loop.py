@@ -23,6 +23,7 @@ from dinov3seg_jax.config import (
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.store.folder import load_parameters
+from dinov3seg_jax.store.frozen import packs_of
 from dinov3seg_jax.store.run import RunFolder
 from dinov3seg_jax.training import loop, start
 from dinov3seg_jax.training.checkpoint import Checkpoints
@@ -306,6 +307,15 @@ def test_a_run_from_nothing_first_trains_its_towers_alone(aligned):
         if name.startswith(("vision/", "text/")):
             np.testing.assert_array_equal(value, towers[name], err_msg=name)
     assert (whole["decoder/head/kernel"] != towers["decoder/head/kernel"]).any()
+
+
+def test_what_a_run_and_its_towers_freeze_is_kept_once_in_the_runs_folder(aligned):
+    """The table of tokens trains in neither."""
+    packs = [packs_of(folder / "checkpoints" / "2") for folder in (aligned, aligned / loop.TOWERS_FOLDER)]
+    assert {*packs[0], *packs[1]} == {*(aligned / "frozen").iterdir()}
+    places = [[pack for pack, held in of.items() if "text/token_embedding" in held] for of in packs]
+    assert places[0] == places[1] != []
+    assert not (aligned / loop.TOWERS_FOLDER / "frozen").exists()
 
 
 def test_the_towers_time_counts(aligned):

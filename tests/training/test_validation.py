@@ -13,7 +13,7 @@ from dinov3seg_jax.config import DatasetConfig, InferenceConfig, TrainConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import validation
 from dinov3seg_jax.evaluation.evaluate import evaluate
-from dinov3seg_jax.store.evaluations import Evaluation, best_of, read_evaluations, write_evaluations
+from dinov3seg_jax.store.evaluations import Evaluation, best_of, best_steps, read_evaluations, write_evaluations
 from dinov3seg_jax.store.run import RunFolder, finished_steps
 from dinov3seg_jax.training import loop
 from dinov3seg_jax.training.preemption import Stopped
@@ -156,11 +156,6 @@ def test_what_was_best_of_a_step_that_is_kept_stays_with_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_last_step_is_scored_whatever_its_number(tmp_path):
-    assert miou(run(tmp_path / "run", Scores(1, 2), eval_every=4)) == {4: 1, 6: 2}
-
-
-@pytest.mark.slow
 def test_a_run_that_gets_no_better_ends(tmp_path, capsys):
     workdir, patient = tmp_path / "run", Scores(2, 3, 1, 3, 7, 8)
     run(workdir, patient, eval_patience=2, log_every=3)
@@ -228,14 +223,20 @@ def saving_until(last, save):
     return lambda self, step, *content: save(self, step, *content) if step <= last else None
 
 
-@pytest.mark.slow
 def test_scores_of_other_pictures_are_not_compared(tmp_path):
-    workdir = run(tmp_path / "run", Scores(9, 1, 1, 1, 1, 1), keep_checkpoints=1)
-    other = Scores(2, 3, 1, asked="other pictures")
-    run(workdir, other, steps=8, keep_checkpoints=1)  # step 6 is scored again
-    last = [(one.step, one.asked, one.miou) for one in read_evaluations(workdir)][4:]
-    assert last == [(5, "the same", 1), *((step, "other pictures", score) for step, score in ((6, 2), (7, 3), (8, 1)))]
-    assert steps(workdir) == [7, 8]
+    known = known_of(tmp_path, Scores(9, 1))
+    score(score(known, 2), 4)
+    other = known_of(tmp_path, Scores(2, 3, asked="other pictures"), 4)
+    assert other.is_due(4)
+    score(other, 4)
+    assert [other.is_best(step) for step in (2, 4)] == [False, True]
+    score(other, 6)
+    assert [(one.step, one.asked, one.miou) for one in read_evaluations(tmp_path)] == [
+        (2, "the same", 9),
+        (4, "other pictures", 2),
+        (6, "other pictures", 3),
+    ]
+    assert best_steps(tmp_path, [2, 3, 4, 5, 6]) == {2, 4, 6}
 
 
 class Told:
