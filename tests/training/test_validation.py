@@ -14,7 +14,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import validation
 from dinov3seg_jax.evaluation.evaluate import evaluate
 from dinov3seg_jax.store.evaluations import Evaluation, best_of, best_steps, read_evaluations, write_evaluations
-from dinov3seg_jax.store.run import RunFolder, finished_steps
+from dinov3seg_jax.store.run import RunFolder, finished_steps, write_config
 from dinov3seg_jax.training import loop
 from dinov3seg_jax.training.preemption import Stopped
 from dinov3seg_jax.training.validation import Scored, Validation, refuse_misfits
@@ -293,6 +293,7 @@ def test_a_score_of_nothing_is_never_the_best(tmp_path):
     known = score(known_of(tmp_path, Scores(float("nan")), eval_patience=1), 2)
     assert not known.is_best(2)
     assert not known.is_over
+    write_config(tmp_path, CONFIG)
     with pytest.raises(UserError, match="has no best step"):
         assert RunFolder(tmp_path, "best").number
 
