@@ -279,7 +279,7 @@ def test_large_masks_are_counted_in_parts(monkeypatch):
         counted = []
         for part in (2**22, 1000):
             monkeypatch.setattr(census, "PART", part)
-            counted.append(census._count(census.Mask("a", values.astype(dtype), 8, 1)).pixels)
+            counted.append(census.count_values(census.Mask("a", values.astype(dtype), 8, 1)).pixels)
         assert counted[0] == counted[1] == {value: (values == value).sum() for value in range(4)}
 
 
