@@ -88,7 +88,7 @@ def test_a_view_is_a_cutting_of_the_whole_scene(clutter):
     """At a place of its own in each scene, and to a grey level: sums of float32 round differently."""
     whole, view = (PaintedScenes("train", 0, SIZE, 0, side, clutter) for side in (0, 40))
     places = set()
-    for i in range(30):
+    for i in range(12):
         scene, part = whole[i], view[i]
         label = np.lib.stride_tricks.sliding_window_view(scene["label"], (40, 40))
         image = np.lib.stride_tricks.sliding_window_view(scene["image"].astype(int), (40, 40), axis=(0, 1))
@@ -96,7 +96,7 @@ def test_a_view_is_a_cutting_of_the_whole_scene(clutter):
         close = (np.abs(image - np.moveaxis(part["image"].astype(int), -1, 0)) <= 1).all(axis=(2, 3, 4))
         (place,) = np.argwhere(same & close)
         places.add(tuple(place))
-    assert len(places) == 30
+    assert len(places) == 12
 
 
 @pytest.mark.parametrize("clutter", [0.0, 1.0])

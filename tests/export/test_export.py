@@ -107,6 +107,7 @@ def run_elsewhere(program, folder, pictures, text, tmp_path):
     return np.load(tmp_path / "found.npz")
 
 
+@pytest.mark.slow
 def test_it_agrees_with_the_model_where_the_models_own_code_cannot_be_imported(folder, model, pictures, tmp_path):
     text = np.random.default_rng(1).standard_normal((5, 64), np.float32)
     found = run_elsewhere(ELSEWHERE, folder, pictures, text, tmp_path)

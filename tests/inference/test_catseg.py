@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
     return path / "weights"
 
 
+@pytest.mark.slow
 def test_a_whole_folder_is_used_as_its_manifest_says(folder):
     assert way_of(open_folder(folder)) == "whole"
     model = load(folder, RECIPE)
@@ -91,6 +92,7 @@ def test_our_mode_without_rejected_classes(folder, count):
         assert published.segment(image, names).labels.max() < count
 
 
+@pytest.mark.slow
 def test_eval_takes_the_release_s_recipe(folder, tmp_path):
     config = dinov3seg_jax.load_config(
         "catseg",

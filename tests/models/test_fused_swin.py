@@ -68,7 +68,9 @@ def close(ours, reference, tolerance):
         np.testing.assert_allclose(own, other, rtol=0, atol=tolerance * max(np.abs(other).max(), largest / 30))
 
 
-@pytest.mark.parametrize(("shape", "guided"), [((2, 5, 6, 9), True), ((1, 4, 8, 8), False)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "guided"), [pytest.param((2, 5, 6, 9), True, marks=pytest.mark.slow), ((1, 4, 8, 8), False)], ids=str
+)
 def test_the_kernels_compute_the_block_and_its_gradients(interpreted, shape, guided):
     x = random(1, *shape, DIM)
     guidance = random(2, shape[0], *shape[2:], GUIDANCE) if guided else None

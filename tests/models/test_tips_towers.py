@@ -37,6 +37,7 @@ def gradients(tower, inputs, frozen_blocks):
     return jax.jit(jax.value_and_grad(loss))(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1], ids=["vision", "text"])
 def test_frozen_blocks_get_no_gradient(which):
     images = jax.random.uniform(jax.random.key(0), (1, 28, 42, 3))
@@ -52,6 +53,7 @@ def test_frozen_blocks_get_no_gradient(which):
             np.testing.assert_allclose(ours[2], all_of_them[2], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_how_far_a_row_is_filled_up_does_not_matter():
     _, text = towers()
     short = text(jnp.array([[3, 5, 7]]))

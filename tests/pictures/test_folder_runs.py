@@ -402,6 +402,7 @@ print(programs)
 """
 
 
+@pytest.mark.slow
 def test_a_folder_of_many_sizes_compiles_six_programs(tmp_path, config):
     late = dataclasses.replace(config.model.late, layers=2)  # as the method has it
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, late=late))

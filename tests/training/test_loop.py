@@ -200,6 +200,7 @@ def test_a_run_says_where_it_begins_before_it_shows_its_bar(tmp_path, monkeypatc
     assert ": 4 steps of " in line
 
 
+@pytest.mark.slow
 def test_the_loss_falls(tmp_path):
     falling = [
         line["loss"]

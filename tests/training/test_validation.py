@@ -138,6 +138,7 @@ def test_the_time_of_a_scoring_is_no_step_s(tmp_path, monkeypatch):
     assert all(record["validation/seconds"] > 500 for record in records(tmp_path / "run", "validation/miou"))
 
 
+@pytest.mark.slow
 def test_the_best_step_stays_beside_the_newest(tmp_path):
     workdir = run(tmp_path / "run", Scores(1, 5, 5, 4), keep_checkpoints=1, steps=4)
     assert steps(workdir) == [2, 4]
