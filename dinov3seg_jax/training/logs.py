@@ -34,6 +34,9 @@ class Logs:
         self._flops = 0.0
         self._peak: float | None = None
         self._tells = is_first()
+        self.began = time.time()
+        if self._tells:
+            self._open(config, start)
         self._bar = tqdm(
             total=config.train.steps,
             initial=start,
@@ -42,9 +45,8 @@ class Logs:
             mininterval=0.5,
             disable=not self._tells,
         )
-        self.began = time.time()
-        if not self._tells:
-            return
+
+    def _open(self, config: Config, start: int) -> None:
         workdir = expanded(config.workdir)
         known = _read_record(workdir / RECORD_FILE)
         self.began = known.setdefault("began", self.began)

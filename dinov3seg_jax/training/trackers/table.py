@@ -45,6 +45,8 @@ TRACKERS = {  # name: module with `open_tracker(Opening) -> Tracker`, library th
     "mlflow": ("ml_flow", "mlflow", "mlflow"),
 }
 
+MENDS = {"wandb": "log in, or set WANDB_MODE=offline"}
+
 
 def refuse_missing_libraries(names: Iterable[str]) -> None:
     """Stop before there is work that could be lost.
@@ -82,7 +84,8 @@ def open_trackers(config: Config, start: int, identities: dict[str, str]) -> lis
             tracker = module.open_tracker(opening)
         except Exception as error:  # of many types, each library's own
             raise UserError(
-                f"train.trackers: {name} cannot be used ({one_line(error, 200)}); mend that, or leave it out."
+                f"train.trackers: {name} cannot be used ({one_line(error, 200)}); {MENDS.get(name, 'mend that')}, or "
+                "leave it out."
             ) from error
         opened.append(tracker if name == "tensorboard" else Forgiving(name, tracker))
         if tracker.identity:
