@@ -143,8 +143,10 @@ def test_a_signal_for_one_process_has_both_save_the_same_step_and_stop(folder):
     started = run.start()
     assert wait_until(lambda: run.began_at() is not None, started[0]), run.said()
     assert run.began_at() == step
+    for process in started:  # both before either is waited for: one that is left alone ends by itself
+        process.kill()
     for process in started:
-        kill(process)
+        process.wait()
 
 
 @pytest.mark.slow
