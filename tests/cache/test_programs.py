@@ -55,6 +55,7 @@ def compile_in_a_process(cache, disk="fine"):
     return events.count("cache_hits"), events.count("cache_misses"), folder
 
 
+@pytest.mark.slow
 def test_a_later_process_compiles_nothing_even_after_the_disk_was_full(tmp_path):
     compile_in_a_process(tmp_path, "full")
     hits, misses, folder = compile_in_a_process(tmp_path)

@@ -126,6 +126,7 @@ def test_settings_are_those_of_the_moment(folder):
     assert remember("question", lambda: b"") == b"default"
 
 
+@pytest.mark.slow
 def test_a_second_segmenter_needs_no_model(folder, config, parameters, monkeypatch):
     picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     first = Segmenter(config, parameters).segment_arrays([picture], ["sky", "a dog"])[0]

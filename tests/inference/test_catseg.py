@@ -55,6 +55,7 @@ def test_a_whole_folder_is_used_as_its_manifest_says(folder):
     np.testing.assert_array_equal(alone.labels, result.labels)
 
 
+@pytest.mark.slow
 def test_scores_of_every_class(folder):
     image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     model = load(folder, RECIPE)

@@ -239,7 +239,8 @@ def test_the_model_sees_a_picture_of_one_tile_as_a_square_one(tiled, model):
     assert (ours.labels == theirs.labels).mean() > 0.999
 
 
-@pytest.mark.parametrize(("patch_size", "output_stride"), [(32, 16), pytest.param(8, 8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("patch_size", "output_stride"), [(32, 16), (8, 8)])
 def test_tiles_of_a_model_with_other_patches_and_early_refinement(config, patch_size, output_stride):
     model = dataclasses.replace(
         config.model,

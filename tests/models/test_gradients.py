@@ -71,6 +71,7 @@ def test_nothing_before_frozen_blocks_is_reached(frozen):
     assert missed(frozen) == {name for name in frozen if re.fullmatch(before, name)}
 
 
+@pytest.mark.slow
 def test_sam_can_train():
     graph, state = nnx.split(SamEncoder(TINY.sam, rngs=nnx.Rngs(0)))
     images, weights = random(1, 1, 80, 64, 3), random(2, 1, 5, 4, 8)

@@ -57,6 +57,7 @@ def test_without_an_average_nothing_changes_places():
     assert exchange(PARAMETERS, state) == (PARAMETERS, state)
 
 
+@pytest.mark.slow
 def test_a_run_hands_its_average_on_and_continues_with_its_weights(tmp_path, monkeypatch):
     """And its frozen matrices, held in half the memory, come out as they went in: rounded to it, and all else exact."""
     train = dataclasses.replace(

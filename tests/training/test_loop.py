@@ -298,6 +298,7 @@ def aligned(tmp_path_factory):
     return train(at(workdir, steps=2, alignment_steps=2, finetune="none"))
 
 
+@pytest.mark.slow
 def test_a_run_from_nothing_first_trains_its_towers_alone(aligned):
     start = initialize(SMALL, jax.random.key(0))
     _, towers = load_parameters(aligned / loop.TOWERS_FOLDER)
@@ -310,6 +311,7 @@ def test_a_run_from_nothing_first_trains_its_towers_alone(aligned):
     assert (whole["decoder/head/kernel"] != towers["decoder/head/kernel"]).any()
 
 
+@pytest.mark.slow
 def test_what_a_run_and_its_towers_freeze_is_kept_once_in_the_runs_folder(aligned):
     """The table of tokens trains in neither."""
     packs = [packs_of(folder / "checkpoints" / "2") for folder in (aligned, aligned / loop.TOWERS_FOLDER)]
@@ -319,16 +321,19 @@ def test_what_a_run_and_its_towers_freeze_is_kept_once_in_the_runs_folder(aligne
     assert not (aligned / loop.TOWERS_FOLDER / "frozen").exists()
 
 
+@pytest.mark.slow
 def test_the_towers_time_counts(aligned):
     towers = RunFolder(aligned / loop.TOWERS_FOLDER).progress()["train_seconds"]
     assert 0 < towers < RunFolder(aligned).progress()["train_seconds"]
 
 
+@pytest.mark.slow
 def test_weights_to_start_from_take_the_place_of_the_alignment(aligned, tmp_path):
     other = train(at(tmp_path / "run", steps=1, alignment_steps=2, finetune="none", init_from=str(aligned)))
     assert not (other / loop.TOWERS_FOLDER).exists()
 
 
+@pytest.mark.slow
 def test_the_alignment_reaches_the_towers_and_nothing_else():
     config = loop.towers_alone(at("run", alignment_steps=2))
     graph, _ = build(SMALL)

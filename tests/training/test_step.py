@@ -195,6 +195,7 @@ def test_names_are_embedded_once_with_the_gradients_of_a_tower_in_every_part(fin
             np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_text_tower_costs_the_same_however_many_parts_a_batch_has():
     costs = []
     for parts in (1, 4):
