@@ -24,6 +24,7 @@ RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (70, 90, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_labels_are_of_the_pictures_own_size(model):
     result = model.segment(PICTURE, NAMES)
     assert result.labels.dtype == np.int32

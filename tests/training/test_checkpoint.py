@@ -134,6 +134,7 @@ def test_a_run_is_found_from_a_folder_beside_it(finished, parameters, optimizer,
     assert RunFolder(tmp_path / "new").progress() == PROGRESS
 
 
+@pytest.mark.slow
 def test_weights_that_were_kept_in_half_the_memory(tmp_path, parameters, optimizer):
     """Of `train.frozen_dtype`; in a folder whose name means something in a URL."""
     workdir = tmp_path / "50%20#1?"

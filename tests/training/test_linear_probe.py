@@ -140,6 +140,7 @@ def test_a_converted_head_scores_as_the_run_it_came_from(run, tmp_path):
         open_model(tmp_path / "linear", around=dataclasses.replace(CONFIG, init_from=str(tmp_path / "linear")))
 
 
+@pytest.mark.slow
 def test_a_linear_run_labels_pictures_with_its_own_classes(run):
     model = dinov3seg_jax.load(run)
     assert isinstance(model, LinearSegmenter)
