@@ -1,5 +1,6 @@
 """Whether a step fits a device's memory, and which options make it fit."""
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def attempts(
     """
     options: dict[str, object] = {}
     for more in _savings(config, devices, class_count):
-        new = {key: value for key, value in more.items() if _of(config, key) != value}
+        new = {key: value for key, value in more.items() if operator.attrgetter(key)(config) != value}
         if new:
             options |= new
             words = tuple(f"{key}={value}" for key, value in options.items())
@@ -64,13 +65,6 @@ def _savings(config: Config, devices: int, class_count: int) -> Iterator[dict[st
     for count in CLASSES:
         if count < min(config.data.classes_per_image or class_count, class_count):
             yield {"data.classes_per_image": count}
-
-
-def _of(config: Config, option: str) -> object:
-    value: object = config
-    for name in option.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _with(config: Config, options: Sequence[str]) -> Config:

@@ -6,7 +6,7 @@ Crowd regions belong to their category too, and lie below all else.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dinov3seg_jax.data.folder import beside, refuse_other_header
 from dinov3seg_jax.data.images import MAX_PIXELS, read_turned
 from dinov3seg_jax.data.masks import UNLABELLED, IndexReader, Mask
 from dinov3seg_jax.data.orientation import UPRIGHT
+from dinov3seg_jax.data.run_lengths import decode_runs
 from dinov3seg_jax.errors import UserError, note, one_line
 from dinov3seg_jax.formats.libraries import needed
 
@@ -142,16 +143,18 @@ class CocoImages:
                 raise UserError(f"{what} is of a picture of {size}, not of {[height, width]}; export it anew.")
             if not isinstance(counts, list | str):
                 raise UserError(f"{what} has no run lengths; export it anew.")
-            runs = _runs(counts) if isinstance(counts, str) else counts
-            if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
-                raise UserError(f"{what} is damaged: its run lengths do not cover its picture; export it anew.")
-            return _filled(runs, height, width)
+            try:
+                return decode_runs(counts, height, width)
+            except ValueError:
+                raise UserError(
+                    f"{what} is damaged: its run lengths do not cover its picture; export it anew."
+                ) from None
         if not isinstance(shape, list) or not all(_is_polygon(ring) for ring in shape):
             raise UserError(f"{what} is no list of polygons of at least three points; correct it, or export it anew.")
         if max(abs(number) for ring in shape for number in ring) > 10 * max(height, width):
             raise UserError(f"{what} runs far out of its picture; correct it, or export it anew.")
         rings = coder.frPyObjects([[float(number) for number in ring] for ring in shape], height, width)
-        return _filled(_runs(coder.merge(rings)["counts"].decode()), height, width)
+        return decode_runs(coder.merge(rings)["counts"].decode(), height, width)
 
 
 def find_annotations(root: Path, split: str) -> Path:
@@ -199,34 +202,6 @@ def _found(files: Iterable[str], root: Path, split: str, annotations: Path) -> I
 def _is_polygon(ring: Any) -> bool:
     numbers = isinstance(ring, list) and all(isinstance(n, int | float) and np.isfinite(n) for n in ring)
     return numbers and len(ring) >= 6 and len(ring) % 2 == 0
-
-
-def _filled(runs: Sequence[int], height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """The mask of run lengths: down the columns, and every other one is inside."""
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _runs(counts: str) -> list[int]:
-    """The run lengths in COCO's compressed text, as its `maskApi` writes them; [-1] where it is none.
-
-    Each number is in groups of 5 bits, the lowest first, in characters from "0" on; bit 32 says that more follow. From
-    the fourth on, a number is the difference to the one but one before.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            return [-1]
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs if not shift and runs else [-1]
 
 
 def _read(path: Path) -> Mapping[str, Any]:

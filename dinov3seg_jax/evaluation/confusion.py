@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from dinov3seg_jax.training.agreement import mean_iou
+
 IGNORED = -1  # truth value of pixels that count for nothing
 
 
@@ -54,7 +56,7 @@ def image_miou(prediction: Int[np.ndarray, "h w"], truth: Int[np.ndarray, "h w"]
     true_pixels, predicted_pixels, correct = (
         np.bincount(values, minlength=classes) for values in (truth, prediction, truth[truth == prediction])
     )
-    return _mean(_percent(correct, true_pixels + predicted_pixels - correct, where=true_pixels > 0))
+    return mean_iou(np.stack([correct, predicted_pixels, true_pixels]))
 
 
 def scores(counts: Int[np.ndarray, "c c+1"], seen: Sequence[bool] | None = None) -> dict[str, Any]:

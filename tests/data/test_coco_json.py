@@ -11,8 +11,8 @@ from pycocotools import mask as coder
 
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.data.census import check_masks
-from dinov3seg_jax.data.coco_json import _runs
 from dinov3seg_jax.data.datasets import open_dataset
+from dinov3seg_jax.data.run_lengths import uncompressed
 from dinov3seg_jax.errors import UserError
 
 CATEGORIES = [{"id": 90, "name": "rug-merged"}, {"id": 3, "name": "cat"}]
@@ -89,7 +89,7 @@ def test_run_lengths_in_text_are_read_as_their_library_does():
     for shape in ((1, 1), (7, 5), (300, 400), (64, 64)):
         mask = np.asfortranarray(rng.random(shape) < rng.random(), dtype=np.uint8)
         mask[: shape[0] // 2] = 1  # long runs too
-        assert _runs(coder.encode(mask)["counts"].decode()) == run_lengths(mask)
+        assert uncompressed(coder.encode(mask)["counts"].decode()) == run_lengths(mask)
 
 
 def test_polygons_become_labels_and_ids_need_not_be_contiguous(tmp_path):

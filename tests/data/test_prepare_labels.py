@@ -5,7 +5,7 @@ import pytest
 
 from dinov3seg_jax.data.label_maps import original_ids, stray_value, to_classes
 from dinov3seg_jax.data.prepare.decoding import shrink
-from dinov3seg_jax.data.prepare.pascal_context import decode_runs
+from dinov3seg_jax.data.run_lengths import decode_runs
 
 # Of the mask in `_striped_ellipse`, by pycocotools 2.0.11.
 RUNS = (

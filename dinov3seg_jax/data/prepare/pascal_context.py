@@ -3,7 +3,7 @@
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from dinov3seg_jax.data.prepare.archives import INDEX_BYTES, Member, read_member
 from dinov3seg_jax.data.prepare.matching import Listing, pair, read_list, select
+from dinov3seg_jax.data.run_lengths import decode_runs
 from dinov3seg_jax.errors import UserError, reason
 
 OTHER_YEAR = r"VOC(?!2010)\d{4}"
@@ -62,28 +63,6 @@ def paint(label: Segments) -> Int[np.ndarray, "h w"]:
             raise UserError(f"a segment of {label.place} {error}; get the file again.") from None
         values[inside] = category
     return values
-
-
-def decode_runs(runs: str | Sequence[int], height: int, width: int) -> np.ndarray:
-    """COCO's run lengths: of pixels outside and inside in turn, column after column.
-
-    Args:
-        runs: lengths, or their compressed form: from the fourth on each is the difference to the last but one, in
-            characters of five bits (code 48 on), low bits first, where 32 says that another follows, and 16 in the last
-            one that the number is negative.
-        height, width: of the image.
-
-    Returns:
-        bool [height, width].
-
-    Raises:
-        ValueError: The lengths do not fill the image exactly.
-    """
-    lengths = np.array(list(_uncompressed(runs)) if isinstance(runs, str) else runs, np.int64)
-    if (lengths < 0).any() or lengths.sum() != height * width:
-        raise ValueError(f"does not fill its {width} x {height} pixels")
-    inside = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(inside, lengths).reshape(width, height).T
 
 
 def read_label_map(label: Member) -> Int[np.ndarray, "h w"]:
@@ -141,19 +120,3 @@ def _read_merged(members: Sequence[Member], phase: str) -> dict[str, Segments] |
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged, or another file ({reason(error)}); get the official one.") from None
-
-
-def _uncompressed(runs: str) -> Iterator[int]:
-    lengths: list[int] = []
-    number = bits = 0
-    for code in runs.encode():
-        group = code - 48
-        number |= (group & 31) << bits
-        bits += 5
-        if group & 32:
-            continue
-        if group & 16:
-            number -= 1 << bits
-        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
-        number = bits = 0
-    return iter(lengths)

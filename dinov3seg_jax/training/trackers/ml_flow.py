@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
@@ -23,21 +23,23 @@ class MlFlow:
     def __init__(self, opening: Opening):
         """Begin a run there, or go on with the one that an earlier process began."""
         local = opening.workdir.resolve()
-        named = os.environ.get("MLFLOW_TRACKING_URI")
-        self._client = MlflowClient(tracking_uri=named or f"sqlite:///{local / DATABASE}")
+        server = os.environ.get("MLFLOW_TRACKING_URI")
+        self._client = MlflowClient(tracking_uri=server or f"sqlite:///{local / DATABASE}")
         title = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         found = self._client.get_experiment_by_name(title)
         if found is not None:
             experiment = found.experiment_id
         else:
-            place = None if named else (local / ARTIFACTS).as_uri()
+            place = None if server else (local / ARTIFACTS).as_uri()
             experiment = self._client.create_experiment(title, artifact_location=place)
         self.identity = opening.identity if self._is_known(opening.identity) else ""
         if self.identity:
             self._client.update_run(self.identity, status="RUNNING")
             return
         self.identity = self._client.create_run(experiment, run_name=opening.title).info.run_id
-        options = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in _flat(opening.options)]
+        options = [
+            Param(name, str(value)[:LONGEST_VALUE]) for name, value in flatten_dict(opening.options, sep=".").items()
+        ]
         for first in range(0, len(options), 100):  # as many as it takes at once
             self._client.log_batch(self.identity, params=options[first : first + 100])
 
@@ -62,14 +64,6 @@ class MlFlow:
     def close(self) -> None:
         """See `Tracker`."""
         self._client.set_terminated(self.identity)
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in options.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 open_tracker = MlFlow
