@@ -268,9 +268,11 @@ class TrainConfig:
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
     spe_lr_scale: From0 = 0.01  # the SAM encoder's learning rate, in multiples of `learning_rate`
-    objective: Literal["masks", "alignment"] = "masks"  # "alignment", ours: a contrastive loss for the towers alone
-    alignment_temperature: Above0 = 0.1  # of that loss: cosines are divided by it
-    alignment_steps: NonNegative = 0  # ours: steps on that loss that come first, for random towers; 0: none
+    objective: Literal["masks", "alignment", "captions"] = "masks"  # ours: the others train the towers alone
+    alignment_temperature: Above0 = 0.1  # of "alignment": cosines are divided by it
+    alignment_steps: NonNegative = 0  # ours: steps that come first, for random towers; 0: none
+    alignment_by: Literal["masks", "captions"] = "masks"  # their objective: "alignment", which sees masks; "captions"
+    alignment_batch: NonNegative = 0  # examples in each of those steps; 0: batch_size
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
     negatives: Literal["as_drawn", "unbiased"] = "as_drawn"  # ours: "unbiased" weighs drawn classes for those not drawn
     class_weights: Literal["none", "inverse_sqrt", "inverse"] = "none"  # of each class's loss, by its pixels

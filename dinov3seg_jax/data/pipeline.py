@@ -15,6 +15,7 @@ from absl import flags
 
 from dinov3seg_jax.config import DataConfig
 from dinov3seg_jax.data import transforms
+from dinov3seg_jax.data.captions import Captions
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.errors import UserError
 
@@ -30,13 +31,15 @@ class Augment:
     class_count: int
     weights: tuple[float, ...] | None = None  # of the classes
     longest: int = 0  # of several data sets, the length of the longest list
+    captions: Captions | None = None
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Augment one example.
 
         Returns:
             "image": uint8 [S, S, 3]; "label": int32 [S, S], positions in "class_ids", -1 where ignored; "class_ids":
-            int32 [K]; and where the data set weighs its classes, or is several, "weights", float32 [K].
+            int32 [K]; where the data set weighs its classes, or is several, "weights", float32 [K]; and "caption",
+            int32 [length], if captions are asked for.
         """
         data, (image, label) = self.data, (example["image"], example["label"])
         low, high = data.short_side
@@ -49,12 +52,15 @@ class Augment:
         image, label = transforms.pad(image, label, data.crop_size)
         own = example.get("own")
         count = data.classes_per_image or self.longest
+        shown = label
         class_ids, label = transforms.sample_classes(label, count, self.class_count, rng, own)
         chosen: dict[str, np.ndarray] = {"image": image, "label": label, "class_ids": class_ids}
         if self.weights is not None:
             chosen["weights"] = np.array(self.weights, np.float32)[class_ids]
         elif own is not None:
             chosen["weights"] = np.isin(class_ids, own).astype(np.float32)
+        if self.captions is not None:
+            chosen["caption"] = self.captions(shown, rng)
         return chosen
 
 
@@ -102,7 +108,7 @@ def refuse_other_stream(before: Mapping[str, Any], now: StreamKind) -> None:
             )
 
 
-def examples(dataset: Dataset, data: DataConfig, seed: int) -> grain.MapDataset:
+def examples(dataset: Dataset, data: DataConfig, seed: int, captions: Captions | None = None) -> grain.MapDataset:
     """The stream before it is shared out: example number `index`, for any index, shuffled and augmented.
 
     Raises:
@@ -118,7 +124,7 @@ def examples(dataset: Dataset, data: DataConfig, seed: int) -> grain.MapDataset:
         .seed(seed)
         .shuffle()
         .repeat(STREAM_LENGTH // len(dataset.source))
-        .random_map(Augment(data, len(dataset.classes), dataset.weights, longest))
+        .random_map(Augment(data, len(dataset.classes), dataset.weights, longest, captions))
     )
 
 
@@ -130,6 +136,7 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     start: int = 0,
+    captions: Captions | None = None,
 ) -> Batches:
     """Start the practically endless stream of batches of one process, at any place.
 
@@ -145,17 +152,18 @@ def train_iterator(
         process_index: This process's place among `process_count` that share the stream.
         process_count: Number of processes.
         start: Batches that were taken before; passing over them costs nothing.
+        captions: Writes a caption of each example; None: there are none.
 
     Returns:
         An iterator of dicts: "image", uint8 [B, S, S, 3], RGB; "label", int32 [B, S, S], positions in the example's row
-        of "class_ids", -1 where ignored; "class_ids", int32 [B, K], indices into `dataset.classes`; and "weights",
-        float32 [B, K], where the data set has some.
+        of "class_ids", -1 where ignored; "class_ids", int32 [B, K], indices into `dataset.classes`; "weights",
+        float32 [B, K], where the data set has some; and "caption", int32 [B, length], where asked for.
 
     Raises:
         UserError: as for `examples`. Files that cannot be read raise it from `next`.
     """
     first = start * process_count + process_index
-    batches = examples(dataset, data, seed).batch(batch_size).slice(slice(first, None, process_count))
+    batches = examples(dataset, data, seed, captions).batch(batch_size).slice(slice(first, None, process_count))
     if not data.workers:
         threads = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
         return Batches(iter(batches.to_iter_dataset(threads)))

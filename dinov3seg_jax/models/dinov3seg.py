@@ -83,6 +83,11 @@ class SegmentationModel(nnx.Module):
             prior = PriorMaps(*self.sam(normalize_pixels(images), frozen_blocks=self.frozen_sam_blocks))
         return ImageFeatures(patches, prior)
 
+    def encode_whole(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b d2"]:
+        """[class token | mean patch], which captions' two halves are aligned with; not normalised (§1)."""
+        features = self.vision(normalize_pixels(images, self.towers.pixels), frozen_blocks=self.frozen_vision_blocks)
+        return jnp.concatenate([features.cls, features.patches.mean(axis=(1, 2))], axis=-1)
+
     def segment(
         self,
         images: Float[Array, "b height width 3"],

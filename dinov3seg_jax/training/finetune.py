@@ -40,7 +40,7 @@ def is_trainable(name: str, train: TrainConfig) -> bool:
         return False
     if re.match(TOWERS, name):
         return re.fullmatch(TOWER_RULES[train.finetune], name) is not None
-    if train.objective == "alignment":
+    if train.objective != "masks":
         return False
     return train.train_spe if name.startswith("sam/") else True
 

@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.balance import for_rare_classes
+from dinov3seg_jax.data.captions import Captions
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.pipeline import Batches, StreamKind, refuse_other_stream, train_iterator
@@ -86,10 +87,13 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
 
 def towers_alone(config: Config) -> Config:
     """The run that stands in for dinov3.txt's pre-training, where a run has no weights to start from [ours]."""
+    by_captions = config.train.alignment_by == "captions"
     options = dataclasses.replace(
         config.train,
-        objective="alignment",
+        objective="captions" if by_captions else "alignment",
         steps=config.train.alignment_steps,
+        batch_size=config.train.alignment_batch or config.train.batch_size,
+        accumulate=1 if by_captions else config.train.accumulate,  # captions are told apart within a batch
         alignment_steps=0,
         eval_every=0,
         eval_patience=0,
@@ -264,7 +268,9 @@ def _surroundings(
         stream = StreamKind(config.train.batch_size, len(dataset.source))
         refuse_other_stream(beginning.stream, stream)
         part, parts = data_share(mesh)
-        batches = train_iterator(dataset, config.data, stream.batch_size // parts, config.seed, part, parts, start=done)
+        share = stream.batch_size // parts
+        captions = Captions(dataset.classes, config.model) if config.train.objective == "captions" else None
+        batches = train_iterator(dataset, config.data, share, config.seed, part, parts, done, captions)
         closing.callback(batches.close)
         profiler = Profiler(expanded(config.workdir), *config.train.profile_steps)
         closing.callback(profiler.close)

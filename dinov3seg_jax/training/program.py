@@ -143,6 +143,8 @@ def refuse_misfits(config: Config) -> None:
         )
     if linear.classes and config.data.mix:
         raise UserError("data.mix needs names, of which the linear head has none; leave it out.")
+    if "captions" in (config.train.objective, config.train.alignment_by):
+        _refuse_captions(config)
     if config.train.finetune == "lora" and config.train.lora_rank > min(model.vision.dim, model.text.dim):
         raise UserError(
             f"train.lora_rank {config.train.lora_rank} is more than the towers are wide; set it to 4 to 64, or train "
@@ -174,6 +176,20 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"train.batch_size {config.train.batch_size} cannot be run in train.accumulate={config.train.accumulate} "
             "equal parts; make it a multiple."
+        )
+
+
+def _refuse_captions(config: Config) -> None:
+    if config.model.towers != "dinotxt":
+        raise UserError(
+            f"captions train dinov3.txt's towers, whose texts have two halves, and model.towers is "
+            f"{config.model.towers}; set --config.train.alignment_by=masks."
+        )
+    if config.data.mix:
+        raise UserError("captions need the names of one data set, and data.mix has several; leave data.mix out.")
+    if config.train.objective == "captions" and config.train.accumulate > 1:
+        raise UserError(
+            "captions are told apart within a batch, which train.accumulate would cut; set --config.train.accumulate=1."
         )
 
 

@@ -17,7 +17,7 @@ from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.agreement import count_agreement
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import make_linear_loss
-from dinov3seg_jax.training.losses import alignment_loss, named_labels, sample_patches, sigmoid_cross_entropy
+from dinov3seg_jax.training.losses import alignment_loss, caption_loss, named_labels, sample_patches, sigmoid_cross_entropy
 from dinov3seg_jax.training.optimizer import learning_rate_schedule
 
 TEXT = "text/"  # parameters of the text tower
@@ -31,6 +31,7 @@ class Batch(NamedTuple):
     label: Any  # int32 [b, height, width], index into the image's row of class_ids, or -1
     class_ids: Any  # int32 [b, k], index into the names
     weights: Any = None  # float32 [b, k], what each class's part of the loss counts; None: 1
+    caption: Any = None  # int32 [b, length], token ids of a caption of the image; None: there is none
 
 
 class TrainState(NamedTuple):
@@ -44,7 +45,7 @@ class TrainState(NamedTuple):
 class Aside(NamedTuple):
     """What a loss tells beside its value."""
 
-    weight: Any  # how many labelled pixels (patches, for "alignment") it is the mean of
+    weight: Any  # how many labelled pixels (patches or images, by the objective) it is the mean of
     counts: Any = None  # int32 [3, n]: see `count_agreement`; None: the objective has none
     statistics: Any = None  # running ones, by parameter name; None: the model has none
 
@@ -68,6 +69,9 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
     ) -> tuple[Float[Array, ""], Aside]:
         model = bind(graph, join(trainable, frozen))
         images = seen(batch.image, options.view_size)
+        if options.objective == "captions":
+            pairs = model.encode_whole(images), model.text(batch.caption)
+            return caption_loss(*pairs, model.text.logit_scale[...]), Aside(jnp.asarray(len(images)))
         if options.objective == "alignment":
             correlation = model.correlate(model.encode_patches(images).patches, text[None])
             label = named_labels(batch.label, batch.class_ids)
@@ -221,7 +225,8 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
         trainable: Parameters, frozen: Parameters, step: Int[Array, ""], names: Names, batch: Batch
     ) -> Gradient:
         of_text = {name: value for name, value in trainable.items() if name.startswith(TEXT)}
-        if config.model.linear.classes or jnp.issubdtype(names.dtype, jnp.floating):
+        nameless = config.model.linear.classes or config.train.objective == "captions"
+        if nameless or jnp.issubdtype(names.dtype, jnp.floating):
             loss, aside, (gradients, _) = of_the_rest(trainable, frozen, names, step, batch, False)
             return loss, aside, gradients
 

@@ -66,9 +66,9 @@ def refuse_misfits(options: TrainConfig) -> None:
             f"train.eval_patience {options.eval_patience} counts scorings, and there is none; set "
             "--config.train.eval_every= to the steps between two."
         )
-    if options.eval_every and options.objective == "alignment":
+    if options.eval_every and options.objective != "masks":
         raise UserError(
-            "train.eval_every scores masks, and train.objective 'alignment' trains the towers alone; set eval_every "
+            f"train.eval_every scores masks, and train.objective '{options.objective}' trains the towers alone; set eval_every "
             "to 0."
         )
 

@@ -334,15 +334,18 @@ def test_weights_to_start_from_take_the_place_of_the_alignment(aligned, tmp_path
 
 
 @pytest.mark.slow
-def test_the_alignment_reaches_the_towers_and_nothing_else():
-    config = loop.towers_alone(at("run", alignment_steps=2))
+@pytest.mark.parametrize("by", ["masks", "captions"])
+def test_the_alignment_reaches_the_towers_and_nothing_else(by):
+    config = loop.towers_alone(at("run", alignment_steps=2, alignment_by=by, accumulate=2, batch_size=2))
+    assert (config.train.objective, config.train.accumulate) == {"masks": ("alignment", 2), "captions": ("captions", 1)}[by]
     graph, _ = build(SMALL)
     rng = np.random.default_rng(0)
     names = rng.integers(1, 1000, (6, SMALL.text.context_length))
     batch = Batch(
-        rng.integers(0, 256, (1, 32, 32, 3), np.uint8),
-        rng.integers(-1, 4, (1, 32, 32)),
-        np.array([[4, 1, 0, 5]]),
+        rng.integers(0, 256, (2, 32, 32, 3), np.uint8),
+        rng.integers(-1, 4, (2, 32, 32)),
+        np.array([[4, 1, 0, 5]] * 2),
+        caption=rng.integers(1, 1000, (2, 12)) if by == "captions" else None,
     )
     parameters = {name: jnp.asarray(value) for name, value in initialize(SMALL, jax.random.key(0)).items()}
     *_, gradients = jax.jit(make_gradient(config, graph))(parameters, {}, jnp.int32(0), names, batch)
