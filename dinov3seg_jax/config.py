@@ -259,7 +259,9 @@ class TrainConfig:
     decay_biases: Flag = False  # weight decay for all but the parameters of norms, as CAT-Seg
     beta2: Fraction = 0.999  # decay of AdamW's second moment
     clip_norm: Above0 = 0.01  # the largest norm of all gradients together
-    finetune: Literal["attention", "none", "last_blocks", "full", "lora"] = "attention"  # what trains of the two towers
+    finetune: Literal["attention", "none", "last_blocks", "full", "lora", "backbone", "head"] = (
+        "attention"  # what trains of the two towers; "head": the vision head and the text tower, as in dinov3.txt
+    )
     finetune_blocks: NonNegative = 4  # for "last_blocks"
     lora_rank: Positive = 8  # for "lora": of the updates of attention's queries and values
     lora_lr_scale: Above0 = 1.0  # the updates' learning rate, in multiples of `learning_rate`
@@ -268,11 +270,12 @@ class TrainConfig:
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices that do not train, while training
     train_spe: Flag = False  # the SAM encoder is frozen in the paper
     spe_lr_scale: From0 = 0.01  # the SAM encoder's learning rate, in multiples of `learning_rate`
-    objective: Literal["masks", "alignment", "captions"] = "masks"  # ours: the others train the towers alone
+    objective: Literal["masks", "alignment", "captions", "patches"] = "masks"  # ours: the others train the towers alone
     alignment_temperature: Above0 = 0.1  # of "alignment": cosines are divided by it
     alignment_steps: NonNegative = 0  # ours: steps that come first, for random towers; 0: none
-    alignment_by: Literal["masks", "captions"] = "masks"  # their objective: "alignment", which sees masks; "captions"
-    alignment_batch: NonNegative = 0  # examples in each of those steps; 0: batch_size
+    alignment_by: Literal["masks", "captions"] = "masks"  # what is learned from in those steps
+    alignment_batch: NonNegative = 0  # examples in each of them; 0: batch_size
+    backbone_steps: NonNegative = 0  # before captions: steps in which the vision backbone learns from pictures alone
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels without a class; "negative": of no class, as CAT-Seg
     negatives: Literal["as_drawn", "unbiased"] = "as_drawn"  # ours: "unbiased" weighs drawn classes for those not drawn
     class_weights: Literal["none", "inverse_sqrt", "inverse"] = "none"  # of each class's loss, by its pixels

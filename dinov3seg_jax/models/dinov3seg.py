@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.models.correlation import CorrelationEmbedding, CorrelationSkip, channels_of, correlate
 from dinov3seg_jax.models.decoder import Decoder
+from dinov3seg_jax.models.dinotxt import VisionFeatures
 from dinov3seg_jax.models.early_refinement import EarlyRefinement
 from dinov3seg_jax.models.late_refinement import LateRefinement
 from dinov3seg_jax.models.layers import Linear
@@ -71,10 +72,13 @@ class SegmentationModel(nnx.Module):
         """Text-aligned patches and the maps of the Semantic Prior Encoder."""
         return self.encode_patches(images, with_prior=True)
 
+    def see(self, images: Float[Array, "b height width 3"]) -> VisionFeatures:
+        """All that the vision tower says of images."""
+        return self.vision(normalize_pixels(images, self.towers.pixels), frozen_blocks=self.frozen_vision_blocks)
+
     def encode_patches(self, images: Float[Array, "b height width 3"], *, with_prior: bool = False) -> ImageFeatures:
         """Text-aligned patches; the prior only if asked for (windows do not need theirs)."""
-        pixels = normalize_pixels(images, self.towers.pixels)
-        features = self.vision(pixels, frozen_blocks=self.frozen_vision_blocks)
+        features = self.see(images)
         patches = features.patches if self.config.patch_features == "head" else features.backbone_patches
         prior = None
         if with_prior and self.config.spe == "vision":
@@ -82,11 +86,6 @@ class SegmentationModel(nnx.Module):
         elif with_prior and self.config.spe == "sam":
             prior = PriorMaps(*self.sam(normalize_pixels(images), frozen_blocks=self.frozen_sam_blocks))
         return ImageFeatures(patches, prior)
-
-    def encode_whole(self, images: Float[Array, "b height width 3"]) -> Float[Array, "b d2"]:
-        """[class token | mean patch], which captions' two halves are aligned with; not normalised (§1)."""
-        features = self.vision(normalize_pixels(images, self.towers.pixels), frozen_blocks=self.frozen_vision_blocks)
-        return jnp.concatenate([features.cls, features.patches.mean(axis=(1, 2))], axis=-1)
 
     def segment(
         self,

@@ -19,6 +19,8 @@ TOWER_RULES = {
     "attention": UPDATED,
     "lora": rf"{TOWERS}.*/low_rank/(down|up)",
     "last_blocks": rf"{BLOCKS}.*|(vision/backbone|vision|text)/(norm|projection)/.*|vision/head/.*|text/logit_scale",
+    "backbone": r"vision/backbone/.*",
+    "head": r"vision/head/.*|text/(?!token_embedding).*",
     # Not the table of tokens: most of its rows are met in no training name, and weight decay would wear them away.
     "full": rf"{TOWERS}(?!token_embedding).*",
 }

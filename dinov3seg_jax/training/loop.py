@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,6 +48,7 @@ from dinov3seg_jax.training.trackers import refuse_missing_libraries
 from dinov3seg_jax.training.validation import Validation, Validator, refuse_misfits
 
 TOWERS_FOLDER = "towers"
+BACKBONE_FOLDER = "backbone"
 
 
 def train(config: Config, make_validator: Callable[[Config], Validator] | None = None) -> Path:
@@ -77,30 +78,57 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
             raise ValueError("train.eval_every needs a validator; call dinov3seg_jax.train")
         validator = make_validator(config)
     dataset = for_rare_classes(dataset, config.data.balance, config.train.class_weights)
-    seconds = 0.0
-    if config.train.alignment_steps and not config.init_from:
-        towers = _run(towers_alone(config), dataset, checked, seconds, None, home=expanded(config.workdir))
-        seconds = RunFolder(towers).progress()["train_seconds"]
-        config = dataclasses.replace(config, init_from=str(towers))
+    seconds, home = 0.0, None
+    for before in runs_before(config):
+        home = expanded(config.workdir)
+        run = _run(before, dataset, checked, seconds, None, home=home)
+        seconds = RunFolder(run).progress()["train_seconds"]
+        config = dataclasses.replace(config, init_from=str(run))
     return _run(config, dataset, checked, seconds, validator)
+
+
+def runs_before(config: Config) -> list[Config]:
+    """The runs that stand in for pre-training, each of which goes on from the one before; often none."""
+    if config.init_from:
+        return []
+    train, before = config.train, []
+    captions = train.objective == "captions" or (train.alignment_steps and train.alignment_by == "captions")
+    if captions and train.backbone_steps:
+        before.append(backbone_alone(config))
+    if train.alignment_steps:
+        before.append(dataclasses.replace(towers_alone(config), init_from=before[-1].workdir if before else ""))
+    return before
+
+
+def backbone_alone(config: Config) -> Config:
+    """The run that stands in for DINOv3's pre-training, before the one on captions [ours]."""
+    steps = config.train.backbone_steps
+    return _before(config, BACKBONE_FOLDER, objective="patches", steps=steps, backbone_steps=0, finetune="backbone")
 
 
 def towers_alone(config: Config) -> Config:
     """The run that stands in for dinov3.txt's pre-training, where a run has no weights to start from [ours]."""
-    by_captions = config.train.alignment_by == "captions"
+    train = config.train
+    by_captions = train.alignment_by == "captions"
+    objective = "captions" if by_captions else "alignment"
+    finetune = "head" if by_captions and train.backbone_steps else "full"
+    return _before(config, TOWERS_FOLDER, objective=objective, steps=train.alignment_steps, finetune=finetune)
+
+
+def _before(config: Config, folder: str, objective: str, **changes: Any) -> Config:
+    train = config.train
     options = dataclasses.replace(
-        config.train,
-        objective="captions" if by_captions else "alignment",
-        steps=config.train.alignment_steps,
-        batch_size=config.train.alignment_batch or config.train.batch_size,
-        accumulate=1 if by_captions else config.train.accumulate,  # captions are told apart within a batch
+        train,
+        objective=objective,
+        batch_size=train.alignment_batch or train.batch_size,
+        accumulate=train.accumulate if objective == "alignment" else 1,  # the others tell a batch's examples apart
         alignment_steps=0,
         eval_every=0,
         eval_patience=0,
-        finetune="full",
         encoder_lr_scale=1.0,
+        **changes,
     )
-    return dataclasses.replace(config, workdir=str(expanded(config.workdir) / TOWERS_FOLDER), train=options)
+    return dataclasses.replace(config, workdir=str(expanded(config.workdir) / folder), train=options)
 
 
 class Surroundings(NamedTuple):

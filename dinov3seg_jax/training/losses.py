@@ -6,12 +6,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dinov3seg_jax.models.functions import l2_normalize, resize_linear
+from dinov3seg_jax.models.functions import resize_linear
 from dinov3seg_jax.models.mesh import on_one_device, over_batch
 
 LOGITS_AT_ONCE = 2**24  # at the labels' size, on a device: 64 MB
 SAMPLES_PER_PATCH = 4  # along each side
-HIGHEST_SCALE = 100.0  # of cosines in the captions' loss
 
 
 def upsample_logits(logits: Float[Array, "b t h w"], height: int, width: int) -> Float[Array, "b t height width"]:
@@ -83,29 +82,6 @@ def alignment_loss(
     log_probability = jax.nn.log_softmax(correlation / temperature, axis=1).mean(axis=-1)
     losses = -(share * log_probability).sum(axis=1) / jnp.maximum(labelled, 1e-6)
     return masked_mean(losses, labelled > 0)
-
-
-def caption_loss(
-    images: Float[Array, "b d2"], captions: Float[Array, "b d2"], logit_scale: Float[Array, "1"]
-) -> Float[Array, ""]:
-    """dinov3.txt's contrastive loss between images and their captions (DINOv3's specification, 8).
-
-    Of the batch, each image is to be nearest to its own caption and each caption to its own image. No mask is looked
-    at, nor any place in the image.
-
-    Args:
-        images: class token and mean patch, side by side.
-        captions: both halves of text embeddings.
-        logit_scale: the logarithm of what cosines are multiplied by; learned, and at most `HIGHEST_SCALE`.
-    """
-    scale = jnp.exp(jnp.clip(logit_scale, 0, np.log(HIGHEST_SCALE)))
-    images, captions = l2_normalize(images), l2_normalize(captions)
-    logits = scale * jnp.einsum("id,cd->ic", images, captions, precision="highest")
-    own = jnp.arange(len(logits))
-    of_images, of_captions = (
-        optax.softmax_cross_entropy_with_integer_labels(one, own).mean() for one in (logits, logits.T)
-    )
-    return (of_images + of_captions) / 2
 
 
 def sample_patches(label: Int[Array, "b height width"], h: int, w: int) -> Int[Array, "b h rows w columns"]:

@@ -16,6 +16,7 @@ from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.finetune import frozen_blocks, join, partition, updates_of
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.optimizer import make_optimizer
+from dinov3seg_jax.training.pretraining import MARGIN
 from dinov3seg_jax.training.sharding import (
     DATA,
     AnyMesh,
@@ -145,6 +146,11 @@ def refuse_misfits(config: Config) -> None:
         raise UserError("data.mix needs names, of which the linear head has none; leave it out.")
     if "captions" in (config.train.objective, config.train.alignment_by):
         _refuse_captions(config)
+    if config.train.objective == "patches" and config.data.crop_size < (MARGIN + 1) * model.vision.patch_size:
+        raise UserError(
+            f"data.crop_size {config.data.crop_size} leaves no part that two views share; set it to "
+            f"{(MARGIN + 1) * model.vision.patch_size} or more."
+        )
     if config.train.finetune == "lora" and config.train.lora_rank > min(model.vision.dim, model.text.dim):
         raise UserError(
             f"train.lora_rank {config.train.lora_rank} is more than the towers are wide; set it to 4 to 64, or train "

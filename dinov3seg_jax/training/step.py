@@ -17,8 +17,9 @@ from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.agreement import count_agreement
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.linear_probe import make_linear_loss
-from dinov3seg_jax.training.losses import alignment_loss, caption_loss, named_labels, sample_patches, sigmoid_cross_entropy
+from dinov3seg_jax.training.losses import alignment_loss, named_labels, sample_patches, sigmoid_cross_entropy
 from dinov3seg_jax.training.optimizer import learning_rate_schedule
+from dinov3seg_jax.training.pretraining import caption_loss, recognition_loss
 
 TEXT = "text/"  # parameters of the text tower
 CHANCE = 0.5  # what chance can add to a class's cosine when the hardest classes are chosen
@@ -70,8 +71,10 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         model = bind(graph, join(trainable, frozen))
         images = seen(batch.image, options.view_size)
         if options.objective == "captions":
-            pairs = model.encode_whole(images), model.text(batch.caption)
-            return caption_loss(*pairs, model.text.logit_scale[...]), Aside(jnp.asarray(len(images)))
+            return caption_loss(model, images, batch.caption), Aside(jnp.asarray(len(images)))
+        if options.objective == "patches":
+            key = jax.random.fold_in(jax.random.key(config.seed), step)
+            return recognition_loss(model, images, key), Aside(jnp.asarray(len(images)))
         if options.objective == "alignment":
             correlation = model.correlate(model.encode_patches(images).patches, text[None])
             label = named_labels(batch.label, batch.class_ids)
@@ -225,7 +228,7 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
         trainable: Parameters, frozen: Parameters, step: Int[Array, ""], names: Names, batch: Batch
     ) -> Gradient:
         of_text = {name: value for name, value in trainable.items() if name.startswith(TEXT)}
-        nameless = config.model.linear.classes or config.train.objective == "captions"
+        nameless = config.model.linear.classes or config.train.objective in ("patches", "captions")
         if nameless or jnp.issubdtype(names.dtype, jnp.floating):
             loss, aside, (gradients, _) = of_the_rest(trainable, frozen, names, step, batch, False)
             return loss, aside, gradients

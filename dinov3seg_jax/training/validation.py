@@ -68,8 +68,8 @@ def refuse_misfits(options: TrainConfig) -> None:
         )
     if options.eval_every and options.objective != "masks":
         raise UserError(
-            f"train.eval_every scores masks, and train.objective '{options.objective}' trains the towers alone; set eval_every "
-            "to 0."
+            f"train.eval_every scores masks, and train.objective '{options.objective}' trains the towers alone; set "
+            "eval_every to 0."
         )
 
 

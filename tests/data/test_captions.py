@@ -43,7 +43,7 @@ def test_a_caption_is_the_names_in_the_papers_prompt(names, expected):
 def test_half_of_the_captions_name_all_that_shows_and_none_names_what_does_not():
     label = np.zeros((30, 30), np.int32)
     label[:5], label[5:10], label[0, 0] = 1, -1, 3  # one pixel of the box: less than who writes would see
-    assert 1 < LEAST_SHARE * label.size
+    assert LEAST_SHARE * label.size > 1
     write, rng = Captions(NAMES, NANO), np.random.default_rng(0)
     told = [read(write(label, rng)) for _ in range(200)]
     assert {frozenset(names) for names in told} == {

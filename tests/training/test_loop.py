@@ -337,7 +337,10 @@ def test_weights_to_start_from_take_the_place_of_the_alignment(aligned, tmp_path
 @pytest.mark.parametrize("by", ["masks", "captions"])
 def test_the_alignment_reaches_the_towers_and_nothing_else(by):
     config = loop.towers_alone(at("run", alignment_steps=2, alignment_by=by, accumulate=2, batch_size=2))
-    assert (config.train.objective, config.train.accumulate) == {"masks": ("alignment", 2), "captions": ("captions", 1)}[by]
+    assert (config.train.objective, config.train.accumulate) == {
+        "masks": ("alignment", 2),
+        "captions": ("captions", 1),
+    }[by]
     graph, _ = build(SMALL)
     rng = np.random.default_rng(0)
     names = rng.integers(1, 1000, (6, SMALL.text.context_length))

@@ -8,7 +8,6 @@ import pytest
 from dinov3seg_jax.training import losses
 from dinov3seg_jax.training.losses import (
     alignment_loss,
-    caption_loss,
     masked_mean,
     named_labels,
     sigmoid_cross_entropy,
@@ -53,16 +52,6 @@ def test_a_classs_part_counts_as_much_as_its_weight():
     of_class = [binary_cross_entropy(LOGITS[:, t : t + 1], np.where(t == LABEL, 0, -2)) for t in range(3)]
     expected = (np.stack(of_class, 1) * weights[:, :, None, None]).mean(axis=1)[LABEL >= 0].mean()
     np.testing.assert_allclose(sigmoid_cross_entropy(LOGITS, LABEL, weights), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("log_scale", "factor"), [(1.5, np.exp(1.5)), (-3.0, 1.0), (9.0, 100.0)])
-def test_caption_loss_is_the_cross_entropy_of_own_pairs_both_ways(log_scale, factor):
-    images, captions = RNG.standard_normal((2, 5, 6)).astype(np.float32)
-    units = [np.float64(rows) / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, captions)]
-    logits = factor * units[0] @ units[1].T
-    expected = np.mean([-np.log(np.exp(one) / np.exp(one).sum(0)).diagonal().mean() for one in (logits, logits.T)])
-    found = caption_loss(images, captions, jnp.array([log_scale], jnp.float32))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

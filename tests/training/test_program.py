@@ -33,6 +33,16 @@ PROBE = ("model.linear.classes=3", "model.vision.depth=2")
         ),
         ((*PROBE, "data.mix=[{'name': 'painted_scenes'}]"), "data.mix needs names, of which the linear head has none"),
         ((*PROBE, "train.class_weights=inverse"), "train.class_weights=inverse weighs names, which the linear head"),
+        (
+            ("train.alignment_by=captions", "model.towers=tips", "model.text.dim=64", "model.tokenizer=x"),
+            "captions train dinov3.txt's towers, .* model.towers is tips; set --config.train.alignment_by=masks",
+        ),
+        (
+            ("train.alignment_by=captions", "data.mix=[{'name': 'painted_scenes'}]"),
+            "captions need the names of one data set",
+        ),
+        (("train.objective=captions", "train.accumulate=2"), "captions are told apart within a batch, which"),
+        (("train.objective=patches", "data.crop_size=32"), "data.crop_size 32 leaves no part .*; set it to 48 or more"),
         ((*PROBE, "model.linear.layers=(0,2)"), r"layers is \(0, 2\), but .* model.vision.depth is 2; give increasing"),
         ((*PROBE, "model.linear.layers=(1,0)"), r"layers is \(1, 0\), but"),
         ((*PROBE, "model.linear.layers=(0,0)"), r"layers is \(0, 0\), but"),
