@@ -34,8 +34,8 @@ PROBE = ("model.linear.classes=3", "model.vision.depth=2")
         ((*PROBE, "data.mix=[{'name': 'painted_scenes'}]"), "data.mix needs names, of which the linear head has none"),
         ((*PROBE, "train.class_weights=inverse"), "train.class_weights=inverse weighs names, which the linear head"),
         (
-            ("train.alignment_by=captions", "model.towers=tips", "model.text.dim=64", "model.tokenizer=x"),
-            "captions train dinov3.txt's towers, .* model.towers is tips; set --config.train.alignment_by=masks",
+            ("train.alignment_by=captions", "model.towers=clip"),
+            "captions train dinov3.txt's towers, .* model.towers is clip; set --config.train.alignment_by=masks",
         ),
         (
             ("train.alignment_by=captions", "data.mix=[{'name': 'painted_scenes'}]"),
