@@ -62,7 +62,7 @@ def topology_mesh(config: Config, topology: str) -> Mesh:
     """The mesh of a run on a slice.
 
     Args:
-        config: its `data_parallel` and `model_parallel`.
+        config: its `data_parallel`, `model_parallel` and `replicas`.
         topology: generation and shape, as in "v5e:16x16".
 
     Raises:
@@ -84,7 +84,7 @@ def topology_mesh(config: Config, topology: str) -> Mesh:
             f"--topology {topology} has {devices[0].device_kind} chips, whose peaks are not known; name a slice of v4, "
             "v5e, v5p or v6e, as in v5e:4x4."
         )
-    return make_mesh(config.data_parallel, config.model_parallel, devices)
+    return make_mesh(config.data_parallel, config.model_parallel, devices, config.replicas)
 
 
 def _compile(lowered: Any) -> tuple[Any, str]:
