@@ -77,7 +77,7 @@ class OneDevice(NamedTuple):
 def trace_one_device(config: Config, devices: int, names: tuple[int, int]) -> OneDevice:
     """Trace the step of a run's share of crops and names.
 
-    A device is taken to compute the towers of its crops by itself: of what `model_parallel` shares out, only the classes
+    A device is taken to compute the towers of its crops by itself: of what `model_parallel` shares out, classes alone
     are deducted.
 
     Args:
@@ -89,7 +89,12 @@ def trace_one_device(config: Config, devices: int, names: tuple[int, int]) -> On
     alone = _alone(config, -(-config.train.batch_size // parts // devices) * parts, parts)
     program = describe_step(alone, mesh_of(alone, 1))
     tokens = jax.ShapeDtypeStruct((-(-count // devices), length), jnp.int32)
-    arguments = program.state, program.frozen, program.described_names(tokens), abstract_batch(alone, count, config.model_parallel)
+    arguments = (
+        program.state,
+        program.frozen,
+        program.described_names(tokens),
+        abstract_batch(alone, count, config.model_parallel),
+    )
     return OneDevice(program, arguments, program.step.trace(*arguments).jaxpr)
 
 

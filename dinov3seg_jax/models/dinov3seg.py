@@ -145,7 +145,7 @@ class SegmentationModel(nnx.Module):
         text: Float[Array, "b t d2"],
         class_mask: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b t h4 w4"]:
-        """§3's embedding, §4 and §5, of which each device that shares the class list does its own classes (`models.mesh`).
+        """§3's embedding, §4 and §5; devices that share the class list out do their own classes (see `models.mesh`).
 
         Where these do not share a list out evenly, classes that are masked fill it up.
         """

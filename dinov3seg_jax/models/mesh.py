@@ -40,9 +40,7 @@ def _shares(axes: tuple[str, ...]) -> int:
     return shares
 
 
-def on_each_device(
-    call: Callable[..., Array], inputs: tuple[P, ...], output: P = BY_EXAMPLE
-) -> Callable[..., Array]:
+def on_each_device(call: Callable[..., Array], inputs: tuple[P, ...], output: P = BY_EXAMPLE) -> Callable[..., Array]:
     """`call` on what each device holds of its arguments; or as it is, without a mesh.
 
     For kernels, which the compiler cannot cut, and for work that needs no other device's part but by `sum_classes` and

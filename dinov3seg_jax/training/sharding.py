@@ -40,9 +40,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 STACKED = r".*blocks/.*"  # parameters whose first axis is depth, which a scan walks along: it is never cut
 
 
-def make_mesh(
-    data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None, replicas: int = 0
-) -> Mesh:
+def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None, replicas: int = 0) -> Mesh:
     """Arrange devices as (replica, data, model).
 
     Where they are several slices, joined by a slower network, the model axis is inside a slice, and by default the data
