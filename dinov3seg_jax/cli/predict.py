@@ -28,9 +28,17 @@ from dinov3seg_jax.cli.results import add_format_arguments, outputs_of
 from dinov3seg_jax.data.clips import is_clip
 from dinov3seg_jax.data.scenes import View, parse_bands
 from dinov3seg_jax.data.stretch import parse_stretch
-from dinov3seg_jax.pictures.finished import Picture, begin, to_do, together
-from dinov3seg_jax.pictures.listing import Listing, describe_passed_over, find_pictures, standard_input
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.pictures.finished import Picture, to_do, together
+from dinov3seg_jax.pictures.listing import (
+    STANDARD_INPUT,
+    Listing,
+    describe_passed_over,
+    find_pictures,
+    standard_input,
+)
 from dinov3seg_jax.pictures.places import output_places, refuse_place, titles
+from dinov3seg_jax.processes import add_process_arguments, agree, are_named, check_once, joined
 
 DESCRIPTION = "segment pictures into classes you name"
 CLASSES_SHOWN = 5
@@ -87,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="as in 4GB: pictures that need more are segmented tile by tile; default: auto, half of the free memory",
     )
+    add_process_arguments(parser)
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -98,6 +107,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     Raises:
         UserError: no picture can be segmented with these arguments.
     """
+    if are_named(options) and STANDARD_INPUT in options.image:
+        raise UserError("--image is -, and standard input is one process's own; name a file that all processes see")
     request = check_request(options, overrides)
     with standard_input(options.image) as named:
         refuse_place(named, options.out)
@@ -126,24 +137,41 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
     skipped = [picture for picture in pictures if picture not in left]
     if skipped:
         print(f"{len(skipped)} of {len(pictures)} pictures are done already", flush=True)
-    undrawn = draw_again(options.out, skipped, view, outputs)
     unnameable = [picture for picture in wanted if picture.has_long_name(outputs.formats)]
     for picture in unnameable:
         print(f"error: {picture.path} has a name that is too long for its results; shorten it", file=sys.stderr)
         wanted.remove(picture)
-    if not wanted and not videos.left:
+    if not wanted and not videos.left and not are_named(options):
+        undrawn = draw_again(options.out, skipped, view, outputs)
         if of_folder and pictures:
             _tell_of_files(together(options.out, pictures, outputs))
         _tell_of_others(listing)
         return 2 if unnameable or undrawn or videos.failed else 0
 
     gc.set_threshold(OBJECTS)
+    import jax
+
     from dinov3seg_jax.pictures.batches import Outcome, segment_pictures
     from dinov3seg_jax.pictures.huge import auto_memory
+    from dinov3seg_jax.pictures.shares import begin_for_all, fingerprint, is_last, own_share
 
-    model, asked = load_model(request)
-    if pictures or of_folder:
-        begin(options.out, question if of_folder else None, wanted, outputs)
+    batch_size, undrawn = min(options.batch, max(len(pictures), 1)), 0
+
+    def start() -> None:
+        nonlocal undrawn
+        undrawn = draw_again(options.out, skipped, view, outputs)
+        if pictures or of_folder:
+            begin_for_all(options.out, question if of_folder else None, wanted, outputs, request.asked)
+
+    with joined(options):
+        model, asked = load_model(request)
+        agree(fingerprint(question, pictures, wanted))
+        check_once(start)
+        process, processes = jax.process_index(), jax.process_count()
+    own = own_share(pictures, wanted, batch_size, process, processes)
+    videos.left = videos.left[process::processes]
+    if processes > 1:
+        print(f"process {process} of {processes}: {len(own)} of {len(wanted)} pictures are its own", flush=True)
 
     def report(outcome: Outcome) -> None:
         with tqdm.external_write_mode():  # above the bar
@@ -153,17 +181,17 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
                 shown = outcome.picture.shown(outputs.formats) or options.out
                 print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {shown}", flush=True)
 
-    batch_size = min(options.batch, max(len(pictures), 1))
     memory = options.memory or auto_memory()
-    outcomes = segment_pictures(model, asked, pictures, set(wanted), batch_size, memory, view, outputs)
+    outcomes = segment_pictures(model, asked, pictures, set(own), batch_size, memory, view, outputs)
     done, started = 0, time.perf_counter()
     hidden = None if of_folder else True  # None: where nobody watches
-    for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):
+    for outcome in tqdm(outcomes, total=len(own), unit="image", dynamic_ncols=True, disable=hidden):
         report(outcome)
         done += outcome.summary is not None
-    seconds, failed = time.perf_counter() - started, len(unnameable) + len(wanted) - done
+    seconds, failed = time.perf_counter() - started, len(unnameable) + len(own) - done
     if of_folder and pictures:
-        _tell_of_files(together(options.out, pictures, outputs))
+        if is_last(options.out, process, processes):
+            _tell_of_files(together(options.out, pictures, outputs))
         print(
             f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s; results are in {options.out}",
             flush=True,
