@@ -100,8 +100,8 @@ def agree(said: str) -> None:
     differs = process_allgather(np.bool_(tell_all(said) != said))
     if differs.any():
         raise UserError(
-            f"process {int(differs.argmax())} of this run does not see what process 0 sees: the same pictures, results, "
-            "options and version of this program; give all of them the same command, on a folder that all share."
+            f"process {int(differs.argmax())} of this run does not see what process 0 sees: the same pictures, "
+            "results, options and version of this program; give all the same command, on a folder that they share."
         )
 
 

@@ -123,6 +123,18 @@ def neighbours(pictures: Sequence[Picture], batch_size: int) -> Iterator[Sequenc
         yield pictures[start : start + BATCHES_LOOKED_AT * batch_size]
 
 
+def several_neighbours(pictures: Sequence[Picture], batch_size: int, count: int) -> Iterator[list[Picture]]:
+    """The same in longer parts, of so many pictures or a few more."""
+    gathered: list[Picture] = []
+    for near in neighbours(pictures, batch_size):
+        gathered += near
+        if len(gathered) >= count:
+            yield gathered
+            gathered = []
+    if gathered:
+        yield gathered
+
+
 def _plan(
     pictures: Sequence[Picture],
     wanted: Collection[Picture],
