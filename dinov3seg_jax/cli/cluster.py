@@ -177,7 +177,7 @@ def _asked(options: argparse.Namespace, request: Request, view: View, outputs: O
 @contextlib.contextmanager
 def _cluster(options: argparse.Namespace, request: Request, picture: Path) -> "Iterator[Cluster]":
     """A cluster whose machines all see what they need."""
-    from dinov3seg_jax.cluster.connecting import check_nodes, connected, workers_of
+    from dinov3seg_jax.cluster.connecting import check_nodes, connected, in_words, refuse_busy, workers_of
 
     probe, weights = options.out / PROBE, str(_absolute(request.folder.path))
     try:
@@ -188,9 +188,10 @@ def _cluster(options: argparse.Namespace, request: Request, picture: Path) -> "I
     try:
         with connected(options.cluster) as ray:
             workers = workers_of(ray, options.worker)
+            refuse_busy(ray, workers)
             check_nodes(ray, weights, options.step, request.folder.fingerprint, str(picture), str(probe))
-            takes = " and ".join(f"{amount:g} {kind}" for kind, amount in workers.each.items())
-            print(f"{workers.number} workers on {options.cluster}, each with {takes}", flush=True)
+            number = f"{workers.number} worker{'s' if workers.number > 1 else ''}"
+            print(f"{number} on {options.cluster}, with {in_words(workers.each)} each", flush=True)
             yield ray, workers.each
     finally:
         probe.unlink(missing_ok=True)

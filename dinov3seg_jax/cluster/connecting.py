@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from dinov3seg_jax.cluster import nodes
@@ -96,22 +96,31 @@ def workers_of(ray: Any, each: dict[str, float]) -> Workers:
         each: what a worker takes; empty: an accelerator where there are some, else all processors of a machine.
 
     Raises:
-        UserError: no machine has that, or none has it free.
+        UserError: no machine has that.
     """
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not each:
         kind = next((kind for kind in ACCELERATORS if any(node.get(kind) for node in alive)), None)
         each = {kind: 1.0} if kind else {"CPU": min(node["CPU"] for node in alive if node.get("CPU"))}
     fitting = [min(int(node.get(kind, 0) // amount) for kind, amount in each.items()) for node in alive]
-    words = " and ".join(f"{amount:g} {kind}" for kind, amount in each.items())
     if not sum(fitting):
-        raise UserError(f"no machine of the cluster has {words}, which a worker takes; change --worker")
-    free = ray.available_resources()
-    if any(free.get(kind, 0) < amount for kind, amount in each.items()):
-        raise UserError(
-            f"the cluster has no {words} free, which a worker takes; wait until its other work ends, or change --worker"
-        )
+        raise UserError(f"no machine of the cluster has {in_words(each)}, which a worker takes; change --worker")
     return Workers(sum(fitting), each, max(fitting))
+
+
+def in_words(each: Mapping[str, float]) -> str:
+    """What a worker takes, as in "1 GPU"."""
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in each.items())
+
+
+def refuse_busy(ray: Any, workers: Workers) -> None:
+    """Raise a `UserError` where other work has all that a worker would take: Ray would wait for its end."""
+    free = ray.available_resources()
+    if any(free.get(kind, 0) < amount for kind, amount in workers.each.items()):
+        raise UserError(
+            f"the cluster has no {in_words(workers.each)} free, which a worker takes; wait until other work "
+            "ends, or change --worker"
+        )
 
 
 def check_nodes(ray: Any, weights: str, step: str, fingerprint: str, picture: str, probe: str) -> None:

@@ -1,6 +1,7 @@
 """Pieces of work on a Ray cluster: a worker on each accelerator, and others do what a dead one had begun."""
 
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,19 +11,27 @@ from dinov3seg_jax.errors import UserError, note, one_line
 from dinov3seg_jax.pictures.batches import Outcome
 
 NUMBER, PIECE, OUTCOMES = "number", "piece", "outcomes"  # columns of Ray's tables; the last two are pickled
+FRUITLESS_ROUNDS = 3  # after which a piece is taken for what kills its workers
 
 
 class Worker:
     """What Ray starts on a machine, as often as it has room."""
 
     def __init__(self, asked: bytes, beside: int):
-        """Load the model; arguments as for `Work`."""
-        self._work = Work(pickle.loads(asked), beside)
+        """Load the model; arguments as for `Work`. What is wrong with it is told with the first piece."""
+        self._work: Work | None = None
+        try:
+            self._work = Work(pickle.loads(asked), beside)
+        except Exception as error:  # which in here Ray would take for a reason to start more workers
+            self._wrong = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
     def __call__(self, batch: Any) -> Any:
         """A table of pieces to one of outcomes: of whole pieces, so that what was heard of one has been done."""
-        outcomes = [pickle.dumps(list(self._work.do(pickle.loads(piece)))) for piece in batch[PIECE].to_pylist()]
-        return batch.drop_columns([PIECE]).append_column(OUTCOMES, [outcomes])
+        answers = [
+            self._wrong if self._work is None else list(self._work.do(pickle.loads(piece)))
+            for piece in batch[PIECE].to_pylist()
+        ]
+        return batch.drop_columns([PIECE]).append_column(OUTCOMES, [[pickle.dumps(answer) for answer in answers]])
 
 
 def run_pieces(ray: Any, each: Mapping[str, float], pieces: Sequence[Piece], asked: Asked) -> Iterator[Outcome]:
@@ -38,22 +47,21 @@ def run_pieces(ray: Any, each: Mapping[str, float], pieces: Sequence[Piece], ask
         An outcome for each picture. Those of a piece whose every worker died have failed.
 
     Raises:
-        UserError: no worker can load the model, or no machine is left.
+        UserError: a worker cannot load the model, or no machine is left.
     """
     left = dict(enumerate(pieces))
-    while left:
-        heard = 0
+    fruitless = 0  # rounds in a row
+    while left and fruitless < FRUITLESS_ROUNDS:
+        before = len(left)
         for number, outcomes in _one_round(ray, each, left, asked):
-            heard += left.pop(number, None) is not None
-            yield from outcomes
-        if left and not heard:
-            for piece in left.values():
-                for picture in piece.named():
-                    said = "every worker that tried it died; see Ray's logs, and whether its memory is enough"
-                    yield Outcome(picture, None, f"{picture.path} was not segmented: {said}")
-            return
+            if left.pop(number, None) is not None:
+                yield from outcomes
+        fruitless = fruitless + 1 if len(left) == before else 0
         if left:
-            note(f"workers died; what {len(left)} pieces of work they had is given to others")
+            note(f"workers died; what they had is given to others: {len(left)} of {len(pieces)} pieces of the work")
+    for picture in (picture for piece in left.values() for picture in piece.named()):
+        said = "every worker that tried it died; see Ray's logs, and whether its memory is enough"
+        yield Outcome(picture, None, f"{picture.path} was not segmented: {said}")
 
 
 def _one_round(
@@ -65,6 +73,7 @@ def _one_round(
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     rows = [{NUMBER: number, PIECE: pickle.dumps(piece)} for number, piece in pieces.items()]
+    warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")  # Ray has no other way to say this yet
     data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Worker,
         fn_constructor_args=(pickle.dumps(asked), workers.beside),
@@ -74,18 +83,13 @@ def _one_round(
         num_cpus=takes.pop("CPU", 0),
         num_gpus=takes.pop("GPU", 0),
         resources=takes,
-        max_restarts=0,
-        max_task_retries=0,
+        ray_remote_args_fn=lambda: {"max_restarts": 0, "max_task_retries": 0},
     )
     try:
         for row in data.iter_rows():
-            yield row[NUMBER], pickle.loads(row[OUTCOMES])
-    except ray.exceptions.RayError as error:
-        raise UserError(f"the cluster cannot do the work ({_cause(error)}); see Ray's logs") from error
-
-
-def _cause(error: BaseException) -> str:
-    cause = error
-    while isinstance(inner := getattr(cause, "cause", None) or cause.__cause__, BaseException):
-        cause = inner
-    return one_line(cause, 300)
+            answer = pickle.loads(row[OUTCOMES])
+            if isinstance(answer, str):
+                raise UserError(f"a worker of the cluster cannot load the model: {one_line(answer, 300)}")
+            yield row[NUMBER], answer
+    except ray.exceptions.RayError as error:  # a machine that died while a worker started there ends the round
+        note(f"Ray had to begin again ({one_line(error, 200)})")
