@@ -145,14 +145,17 @@ def check_nodes(ray: Any, weights: str, step: str, fingerprint: str, picture: st
     own = nodes.versions()
     paths = {weights: fingerprint, picture: "", probe: ""}
     look = ray.remote(num_cpus=0, max_retries=0)(ask)
-    asked = {
-        node["NodeManagerHostname"]: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(weights, step, picture, probe)
+    asked = [
+        (
+            node["NodeManagerHostname"],
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                weights, step, picture, probe
+            ),
+        )
         for node in ray.nodes()
         if node["Alive"]
-    }
-    for name, answer in asked.items():
+    ]
+    for name, answer in asked:
         try:
             versions, found = ray.get(answer, timeout=LOOK_SECONDS)
         except ray.exceptions.GetTimeoutError:

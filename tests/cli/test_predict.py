@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3seg_jax.cli import predict, request
+from dinov3seg_jax.cli import picture_job, request
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.errors import UserError, run_command
 from dinov3seg_jax.pictures.places import output_places
@@ -239,9 +239,9 @@ def test_unknown_or_missing_arguments(wrong, capsys):
 
 def test_a_line_shows_only_the_largest_classes(model):
     names = [f"thing {letter}" for letter in "abcdefg"]
-    line = predict.describe(model.segment(PICTURE, names).summary())
+    line = picture_job.describe(model.segment(PICTURE, names).summary())
     assert line.startswith("40 x 30, thing ")
-    assert line.count("%") <= predict.CLASSES_SHOWN
+    assert line.count("%") <= picture_job.CLASSES_SHOWN
 
 
 HELP_AND_MISTAKES = [
