@@ -1,4 +1,4 @@
-"""A cluster of two machines, which are two of Ray's processes here: one dies in the middle, or is not like the other."""
+"""A cluster of two machines, which are two processes of Ray here: one dies in the middle, or lacks the package."""
 
 import os
 import threading
