@@ -39,11 +39,11 @@ WEIGHTS = {
     "tan": 20,
     "atan2": 20,
 }
-ELEMENTWISE = frozenset(
-    "abs add and ceil clamp compare convert floor is-finite maximum minimum multiply negate not or "
-    "round-nearest-afz round-nearest-even select shift-left shift-right-arithmetic shift-right-logical sign subtract "
-    "xor".split()
-)
+ELEMENTWISE = {
+    *("abs", "add", "and", "ceil", "clamp", "compare", "convert", "floor", "is-finite", "maximum", "minimum"),
+    *("multiply", "negate", "not", "or", "round-nearest-afz", "round-nearest-even", "select", "shift-left"),
+    *("shift-right-arithmetic", "shift-right-logical", "sign", "subtract", "xor"),
+}
 TRANSCENDENTAL = 10  # operations in a kernel for each transcendental that it says it does, with what goes around it
 KERNEL = 'custom_call_target="tpu_custom_call"'
 PASSES = {"highest": 6, "high": 3}  # of a product of float32 over the unit, which takes bfloat16
@@ -141,7 +141,12 @@ def _of_convolution(
     options = dict(part.split("=") for part in window[1].split()) if window else {}
     inputs, kernel, result = labels.groups()
     spatial = sum(letter.isdigit() for letter in kernel)
-    products, m, k, n = 1.0, float(out[result.index("b")]), float(right[kernel.index("i")]), float(out[result.index("f")])
+    products, m, k, n = (
+        1.0,
+        float(out[result.index("b")]),
+        float(right[kernel.index("i")]),
+        float(out[result.index("f")]),
+    )
     for axis in range(spatial):
         size, places = right[kernel.index(str(axis))], out[result.index(str(axis))]
         taps = _taps(left[inputs.index(str(axis))], places, size, _along(options, axis))
@@ -179,9 +184,7 @@ def _taps(length: int, places: int, size: int, along: tuple[int, int, int, int])
     total = 0
     for one in others:  # of the shorter; for each, count places of the other at start + each * i that meet a cell
         start = one * step - before
-        total += sum(
-            0 <= (at := start + each * i) <= last and not at % dilated for i in range(pairs_with)
-        )
+        total += sum(0 <= (at := start + each * i) <= last and not at % dilated for i in range(pairs_with))
     return float(total)
 
 
@@ -191,7 +194,9 @@ def _shape(text: str) -> list[int]:
 
 
 def _types(instruction: Instruction, known: Mapping[str, Instruction]) -> list[str]:
-    return [found[1] for name in instruction.operands[:2] if name in known and (found := _SHAPE.match(known[name].type))]
+    return [
+        found[1] for name in instruction.operands[:2] if name in known and (found := _SHAPE.match(known[name].type))
+    ]
 
 
 def _axes(attributes: str, name: str) -> list[int]:
