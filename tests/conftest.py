@@ -9,7 +9,7 @@ import jax
 import pytest
 from absl import flags
 
-pytest_plugins = ["tests.small_model"]
+pytest_plugins = ["tests.small_model", "tests.emulators"]
 
 # Nearly all the time goes into compiling. JAX reads this when it first touches a device, which no import does, and
 # the scripts that tests start inherit it.
