@@ -67,7 +67,7 @@ docs-check: docs
 
 # The parts of the method, each left out in turn; an hour on two cores.
 ablation: setup
-	$(RUN) -m benchmarks.ablation
+	$(RUN) -m benchmarks.ablation --quick
 
 # After a change of the dependencies in pyproject.toml.
 lock: setup

@@ -1,16 +1,21 @@
-"""The paper's ablation on painted scenes: every variant of `configs/ablation.py`, several seeds, one table.
+"""The paper's ablation on cluttered scenes: every variant of `configs/ablation.py`, several seeds, one table.
 
     python -m benchmarks.ablation [--variants full no_late] [--seeds 3] [--out runs/ablation]
+    python -m benchmarks.ablation --quick       (one seed, shorter training: under an hour on two cores)
 
-For each seed the encoders are aligned once and shared by all variants, as the paper shares dinov3.txt, and variants
-that differ in inference alone share one training. What is done is not done again: an interrupted run goes on.
+For each seed the towers are trained once and shared by all variants, as the paper shares dinov3.txt, and variants that
+differ in inference alone share one training. What the towers do alone is scored first. What is done is not done again:
+an interrupted run goes on.
 """
 
 import argparse
 import dataclasses
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+
+from scipy import stats
 
 from configs.ablation import VARIANTS
 from dinov3seg_jax.config import Config
@@ -20,7 +25,10 @@ from dinov3seg_jax.evaluation.evaluate import evaluate
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.training.loop import towers_alone, train
 
-SCORES = ("seen_miou", "unseen_miou")
+SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "boundary_iou": "boundary IoU"}
+ZERO_SHOT = "zero_shot"
+CONFIDENCE = 0.95  # of intervals
+QUICK = ("train.backbone_steps=500", "train.alignment_steps=1500", "train.steps=300")
 Results = dict[str, dict[str, dict[str, float]]]  # variant, seed, score
 
 
@@ -28,65 +36,75 @@ def main() -> None:
     """Train and score what is missing, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--steps", type=int, help="of the head's training, in place of the config's")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--seeds", type=int, help="how many, from 0; default 3, or 1 with --quick")
+    parser.add_argument("--quick", action="store_true", help=f"shorter: {', '.join(QUICK)}")
+    parser.add_argument("--out", type=Path, help="default runs/ablation, or runs/ablation_quick")
     options = parser.parse_args()
-    if options.seeds < 1:
-        raise UserError(f"--seeds is {options.seeds}; give at least 1.")
-    record = options.out / "results.json"
+    seeds = options.seeds if options.seeds is not None else 1 if options.quick else 3
+    if seeds < 1:
+        raise UserError(f"--seeds is {seeds}; give at least 1.")
+    out = options.out or Path("runs/ablation_quick" if options.quick else "runs/ablation")
+    overrides = QUICK if options.quick else ()
+    record = out / "results.json"
     results: Results = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    for seed in range(options.seeds):
-        towers = _aligned(_config("full", seed, options.out, options.steps))
+
+    def keep(variant: str, seed: int, scores: dict[str, float]) -> None:
+        results.setdefault(variant, {})[str(seed)] = {name: scores[name] for name in SCORES}
+        write_whole(record, json.dumps(results, indent=1).encode())
+        write_whole(out / "table.md", table(results).encode())
+
+    for seed in range(seeds):
+        towers_config = _towers(_config("full", seed, out, overrides))
+        towers = train(towers_config)
+        if str(seed) not in results.get(ZERO_SHOT, {}):
+            keep(ZERO_SHOT, seed, evaluate(towers_config, towers, zero_shot=True))
         for variant in options.variants:
-            if str(seed) in results.get(variant, {}):
-                continue
-            config = dataclasses.replace(_config(variant, seed, options.out, options.steps), init_from=str(towers))
-            scores = evaluate(config, train(config))
-            results.setdefault(variant, {})[str(seed)] = {name: scores[name] for name in SCORES}
-            write_whole(record, json.dumps(results, indent=1).encode())
-            write_whole(options.out / "table.md", table(results).encode())
+            if str(seed) not in results.get(variant, {}):
+                config = dataclasses.replace(_config(variant, seed, out, overrides), init_from=str(towers))
+                keep(variant, seed, evaluate(config, train(config)))
     print(table(results))
 
 
-def _config(variant: str, seed: int, out: Path, steps: int | None) -> Config:
-    overrides = [f"seed={seed}", *([f"train.steps={steps}"] if steps else [])]
-    config = load_config(f"configs/ablation.py:{variant}", overrides)
+def _config(variant: str, seed: int, out: Path, overrides: Sequence[str]) -> Config:
+    config = load_config(f"configs/ablation.py:{variant}", [f"seed={seed}", *overrides])
     changes_inference_only = all(option.startswith("inference.") for option in VARIANTS[variant])
     return dataclasses.replace(config, workdir=str(out / f"{'full' if changes_inference_only else variant}_{seed}"))
 
 
-def _aligned(config: Config) -> Path:
-    """The encoders of one seed, as `train` aligns them where there is nothing to start from."""
-    workdir = Path(config.workdir).with_name(f"seed_{config.seed}")
-    return train(towers_alone(dataclasses.replace(config, workdir=str(workdir))))
+def _towers(config: Config) -> Config:
+    """The run of one seed's towers, as `train` makes them where there is nothing to start from."""
+    return towers_alone(dataclasses.replace(config, workdir=str(Path(config.workdir).with_name(f"seed_{config.seed}"))))
 
 
 def table(results: Results) -> str:
-    """Mean and sample standard deviation over the seeds, of the scores and of their differences to the whole method."""
-    lines = [
-        "| variant | seeds | seen mIoU | unseen mIoU | seen, to full | unseen, to full |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for variant in (name for name in VARIANTS if name in results):
+    """Mean and sample standard deviation over the seeds; then the differences to the whole method.
+
+    These are paired by seed, so that what a seed's towers are worth cancels; behind ± is half the interval that holds
+    the mean of all seeds with 95 % confidence, by Student's t.
+    """
+    titles = [*SCORES.values(), *(f"{title}, to full" for title in SCORES.values())]
+    lines = [f"| variant | seeds | {' | '.join(titles)} |", f"| --- | {' | '.join(['---:'] * (1 + len(titles)))} |"]
+    for variant in (name for name in (ZERO_SHOT, *VARIANTS) if name in results):
         columns = {name: [seed[name] for seed in results[variant].values()] for name in SCORES}
-        cells = [f"{statistics.mean(values):.1f} ± {_spread(values)}" for values in columns.values()]
+        cells = [f"{statistics.mean(values):.1f}{_spread(values)}" for values in columns.values()]
         cells += [_difference(results, variant, name) for name in SCORES]
         lines.append(f"| {variant} | {len(results[variant])} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def _difference(results: Results, variant: str, score: str) -> str:
-    """Paired by seed, so that what a seed's encoders are worth cancels."""
     full = results.get("full", {})
     pairs = [seed[score] - full[number][score] for number, seed in results[variant].items() if number in full]
     if variant == "full" or not pairs:
         return "–"
-    return f"{statistics.mean(pairs):+.1f} ± {_spread(pairs)}"
+    if len(pairs) == 1:
+        return f"{pairs[0]:+.1f}"
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
+    return f"{statistics.mean(pairs):+.1f} ± {half:.1f}"
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.stdev(values):.1f}" if len(values) > 1 else "–"
+    return f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
 
 
 if __name__ == "__main__":

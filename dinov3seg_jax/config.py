@@ -118,6 +118,7 @@ class LateRefinementConfig:
 
     enabled: Flag = True  # False: the embedded correlation goes to the decoder as it is
     layers: Positive = 2  # pairs of a spatial and a class block
+    without: Literal["none", "spatial", "classes"] = "none"  # for ablations: blocks that pass maps on as they are
     dim: Positive = 128  # width of each class's map
     heads: Positive = 4  # of each attention; they divide `dim`
     window: Positive = 12  # side of the spatial blocks' windows, in cells

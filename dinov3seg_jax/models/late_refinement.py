@@ -168,6 +168,7 @@ class SpatialRefinementBlock(nnx.Module):
 
     def __init__(self, config: LateRefinementConfig, guidance_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         """`guidance_dim` is the width of the projected guidance; 0 for none."""
+        self.left_out = config.without == "spatial"
         if guidance_dim:
             self.guidance_norm = LayerNorm(guidance_dim, dtype=dtype, rngs=rngs)
         self.windowed = SwinBlock(config, 0, guidance_dim, dtype=dtype, rngs=rngs)
@@ -187,6 +188,8 @@ class SpatialRefinementBlock(nnx.Module):
         self, x: Float[Array, "b t h w d"], halves: tuple[GuidedHalf, GuidedHalf] | None
     ) -> Float[Array, "b t h w d"]:
         """The block, its guidance already projected."""
+        if self.left_out:
+            return x
         first, second = halves or (None, None)
         return self.shifted.refine(self.windowed.refine(x, first), second)
 
@@ -305,6 +308,8 @@ class ClassRefinementBlock(nnx.Module):
             class_mask: False marks entries that fill the list up to a static length; they are ignored.
             sums: for linear attention, over the whole list where these are not all of it (see `sum_up`).
         """
+        if self.config.without == "classes":
+            return x
         pooled = average_pool(x, self.config.pooling, self.config.pooling)
         y = self.mix(pooled, guidance, class_mask, sums)
         # CAT-Seg adds y, which holds the pooled input already, to the unpooled input.

@@ -103,12 +103,14 @@ def test_chunks_of_any_length_give_what_all_at_once_gives(head, text, length, ke
     [
         changed("late", pooling=2, doubled_residual=True, early=EARLY),
         pytest.param(changed("late", enabled=False, early=EARLY), marks=pytest.mark.slow),
+        pytest.param(changed("late", without="spatial", early=EARLY), marks=pytest.mark.slow),
+        pytest.param(changed("late", without="classes", early=EARLY), marks=pytest.mark.slow),
         pytest.param(
             changed("decoder", correlation_skip=True, spe="none", correlation="local", early=EARLY),
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["pooled", "without late refinement", "without guidance"],
+    ids=["pooled", "without late refinement", "without spatial blocks", "without class blocks", "without guidance"],
 )
 def test_options_of_the_head(config, text, keep):
     head = Head(config, (4, 5))
