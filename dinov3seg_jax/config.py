@@ -244,6 +244,9 @@ class DataConfig:
     workers: NonNegative = 0  # grain worker processes; 0: threads of this process
 
 
+Finetune = Literal["attention", "none", "last_blocks", "full", "lora", "backbone", "head"]
+
+
 @dataclass(frozen=True, config=closed)
 class TrainConfig:
     """§6: the optimisation."""
@@ -260,9 +263,7 @@ class TrainConfig:
     decay_biases: Flag = False  # weight decay for all but the parameters of norms, as CAT-Seg
     beta2: Fraction = 0.999  # decay of AdamW's second moment
     clip_norm: Above0 = 0.01  # the largest norm of all gradients together
-    finetune: Literal["attention", "none", "last_blocks", "full", "lora", "backbone", "head"] = (
-        "attention"  # what trains of the two towers; "head": the vision head and the text tower, as in dinov3.txt
-    )
+    finetune: Finetune = "attention"  # what trains of the two towers; "head": text tower and vision head
     finetune_blocks: NonNegative = 4  # for "last_blocks"
     lora_rank: Positive = 8  # for "lora": of the updates of attention's queries and values
     lora_lr_scale: Above0 = 1.0  # the updates' learning rate, in multiples of `learning_rate`

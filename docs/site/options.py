@@ -20,6 +20,7 @@ KINDS = {
     "Fraction": "number from 0, below 1",
     "Probability": "number from 0 to 1",
     "Flag": "`True` or `False`",
+    "Finetune": "`attention`, `none`, `last_blocks`, `full`, `lora`, `backbone`, `head`",
     "MixedConfig": "options of `data.train`, and `weight`",
     "Names": "names, as in `a,b`",
     "Prompts": "texts, at least one",
