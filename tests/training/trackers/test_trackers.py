@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_one_that_cannot_be_reached_is_an_error_before_the_first_step(tmp_path, 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^train.trackers names mlflow, .*pip install 'dinov3seg_jax\[mlflow\]'"):
-        table.refuse_missing_libraries(("mlflow",))
+        table.refuse_missing_libraries(("mlflow",), Path("run"))
 
 
 def test_a_damaged_record_is_named(tmp_path):
