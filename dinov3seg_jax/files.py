@@ -8,27 +8,21 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.places import is_remote, place, put, scratch
 
 EXPORT_FILE = "export.json"  # what an exported model says of itself, and is known by
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as a person gives it, with "~" for the home folder; the one place where that is read.
-
-    Raises:
-        UserError: there is no such home, or it is no path.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{path} begins with a home folder that is not there; write the whole path") from error
-    except TypeError as error:
-        raise UserError(f"a path was expected, not a {type(path).__name__}; give a text or a pathlib.Path") from error
+    """A path as a person gives it: the one door where that is read; see `place`, which says what is wrong with it."""
+    return place(path)
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace a file in one step; an interruption leaves the old one, or none."""
+    if is_remote(path):
+        path.write_bytes(content)  # one put
+        return
     with appearing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -36,10 +30,11 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A temporary path for a file that is written piece by piece; at the end it takes its place in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    remote = is_remote(path)
+    temporary = scratch() / path.name if remote else path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        put(temporary, path) if remote else os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 import dinov3seg_jax
-from dinov3seg_jax.cache.folder import cache_folder
 from dinov3seg_jax.cli import predict
 from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.config_files import find_recipe
@@ -22,6 +21,7 @@ from dinov3seg_jax.export.scorer import load as load_exported
 from dinov3seg_jax.export.writer import export
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.pictures.huge import segment_file
+from dinov3seg_jax.places import cache_folder
 from dinov3seg_jax.store.run import write_config
 from dinov3seg_jax.text.class_lists import names_of
 from dinov3seg_jax.training.checkpoint import Checkpoints

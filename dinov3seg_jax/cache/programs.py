@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from dinov3seg_jax.cache.folder import cache_folder
+from dinov3seg_jax.places import cache_folder
 
 PROGRAMS = "programs"  # below the folder of caches
 LIMIT = 2 * 2**30  # bytes; what was used longest ago goes first

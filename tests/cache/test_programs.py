@@ -11,8 +11,8 @@ import jax
 import pytest
 
 from dinov3seg_jax.cache import programs
-from dinov3seg_jax.cache.folder import VARIABLE
 from dinov3seg_jax.cache.programs import keep_programs, tidy
+from dinov3seg_jax.places import VARIABLE
 
 OPTIONS = (
     "jax_compilation_cache_dir",

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from dinov3seg_jax.cache.folder import cache_folder
 from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.models.parameters import Parameters
+from dinov3seg_jax.places import cache_folder
 from dinov3seg_jax.text.tokenizer import PAD_ID, TABLE_SHA256
 
 VERSION = 2  # raised whenever the same tokens and parameters give other embeddings

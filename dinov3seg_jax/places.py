@@ -1,0 +1,186 @@
+"""Where things are: what a person typed as a path, on this machine or in a bucket, and how they get there and back.
+
+A path in a bucket ("gs://bucket/folder", "s3://bucket/folder") has `pathlib.Path`'s methods, but what wants a name that
+the operating system knows gets a `UserError` (see `buckets`). Libraries for buckets are loaded when one is named.
+"""
+
+import atexit
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard, cast
+from uuid import uuid4
+
+from dinov3seg_jax.errors import UserError, note, one_line, reason
+
+if TYPE_CHECKING:
+    from dinov3seg_jax.buckets import BucketPath
+
+EXTRAS = {"gs": "gcs", "s3": "s3"}  # of schemes, what has to be installed
+VARIABLE = "DINOV3SEG_CACHE"
+OFF = "off"
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+
+
+def place(text: str | Path) -> Path:
+    """A path as a person gives it: on this machine, with "~" for the home folder, or the URL of one in a bucket.
+
+    Raises:
+        UserError: there is no such home, or it is no path; or there is no such bucket, it does not answer, or may not
+            be read, or what reads it is not installed.
+    """
+    if is_remote(text):
+        return text
+    if isinstance(text, str) and (scheme := _URL.match(text)):
+        return cast(Path, _in_bucket(text, scheme[1].lower()))  # which has the methods, but not the class
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text} begins with a home folder that is not there; write the whole path") from error
+    except TypeError as error:
+        raise UserError(f"a path was expected, not a {type(text).__name__}; give a text or a pathlib.Path") from error
+    if path.parts and path.parts[0][:-1] in EXTRAS and path.parts[0].endswith(":") and not isinstance(text, str):
+        raise UserError(f"{text} lost a slash in pathlib.Path; give what is in a bucket as a text")
+    return path
+
+
+def is_remote(path: object) -> TypeGuard[Path]:
+    """Whether what `place` gave is in a bucket."""
+    return getattr(path, "protocol", "") in EXTRAS
+
+
+def cache_folder() -> Path | None:
+    """Where what can be had again is kept: in what `DINOV3SEG_CACHE` names, or the user's folder for caches.
+
+    None where the variable says "off".
+    """
+    named = os.environ.get(VARIABLE, "")
+    if named:
+        return None if named == OFF else place(named)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "dinov3seg_jax"
+    except RuntimeError:  # a user without a home
+        return None
+
+
+def local_copy(path: Path) -> Path:
+    """The same file or folder on this machine: itself, or a copy in the cache, which a note names.
+
+    What was copied before serves again where its size and its ETag or generation are what the bucket says now.
+
+    Raises:
+        OSError: it cannot be read, or the copy not be written.
+    """
+    if not is_remote(path):
+        return path
+    home = (cache_folder() or _scratch()) / "copies" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    copy, record = home / path.name, home / "versions.json"
+    versions = _bucket_path(path).versions()
+    kept = {name: seen for name, seen in _read(record).items() if versions.get(name) == seen and (copy / name).exists()}
+    for name in _read(record).keys() - versions.keys():
+        (copy / name).unlink(missing_ok=True)
+    if missing := sorted(versions.keys() - kept.keys()):
+        note(f"{path} is read from a copy on this machine, {copy}")
+        _bucket_path(path).fetch(missing, copy)
+        temporary = record.with_name(f".{record.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(versions), encoding="utf-8")
+        os.replace(temporary, record)
+    return copy
+
+
+def copy_tree(local: Path, remote: Path, last: str = "") -> None:
+    """Write the files of a folder below a path in a bucket, each whole or not at all.
+
+    Args:
+        local: folder.
+        remote: where its files go.
+        last: the file that says that all others are there; it is written after them.
+
+    Raises:
+        OSError: one of them cannot be written.
+    """
+    names = sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())
+    for name in sorted(names, key=lambda name: name == last):
+        put(local / name, remote / name)
+
+
+def put(local: Path, remote: Path) -> None:
+    """Write a file to a path in a bucket, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _bucket_path(remote).put(local)
+
+
+def check_writable(path: Path) -> None:
+    """Find out, before work starts, whether a folder in a bucket can be written; a local one is left to its writer.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if is_remote(path):
+        probe = path / f".{uuid4().hex}"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written ({reason(error)}); use credentials that may write and delete there"
+            ) from error
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder in a bucket and its subfolders, sorted: one request for a thousand.
+
+    Raises:
+        OSError: they cannot be listed.
+    """
+    return cast("list[Path]", [folder / name for name in sorted(_bucket_path(folder).versions())])
+
+
+def scratch() -> Path:
+    """A new folder of this machine, which is gone when this process ends."""
+    return Path(tempfile.mkdtemp(dir=_scratch()))
+
+
+def _bucket_path(path: Path) -> "BucketPath":
+    return cast("BucketPath", path)
+
+
+@functools.lru_cache(maxsize=1000)  # a bucket that was found need not be asked for again
+def _in_bucket(url: str, scheme: str) -> "BucketPath":
+    if scheme not in EXTRAS:
+        known = " or ".join(f"{name}://" for name in EXTRAS)
+        raise UserError(f"'{one_line(url, 200)}' is an address of a kind that is not read; name a path, or {known}")
+    try:
+        from dinov3seg_jax.buckets import open_bucket
+
+        return open_bucket(url, scheme)
+    except ImportError as error:
+        extra = EXTRAS[scheme]
+        raise UserError(
+            f"{url} is in a bucket; to use it, install the extra '{extra}': pip install 'dinov3seg_jax[{extra}]'"
+        ) from error
+
+
+@functools.cache
+def _scratch() -> Path:
+    folder = tempfile.mkdtemp(prefix="dinov3seg-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _read(record: Path) -> dict[str, str]:
+    try:
+        found = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
