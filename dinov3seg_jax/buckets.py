@@ -148,11 +148,36 @@ class BucketPath(CloudPath):
         with self._as_os_errors():
             self.fs.put_file(str(local), self.path)
 
+    def create(self, content: bytes) -> None:
+        """Write it, unless it is there; of several that do so at once, one succeeds.
+
+        Raises:
+            FileExistsError: it is there.
+        """
+        with self._as_os_errors():
+            self.fs.pipe_file(self.path, content, mode="create")
+
+    def remove(self) -> None:
+        """Delete it and all below.
+
+        Raises:
+            FileNotFoundError: there is nothing.
+        """
+        with self._as_os_errors():
+            self.fs.rm(self.path, recursive=True)
+
+    def copy_to(self, other: Self) -> None:
+        """Copy it to another path in the same bucket, within the service."""
+        with self._as_os_errors():
+            self.fs.cp_file(self.path, other.path)
+
     @contextlib.contextmanager
     def _as_os_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            if isinstance(error, FileExistsError):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self)) from error
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self)) from error
             if error.filename is not None and type(error).__module__ == "builtins":

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from dinov3seg_jax import places
 from dinov3seg_jax.files import has_ended
 from dinov3seg_jax.places import is_remote
 
@@ -28,7 +29,7 @@ def files_below(folder: Path) -> dict[str, Path]:
     """All files of a folder and of the folders in it, by their names in it, which have "/" between their parts."""
     if is_remote(folder):
         with contextlib.suppress(FileNotFoundError):
-            return {name: folder / name for name in sorted(_in_bucket(folder).versions())}
+            return {str(path).removeprefix(f"{folder}/"): path for path in places.files_below(folder)}
         return {}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in paths}
@@ -66,7 +67,8 @@ def remove(path: Path) -> None:
 def move(folder: Path, to: Path) -> None:
     """Give a folder another name; in a bucket by copies, all of which are there before the first original goes."""
     if is_remote(folder):
-        _in_bucket(folder).copy_to(to)
+        for name, path in files_below(folder).items():
+            _in_bucket(path).copy_to(_in_bucket(to / name))
         remove(folder)
     else:
         os.rename(folder, to)
