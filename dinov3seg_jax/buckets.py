@@ -19,6 +19,7 @@ from upath.implementations.cloud import CloudPath
 from dinov3seg_jax.errors import UserError, one_line
 
 PATIENCE_SECONDS = 20  # for a bucket's first answer; the libraries' own retries take up to half an hour
+PATIENT = {"mode": "standard", "max_attempts": 10}  # a busy bucket is asked again for about a minute, not 7 seconds
 READ_AHEAD = 2**20  # bytes; s3fs would fetch 50 MB for the first bytes of a file
 LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "google", "gcsfs", "requests", "s3fs"}  # with errors of their own
 LOGIN = {
@@ -199,7 +200,8 @@ def open_bucket(url: str, scheme: str) -> BucketPath:
         ImportError: what reads such URLs is not installed.
     """
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints what it raises
-    path = BucketPath(url, protocol=scheme, use_listings_cache=False)
+    patience = {} if scheme == "gs" or "AWS_MAX_ATTEMPTS" in os.environ else {"config_kwargs": {"retries": PATIENT}}
+    path = BucketPath(url, protocol=scheme, use_listings_cache=False, **patience)
     bucket, files = path.parts[0].strip("/"), path.fs
     if not bucket:
         raise UserError(f"{url} names no bucket; write {scheme}://bucket/folder")
