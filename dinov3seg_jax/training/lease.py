@@ -60,9 +60,9 @@ class Lease:
             UserError: another start has it, or is quicker.
         """
         self._workdir.mkdir(parents=True, exist_ok=True)
-        highest = max(self._numbers(), default=0)
-        if highest:
-            self._refuse_living(highest)
+        while highest := max(self._numbers(), default=0):
+            if self._has_died(highest):
+                break
         try:
             create(self._path(highest + 1), self._sign_of_life())
         except FileExistsError:
@@ -108,8 +108,8 @@ class Lease:
             with contextlib.suppress(Exception):  # a bucket that does not answer may in a moment
                 write_whole(self._path(self._number), self._sign_of_life())
 
-    def _refuse_living(self, number: int) -> None:
-        """Watch another's lease until it is renewed, or has not been for too long.
+    def _has_died(self, number: int) -> bool:
+        """Watch another's lease until it has not been renewed for too long; False where it has been let go.
 
         Raises:
             UserError: it is renewed.
@@ -117,7 +117,7 @@ class Lease:
         first = self._read(number)
         owner = _owner_of(first)
         if owner.get("machine") == self._owner["machine"] and has_ended(int(owner.get("process", 0))):
-            return
+            return True
         note(
             f"'{self._workdir}' may be trained by {_named(owner)}; waiting up to {STALE:.0f} seconds to see whether "
             "that one lives"
@@ -127,9 +127,10 @@ class Lease:
             time.sleep(LOOKS)
             found = self._read(number)
             if found is None:
-                return  # it has ended
+                return False
             if found != first:
                 raise self._taken(number)
+        return True
 
     def _read(self, number: int) -> bytes | None:
         try:
@@ -147,7 +148,7 @@ class Lease:
 def _owner_of(content: bytes | None) -> dict[str, Any]:
     try:
         return dict(json.loads(content or b"{}"))
-    except ValueError:
+    except (ValueError, TypeError):
         return {}
 
 
