@@ -105,6 +105,10 @@ class Run:
         lines = [line for line in self.said().splitlines() if line.startswith(READY)]
         return int(lines[0].split(" from step ")[1].split(" ")[0]) if lines else None
 
+    def has_begun(self):
+        """Whether the last life has come to its first step."""
+        return self.began_at() is not None
+
     def whole_steps(self):
         """The checkpoints on disk that match their manifests, and those of what they refer to."""
         folder = self.workdir / "checkpoints"

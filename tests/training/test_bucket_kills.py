@@ -35,9 +35,9 @@ def kill_again_and_again(bucket: str, folder: Path, kills: int, seed: int = 0) -
         (process,) = run.start()
         began = time.monotonic()
         if not a_save:
-            assert wait_until(lambda: run.began_at() is not None, process), run.said()
+            assert wait_until(run.has_begun, process), run.said()
             to_ready = time.monotonic() - began
-            assert wait_until(lambda: bool(run.reported()), process), run.said()
+            assert wait_until(run.reported, process), run.said()
             a_save = time.monotonic() - began - to_ready
         starts = rng.random() < 0.4
         moment = rng.uniform(0.3, 1.0) * to_ready if starts else to_ready + rng.uniform(0.0, 3.0) * a_save

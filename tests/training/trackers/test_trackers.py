@@ -10,6 +10,7 @@ import pytest
 
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.places import place
 from dinov3seg_jax.training.logs import RECORD_FILE, Logs
 from dinov3seg_jax.training.trackers import table
 
@@ -176,3 +177,11 @@ def test_trackers_may_change_when_a_run_goes_on():
 
     one, other = (dataclasses.replace(config_of("x", *names)) for names in (("wandb",), ()))
     assert _without_resumable(one) == _without_resumable(other)
+
+
+def test_a_data_base_in_a_bucket_is_refused_before_work_starts(monkeypatch, gcs):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"mlflow, whose data base would be in 'gs://.*/run', and a bucket holds none"):
+        table.refuse_missing_libraries(("mlflow",), place(f"{gcs}/run"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    table.refuse_missing_libraries(("mlflow",), place(f"{gcs}/run"))
