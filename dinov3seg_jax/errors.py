@@ -41,9 +41,11 @@ def is_outage(error: BaseException | None) -> bool:
 
     Its clients have tried again for a while before they say so, each in its own words.
     """
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
         if _is_a_clients_outage(error):
             return True
+        seen.append(error)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 

@@ -48,13 +48,15 @@ def test_nothing_else_is(error):
 
 
 def test_a_sentence_that_stands_for_it_hides_it():
-    try:
-        try:
-            raise of_s3(503)
-        except Exception:
-            raise UserError("damaged; delete it.") from None
-    except UserError as error:
-        assert not is_outage(error)
+    error = UserError("damaged; delete it.")
+    error.__context__, error.__suppress_context__ = of_s3(503), True  # as `raise ... from None` does
+    assert not is_outage(error)
+
+
+def test_errors_in_a_circle_end():
+    error = UserError("it is so; mend it.")
+    error.__cause__ = error
+    assert not is_outage(error)
 
 
 @pytest.mark.parametrize(

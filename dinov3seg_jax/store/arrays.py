@@ -14,12 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorstore
-from jax.experimental.multihost_utils import process_allgather
 
 from dinov3seg_jax.errors import UserError, is_outage, one_line
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.places import is_remote
-from dinov3seg_jax.processes import is_first
 from dinov3seg_jax.store.frozen import pieces
 from dinov3seg_jax.store.staging import Copied, is_reached, readable
 
@@ -97,33 +95,12 @@ def _write(folder: Path, content: dict[str, Any]) -> Any:
     if is_reached(folder):
         with context:
             return ocp.save_checkpointables_async(_named(folder), content)
-    content = jax.tree.map(_gathered, content)
-    if not is_first():
-        return Nothing()
-    context.multiprocessing.active_processes = {0}
-    context.multiprocessing.barrier_sync_key_prefix = "staged"
 
     def save(stage: Path) -> Any:
         with context:
             return ocp.save_checkpointables_async(stage, content)
 
     return Copied(folder, save)
-
-
-class Nothing:
-    """The response of a process that has nothing to write."""
-
-    def result(self) -> None:
-        """Return at once."""
-
-
-def _gathered(leaf: Any) -> Any:
-    """An array that this process has all of; of several processes, all call this together."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-        return leaf
-    if leaf.is_fully_replicated:
-        return np.asarray(leaf.addressable_data(0))
-    return process_allgather(leaf, tiled=True)
 
 
 def _named(folder: Path) -> Path | str:

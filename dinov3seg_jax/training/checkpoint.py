@@ -38,6 +38,7 @@ from dinov3seg_jax.store.frozen import (
     steps_that_may_refer,
 )
 from dinov3seg_jax.store.run import STEPS_FOLDER, UNFINISHED, finished_steps, newest_whole
+from dinov3seg_jax.store.staging import is_reached
 from dinov3seg_jax.training.digests import digests
 
 EMPTY: AbstractParameters = {}
@@ -80,6 +81,11 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._clear_unfinished()
         if jax.process_count() > 1:
+            if not is_reached(self._folder):
+                raise UserError(
+                    f"'{workdir}' takes steps from one process alone, and this run has {jax.process_count()}; set "
+                    "--config.workdir to a gs:// bucket or to a disk that all hosts share."
+                )
             _refuse_folders_of_their_own(self._folder)
 
     def share(self, frozen: Parameters) -> None:
@@ -206,12 +212,12 @@ class Checkpoints:
             return
         try:
             saving.result()
+        except UserError:
+            raise
         except Exception as error:  # orbax's, of many types
             raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> UserError:
-        if isinstance(error, UserError):
-            return error
         if is_outage(error):
             return UserError(outage_sentence(error))
         before = max(finished_steps(self._folder), default=None)
