@@ -1,6 +1,6 @@
 """What a bucket may do to a run: each ends as on a disk, at once or at the next start (docs/checkpoints.md).
 
-`python -m tests.training.test_bucket_faults s3` prints what a run says to each.
+`python -m tests.training.test_bucket_faults s3` prints what a run says to each, or to those whose names follow.
 """
 
 import contextlib
@@ -164,13 +164,13 @@ def test_what_was_lost_is_passed_over(straight, gcs, gcs_faults, kind, capsys):
     loss(Bucket(gcs, gcs_faults), straight, kind, capsys)
 
 
-def _told(emulator: Emulator) -> None:
+def _told(emulator: Emulator, wanted: list[str]) -> None:
     os.environ.update(emulator.environment, NO_PROXY="127.0.0.1")
     bucket = Bucket(emulator.new_bucket(), emulator.faults)
     with compiled_once():
         straight = Straight(Path(tempfile.mkdtemp(), "straight"))
         for kinds, do in ((LOSSES, loss), (OUTAGES, outage)):
-            for kind in kinds:
+            for kind in [kind for kind in kinds if not wanted or kind in wanted]:
                 began = time.monotonic()
                 print(f"\n## {kind}", flush=True)
                 try:
@@ -183,4 +183,4 @@ def _told(emulator: Emulator) -> None:
 
 if __name__ == "__main__":
     with serve("s3" if sys.argv[1] == "s3" else "gcs") as emulator:
-        _told(emulator)
+        _told(emulator, sys.argv[2:])
