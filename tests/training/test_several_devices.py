@@ -83,6 +83,15 @@ def test_twenty_steps_of_the_whole_method_are_the_same_on_one_device_and_on_eigh
 
 
 @pytest.mark.slow
+def test_parameters_are_gathered_inside_a_replica():
+    whole, halves = results(start(8, meshes=[(8, 1), (8, 1, 2)], steps=3))
+    assert_equal_losses(halves, whole)
+    assert list(range(8)) in whole["gathers"]
+    assert halves["gathers"] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert_shared_out(halves, 4, 1)
+
+
+@pytest.mark.slow
 def test_the_fused_block_trains_on_eight_devices_like_the_steps_on_one():
     one, by_data, by_both = results(start(8, meshes=[(1, 1), (8, 1), (2, 4)], steps=5, model="fused"))
     assert_equal_losses(by_data, one)
