@@ -180,21 +180,21 @@ def _cluster(options: argparse.Namespace, request: Request, picture: Path) -> "I
     from dinov3seg_jax.cluster.connecting import check_nodes, connected, in_words, refuse_busy, workers_of
 
     probe, weights = options.out / PROBE, str(_absolute(request.folder.path))
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_whole(probe, b"")
-    except OSError as error:
-        raise UserError(f"{options.out} cannot be written ({reason(error)}); choose another --out") from error
-    try:
-        with connected(options.cluster) as ray:
-            workers = workers_of(ray, options.worker)
-            refuse_busy(ray, workers)
+    with connected(options.cluster) as ray:
+        workers = workers_of(ray, options.worker)
+        refuse_busy(ray, workers)
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_whole(probe, b"")
+        except OSError as error:
+            raise UserError(f"{options.out} cannot be written ({reason(error)}); choose another --out") from error
+        try:
             check_nodes(ray, weights, options.step, request.folder.fingerprint, str(picture), str(probe))
-            number = f"{workers.number} worker{'s' if workers.number > 1 else ''}"
-            print(f"{number} on {options.cluster}, with {in_words(workers.each)} each", flush=True)
-            yield ray, workers.each
-    finally:
-        probe.unlink(missing_ok=True)
+        finally:
+            probe.unlink(missing_ok=True)
+        number = f"{workers.number} worker{'s' if workers.number > 1 else ''}"
+        print(f"{number} on {options.cluster}, with {in_words(workers.each)} each", flush=True)
+        yield ray, workers.each
 
 
 def _run(cluster: "Cluster", pieces: "Sequence[Piece]", asked: "Asked") -> "Iterator[Outcome]":
