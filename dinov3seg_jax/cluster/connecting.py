@@ -59,8 +59,8 @@ def connected(address: str) -> Iterator[Any]:
         UserError: Ray is missing, or there is no such cluster, or one of another version of Ray or Python.
     """
     ray = import_ray()
-    if address not in (LOCAL, AUTO):
-        _reach(address)
+    if address != LOCAL:
+        _reach(_noted_address(ray) if address == AUTO else address)
     try:
         ray.init(
             address, log_to_driver=False, logging_level="error", include_dashboard=False if address == LOCAL else None
@@ -74,6 +74,14 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _noted_address(ray: Any) -> str:
+    """What "auto" stands for: what Ray's variable says, or its last start on this machine, which may have ended."""
+    noted = os.environ.get("RAY_ADDRESS") or ray._private.services.find_bootstrap_address(None)
+    if not noted:
+        raise UserError(f"no Ray runs on this machine; {MENDS[AUTO]}")
+    return noted
 
 
 def _reach(address: str) -> None:
