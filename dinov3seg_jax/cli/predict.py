@@ -31,6 +31,7 @@ from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do, together
 from dinov3seg_jax.pictures.listing import Listing, describe_passed_over, find_pictures, standard_input
 from dinov3seg_jax.pictures.places import output_places, refuse_place, titles
+from dinov3seg_jax.places import check_writable
 
 DESCRIPTION = "segment pictures into classes you name"
 CLASSES_SHOWN = 5
@@ -101,6 +102,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     request = check_request(options, overrides)
     with standard_input(options.image) as named:
         refuse_place(named, options.out)
+        check_writable(options.out)
         return _segment(options, request, named)
 
 
