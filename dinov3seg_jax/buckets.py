@@ -22,6 +22,8 @@ from dinov3seg_jax.errors import UserError, one_line
 
 PATIENCE_SECONDS = 20  # for a bucket's first answer; the libraries' own retries take up to half an hour
 READ_AHEAD = 2**20  # bytes; s3fs would fetch 50 MB for the first bytes of a file
+# Of a whole file: else s3fs asks for its size first, and takes the parts of a large one from whatever it is by then.
+ONE_REQUEST: dict[str, dict[str, int]] = {"gs": {}, "s3": {"max_concurrency": 1}}
 LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "google", "gcsfs", "requests", "s3fs"}  # with errors of their own
 LOGIN = {
     "gs": "run: gcloud auth application-default login",
@@ -101,14 +103,15 @@ class BucketPath(CloudPath):
         """Nothing to do."""
 
     def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:
-        if "r" in mode:
-            options.setdefault("block_size", READ_AHEAD)
         with self._as_os_errors():
-            return super().open(mode, *args, **options)
+            if "r" not in mode:
+                return super().open(mode, *args, **options)
+            opened = io.BufferedReader(_Reading(self, self.fs.open(self.path, "rb", block_size=READ_AHEAD)))
+        return opened if "b" in mode else io.TextIOWrapper(opened, options.get("encoding") or "utf-8")
 
     def read_bytes(self) -> bytes:
         with self._as_os_errors():
-            return bytes(self.fs.cat_file(self.path))  # one request; `open` would ask for the size before
+            return bytes(self.fs.cat_file(self.path, **ONE_REQUEST[self.protocol]))
 
     def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
         return io.StringIO(self.read_bytes().decode(encoding or "utf-8", errors or "strict"), newline).read()
@@ -197,6 +200,35 @@ class BucketPath(CloudPath):
             if type(error).__module__.partition(".")[0] not in LIBRARIES:
                 raise
             raise OSError(errno.EIO, one_line(error, 300) or type(error).__name__, str(self)) from error
+
+
+class _Reading(io.RawIOBase):
+    """A file that is open for reading, whose errors are those of its path."""
+
+    def __init__(self, path: BucketPath, file: Any):
+        self._path, self._file = path, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._path._as_os_errors():
+            found = self._file.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def open_bucket(url: str, scheme: str) -> BucketPath:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError, one_line, reason
 from dinov3seg_jax.files import EXPORT_FILE
-from dinov3seg_jax.places import local_copy
 from dinov3seg_jax.store.converted import ConvertedFolder, is_converted
 from dinov3seg_jax.store.kept import find_model
 from dinov3seg_jax.store.run import NEWEST, RunFolder
@@ -39,7 +38,7 @@ def open_folder(path: str | Path | ModelFolder, step: str = NEWEST) -> ModelFold
         if is_converted(folder):
             if step != NEWEST:
                 raise UserError(f"'{path}' holds converted weights, which have no steps; leave the step out.")
-            return ConvertedFolder(local_copy(folder))  # whose arrays are mapped into memory
+            return ConvertedFolder(folder)
         exported = (folder / EXPORT_FILE).is_file()
     except (OSError, ValueError) as error:  # a name that no file can have
         raise UserError(f"'{one_line(path, 100)}' cannot be read ({reason(error)}); check the path.") from error
