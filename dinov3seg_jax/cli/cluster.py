@@ -19,6 +19,7 @@ from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do
 from dinov3seg_jax.pictures.listing import STANDARD_INPUT, find_pictures
 from dinov3seg_jax.pictures.places import refuse_place
+from dinov3seg_jax.places import check_writable, is_remote
 from dinov3seg_jax.processes import are_named
 from dinov3seg_jax.text.prompts import understood
 
@@ -86,6 +87,7 @@ def segment_on_cluster(options: argparse.Namespace, request: Request) -> int:
     options.image = [_absolute(path) for path in options.image]
     options.out = _absolute(options.out)
     refuse_place(options.image, options.out)
+    check_writable(options.out)
     if (shards := _shards(options.image, options.out)) or options.results == PARQUET:
         return _segment_units(options, request, shards)
     return _segment_files(options, request)
@@ -253,4 +255,5 @@ def _forget(out: Path, units: "Sequence[Unit]", left: "Sequence[Unit]") -> None:
 
 
 def _absolute(path: Path) -> Path:
-    return path.absolute()
+    """A path that other machines understand, if they have it."""
+    return path if is_remote(path) else path.absolute()
