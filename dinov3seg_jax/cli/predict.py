@@ -20,6 +20,7 @@ from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.pictures.listing import STANDARD_INPUT, standard_input
 from dinov3seg_jax.pictures.places import refuse_place
+from dinov3seg_jax.places import check_writable
 from dinov3seg_jax.processes import add_process_arguments, agree, are_named, check_once, joined
 from dinov3seg_jax.visualize import Drawing
 
@@ -99,6 +100,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UserError("--worker and --results go with --cluster; add that, or leave them out")
     with standard_input(options.image) as named:
         refuse_place(named, options.out)
+        check_writable(options.out)
         return _segment(options, request, named)
 
 
