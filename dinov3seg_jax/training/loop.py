@@ -130,7 +130,7 @@ def _run(
     refuse_other_run(workdir, config)
     if config.model.linear.classes:
         check_linear(config, len(dataset.classes))
-    mesh = make_mesh(config.data_parallel, config.model_parallel)
+    mesh = make_mesh(config.data_parallel, config.model_parallel, replicas=config.replicas)
     refuse_uneven_batches(config, mesh)
     names = training_prompts(dataset.classes, config)
     program = describe_step(config, mesh)

@@ -52,6 +52,7 @@ RESUMABLE = {
         "init_from",
         "data_parallel",
         "model_parallel",
+        "replicas",
         "fsdp_bytes",
         "fsdp_frozen",
         "benchmarks",
