@@ -102,6 +102,12 @@ class Instruction:
         return [array_bytes(*match) for match in _ARRAY.findall(self.type)]
 
     @property
+    def cells(self) -> int:
+        """Elements of its result, or of the first of several, tiles filled up."""
+        found = _ARRAY.search(self.type)
+        return math.prod(padded_shape(*found.groups(default="")[1:])) if found else 0
+
+    @property
     def bytes(self) -> int:
         """Bytes of its result in main memory."""
         return sum(size for size, in_memory in self.arrays if in_memory)
@@ -120,6 +126,12 @@ def array_bytes(dtype: str, shape: str, order: str = "", layout: str = "") -> tu
     if width is None:
         bits = re.search(r"\d+", dtype)
         width = max(int(bits[0]) // 8, 1) if bits else 0
+    space = re.search(r"S\((\d+)\)", layout)
+    return width * math.prod(padded_shape(shape, order, layout)), not space or space[1] == "0"
+
+
+def padded_shape(shape: str, order: str = "", layout: str = "") -> list[int]:
+    """Lengths of an array's axes from the slowest on, tiles filled up; the arguments are those of `array_bytes`."""
     lengths = [int(n) for n in shape.split(",") if n]
     if order:
         lengths = [lengths[int(axis)] for axis in reversed(order.split(","))]
@@ -128,65 +140,64 @@ def array_bytes(dtype: str, shape: str, order: str = "", layout: str = "") -> tu
         sides = [int(n) for n in tile[1].split(",")][-len(lengths) :]
         for place, side in enumerate(sides, start=len(lengths) - len(sides)):
             lengths[place] = -(-lengths[place] // side) * side
-    space = re.search(r"S\((\d+)\)", layout)
-    return width * math.prod(lengths), not space or space[1] == "0"
+    return lengths
 
 
 class Program:
     """The text of a compiled program (`compiled.as_text()`), taken apart."""
 
     def __init__(self, text: str):
-        self._computations: dict[str, dict[str, Instruction]] = {}
-        self._entry = ""
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""  # the computation that the program begins with
         inside: dict[str, Instruction] = {}
         for line in text.splitlines():
             if head := _COMPUTATION.match(line):
-                inside = self._computations[head[2]] = {}
-                self._entry = head[2] if head[1] else self._entry
+                inside = self.computations[head[2]] = {}
+                self.entry = head[2] if head[1] else self.entry
             elif found := _INSTRUCTION.match(line):
                 inside[found[2]] = Instruction(found[2], found[3], found[4], found[5], bool(found[1]))
-        self._files = _Frames(text)
+        self.file_of = _Frames(text).of
 
     def traffic(self) -> Traffic:
         """What one device moves when the program runs once."""
         total = Traffic()
-        self._run(self._entry, 1, total)
+        self._run(self.entry, 1, total)
         return total
 
     def _run(self, computation: str, times: float, total: Traffic) -> None:
-        known = self._computations.get(computation, {})
+        known = self.computations.get(computation, {})
         for instruction in known.values():
             opcode = instruction.opcode
             if opcode == "while":
                 for body in instruction.called:
-                    self._run(body, times * self._trips(instruction), total)
+                    self._run(body, times * self.trips(instruction), total)
             elif opcode in ("call", "conditional"):
                 for body in instruction.called:
                     self._run(body, times, total)
             elif opcode not in FREE and not opcode.endswith(("-done", "-update")):
-                moved = times * self._moved(instruction, known)
+                moved = times * self.moved(instruction, known)
                 total.memory += moved
-                total.by_file[self._files.of(instruction)] += moved
-                total.exchanges += [(times, exchange) for exchange in self._exchanges(instruction, known)]
+                total.by_file[self.file_of(instruction)] += moved
+                total.exchanges += [(times, exchange) for exchange in self.exchanges(instruction, known)]
 
-    def _trips(self, loop: Instruction) -> int:
+    def trips(self, loop: Instruction) -> int:
         """How often a loop runs: as the compiler says, else the number that its counter is compared with, else 1."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
         named = re.search(r"condition=%([\w.\-]+)", loop.attributes)
-        condition = self._computations.get(named[1], {}) if named else {}
-        last = _root(condition)
+        condition = self.computations.get(named[1], {}) if named else {}
+        last = root_of(condition)
         if last is None or "direction=LT" not in last.attributes:
             return 1
         limits = [condition[name] for name in last.operands if name in condition]
         constants = [re.match(r"(\d+)\)", limit.rest) for limit in limits if limit.opcode == "constant"]
         return next((int(found[1]) for found in constants if found), 1)
 
-    def _moved(self, instruction: Instruction, known: dict[str, Instruction]) -> float:
+    def moved(self, instruction: Instruction, known: dict[str, Instruction]) -> float:
         opcode = instruction.opcode
         sources = [known[name] for name in instruction.operands if name in known]
         if opcode == "async-start":  # how the compiler itself writes what JAX prints as slice-start and the like
-            started = _root(self._computations.get(instruction.called[0], {}))
+            started = root_of(self.computations.get(instruction.called[0], {}))
             opcode = f"{started.opcode}-start" if started else ""
         if opcode in ("copy-start", "slice-start", "dynamic-slice-start"):  # (to, from, context) in some order
             arrays = [array for array in instruction.arrays if array[0] > 8]
@@ -196,7 +207,7 @@ class Program:
             return 2 * instruction.bytes
         if opcode in ("dynamic-update-slice", "scatter"):
             return 2 * (sources[1].bytes if opcode == "dynamic-update-slice" else sources[-1].bytes)
-        if opcode == "fusion" and (body := self._computations.get(instruction.called[0])):
+        if opcode == "fusion" and (body := self.computations.get(instruction.called[0])):
             parameters = {i.rest.split(")")[0]: name for name, i in body.items() if i.opcode == "parameter"}
             read = sum(
                 min(source.bytes, self._read(body, parameters.get(str(place), "")))
@@ -218,7 +229,7 @@ class Program:
                 total += self._read(body, user.name)
             elif user.opcode == "dynamic-update-slice" and place == 0:
                 continue
-            elif user.opcode == "fusion" and (inner := self._computations.get(user.called[0])):
+            elif user.opcode == "fusion" and (inner := self.computations.get(user.called[0])):
                 inputs = {i.rest.split(")")[0]: n for n, i in inner.items() if i.opcode == "parameter"}
                 total += self._read(inner, inputs.get(str(place), ""))
             else:
@@ -226,7 +237,7 @@ class Program:
         return total
 
     def _written(self, fusion: Instruction, body: dict[str, Instruction]) -> float:
-        root = _root(body)
+        root = root_of(body)
         outputs = [body.get(name) for name in root.operands] if root and root.opcode == "tuple" else [root]
         total = 0.0
         for (size, in_memory), output in zip(fusion.arrays, outputs, strict=False):
@@ -238,7 +249,7 @@ class Program:
             total += size * in_memory
         return total
 
-    def _exchanges(self, instruction: Instruction, known: dict[str, Instruction]) -> list[Exchange]:
+    def exchanges(self, instruction: Instruction, known: dict[str, Instruction]) -> list[Exchange]:
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
             sizes = [size for size, _ in instruction.arrays if size > 8] or [0]
@@ -250,9 +261,9 @@ class Program:
             return []
         found = []
         for name in instruction.called:
-            body = self._computations.get(name, {})
+            body = self.computations.get(name, {})
             for inner in body.values():
-                for exchange in self._exchanges(inner, body):
+                for exchange in self.exchanges(inner, body):
                     scattered = exchange.kind == "all-reduce" and "reduce-scatter" in name
                     found.append(Exchange("reduce-scatter", exchange.bytes, exchange.group) if scattered else exchange)
         return found
@@ -303,6 +314,6 @@ def _section(text: str, title: str) -> str:
     return found[1] if found else ""
 
 
-def _root(computation: Mapping[str, Instruction]) -> Instruction | None:
+def root_of(computation: Mapping[str, Instruction]) -> Instruction | None:
     """What a computation returns."""
     return next((instruction for instruction in computation.values() if instruction.root), None)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.costs.hlo import Program, Traffic
+from dinov3seg_jax.costs.roofline import MATRIX, Bound, bound
 from dinov3seg_jax.errors import UserError, one_line, reason
 from dinov3seg_jax.training.chips import Chip, find_chip
 from dinov3seg_jax.training.flops import count_traced
@@ -37,6 +38,7 @@ class Estimate:
     flops: float  # all matrix products, those done again to save memory included
     model_flops: float  # without those
     traffic: Traffic
+    bound: Bound  # of its operations, one after the other
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -57,6 +59,11 @@ class Estimate:
         """The model's operations against the peak, if all else is hidden behind the resource that needs longest."""
         return self.model_flops / self.chip.flops / max(self.bounds.values())
 
+    @property
+    def honest_utilisation(self) -> float:
+        """The same, if every operation takes its own slowest resource and one runs after the other."""
+        return self.model_flops / self.chip.flops / self.bound.seconds
+
 
 def topology_mesh(config: Config, topology: str) -> Mesh:
     """The mesh of a run on a slice.
@@ -66,7 +73,16 @@ def topology_mesh(config: Config, topology: str) -> Mesh:
         topology: generation and shape, as in "v5e:16x16".
 
     Raises:
-        UserError: there is no TPU compiler here, or it does not know the slice, or the config does not fit it.
+        UserError: as `slice_devices`, or the config does not fit the slice.
+    """
+    return make_mesh(config.data_parallel, config.model_parallel, slice_devices(topology))
+
+
+def slice_devices(topology: str) -> Any:
+    """The chips of a slice, which are not there.
+
+    Raises:
+        UserError: there is no TPU compiler here, or it does not know the slice, or we do not know its chips.
     """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or it asks a cloud's metadata server first
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a compiler alone holds no chip that it could lock
@@ -84,11 +100,30 @@ def topology_mesh(config: Config, topology: str) -> Mesh:
             f"--topology {topology} has {devices[0].device_kind} chips, whose peaks are not known; name a slice of v4, "
             "v5e, v5p or v6e, as in v5e:4x4."
         )
-    return make_mesh(config.data_parallel, config.model_parallel, devices)
+    return devices
+
+
+def compile_for(topology: str, traced: Any, what: str, mend: str) -> tuple[Any, str]:
+    """The program, and its text as the compiler writes it: JAX does not read everything back that a newer one makes.
+
+    Args:
+        topology: the slice that it was traced for.
+        traced: of a jitted function.
+        what: is compiled, and `mend`, what helps if it does not fit: for the message.
+
+    Raises:
+        UserError: it does not fit the memory of a chip.
+    """
+    try:
+        return _compile(traced.lower())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = next((line for line in str(error).splitlines() if "Used" in line), error)
+        raise UserError(f"{what} does not fit the memory of {topology} ({one_line(used, 200)}); {mend}.") from error
 
 
 def _compile(lowered: Any) -> tuple[Any, str]:
-    """The program, and its text as the compiler writes it: JAX does not read everything back that a newer one makes."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         texts = Path(folder).glob("*.after_optimizations.txt")
@@ -113,21 +148,14 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
     arguments = (program.state, program.frozen, tokens, batch)
     traced = program.step.trace(*arguments)
     started = time.perf_counter()
-    try:
-        compiled, text = _compile(traced.lower())
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        used = next((line for line in str(error).splitlines() if "Used" in line), error)
-        raise UserError(
-            f"the step does not fit the memory of {topology} ({one_line(used, 200)}); set a smaller "
-            "--config.train.batch_size, or name a larger slice."
-        ) from error
+    mend = "set a smaller --config.train.batch_size, or name a larger slice"
+    compiled, text = compile_for(topology, traced, "the step", mend)
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     kind = mesh.devices.flat[0].device_kind
     chip = find_chip(kind)
     assert chip is not None
+    read = Program(text)
     return Estimate(
         topology,
         kind,
@@ -139,7 +167,8 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
         memory.temp_size_in_bytes,
         count_traced(traced.jaxpr) / mesh.size,
         model_flops(config, program, traced.jaxpr, arguments) / mesh.size,
-        Program(text).traffic(),
+        read.traffic(),
+        bound(read, chip),
     )
 
 
@@ -163,6 +192,28 @@ def describe(found: Estimate) -> str:
     lines.append("  memory traffic by part: " + ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in largest))
     lines.append(
         f"  bound by {found.bound_by}: at best {max(bounds.values()) * 1e3:.1f} ms a step, "
-        f"{found.utilisation:.0%} of the chips' peak"
+        f"{found.utilisation:.0%} of the chips' peak, if all else is hidden behind it"
     )
+    lines.append(f"{describe_bound(found.bound)}, {found.honest_utilisation:.0%} of the chips' peak")
     return "\n".join(lines)
+
+
+def describe_bound(found: Bound) -> str:
+    """Its lines, the total last."""
+    waits = [f"{name} {_ms(seconds)}" for name, seconds in found.by_resource.most_common()]
+    lines = ["  operations wait for: " + ", ".join(waits)]
+    if found.by_resource[MATRIX]:
+        lines.append(f"    the matrix unit's part that is not filled, and float32: {_ms(found.unfilled)}")
+    lines.append(
+        "  time by part: " + ", ".join(f"{name} {_ms(s)}" for name, s in found.by_file.most_common(FILES_SHOWN))
+    )
+    if found.silent:
+        lines.append(
+            f"    {found.silent:g} runs of kernels do not say what they compute, and count their traffic alone"
+        )
+    lines.append(f"  operation by operation: at best {_ms(found.seconds)}")
+    return "\n".join(lines)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"

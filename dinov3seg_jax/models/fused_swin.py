@@ -26,6 +26,9 @@ MAPS = 4  # at once
 INTERPRET = False  # True runs the kernels anywhere, slowly: for tests
 FAST_MEMORY = 48 * 2**20  # bytes that the kernels may use: v5p has 64 MB a core, v5e and v6e have 128
 APART = -1e30  # as a score
+PARAMETERS = pltpu.CompilerParams(
+    vmem_limit_bytes=FAST_MEMORY, dimension_semantics=("parallel", "arbitrary", "arbitrary")
+)
 
 Weights = dict[str, Float[Array, "_ _"]]  # by the names of the block's parameters; vectors as one row
 Dimensions = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
@@ -111,7 +114,8 @@ def run(heads: int, weights: Weights, maps: Maps, bias: Array) -> Array:
         in_specs=[grid.maps, grid.guidance, grid.guidance, grid.bias, *grid.weights],
         out_specs=grid.maps,
         out_shape=jax.ShapeDtypeStruct(maps.x.shape, maps.x.dtype),
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=FAST_MEMORY),
+        compiler_params=PARAMETERS,
+        cost_estimate=_cost(heads, weights, maps, 1),
         interpret=INTERPRET,
     )(*maps, bias, *weights.values())[:, :classes]
 
@@ -126,36 +130,61 @@ def run_backward(heads: int, weights: Weights, maps: Maps, bias: Array, change: 
         window = functools.partial(_window, heads, bias=bias[...])
         _, pull = jax.vjp(window, _read(names, held), x[...], query[...], key[...])
         changes, out[...], *guided = pull(change[...])
-        first = pl.program_id(2) == 0  # of a window's steps, which sum up what all classes say of the guidance
+        first = pl.program_id(2) == 0  # of an example's steps, which sum up what all classes say of the guidance
         _add(sums[:2], guided, first)
-        _add(sums[2:], changes.values(), first & (pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+        _add(sums[2:], changes.values(), first & (pl.program_id(1) == 0))
 
     maps, (change, *_) = _fill(maps), _fill(Maps(change, maps.query, maps.key))
     grid = _Grid(maps, weights)
-    wide = [jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in (maps.query, maps.key, *weights.values())]
+    windows = maps.x.shape[2]
+    shapes = [maps.query.shape, maps.key.shape, *((windows, *array.shape) for array in weights.values())]
+    wide = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     x, query, key, *changes = pl.pallas_call(
         body,
         grid=grid.steps,
         in_specs=[grid.maps, grid.guidance, grid.guidance, grid.bias, grid.maps, *grid.weights],
-        out_specs=[grid.maps, grid.guidance, grid.guidance, *grid.weights],
+        out_specs=[grid.maps, grid.guidance, grid.guidance, *grid.sums],
         out_shape=[jax.ShapeDtypeStruct(maps.x.shape, maps.x.dtype), *wide],
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=FAST_MEMORY),
+        compiler_params=PARAMETERS,
+        cost_estimate=_cost(heads, weights, maps, 3),
         interpret=INTERPRET,
     )(*maps, bias, change, *weights.values())
     guided = (query.astype(maps.query.dtype), key.astype(maps.key.dtype))
-    return dict(zip(names, changes, strict=True)), Maps(x[:, :classes], *guided)
+    sums = (change.sum(axis=0) for change in changes)
+    return dict(zip(names, sums, strict=True)), Maps(x[:, :classes], *guided)
 
 
 class _Grid:
-    """The steps of a kernel, classes innermost, and which part of each array a step sees."""
+    """The steps of a kernel, classes innermost, and which part of each array a step sees.
+
+    Windows are shared out over the cores of a chip that has two, and so each has sums of its own.
+    """
 
     def __init__(self, maps: Maps, weights: Weights):
         b, t, windows, n, d = maps.x.shape
-        self.steps = (b, windows, t // MAPS)
-        self.maps = pl.BlockSpec((None, MAPS, None, n, d), lambda b, window, t: (b, t, window, 0, 0))
-        self.guidance = pl.BlockSpec((None, None, n, d), lambda b, window, t: (b, window, 0, 0))
-        self.bias = pl.BlockSpec((None, n, n), lambda b, window, t: (window, 0, 0))
+        self.steps = (windows, b, t // MAPS)
+        self.maps = pl.BlockSpec((None, MAPS, None, n, d), lambda window, b, t: (b, t, window, 0, 0))
+        self.guidance = pl.BlockSpec((None, None, n, d), lambda window, b, t: (b, window, 0, 0))
+        self.bias = pl.BlockSpec((None, n, n), lambda window, b, t: (window, 0, 0))
         self.weights = [pl.BlockSpec(array.shape, lambda *_: (0, 0)) for array in weights.values()]
+        self.sums = [
+            pl.BlockSpec((None, *array.shape), lambda window, b, t: (window, 0, 0)) for array in weights.values()
+        ]
+
+
+def _cost(heads: int, weights: Weights, maps: Maps, passes: int) -> pl.CostEstimate:
+    """What a kernel computes and moves, for the compiler and for `costs`; the backward one is three passes."""
+    b, t, windows, n, d = maps.x.shape
+    matrices = [array for name, array in weights.items() if name.endswith("/kernel")]
+    hidden = weights["ffn/up/kernel"].shape[1]
+    of_a_map = 2 * n * sum(array.size for array in matrices) + heads * 4 * n * n * d
+    of_a_map_rest = heads * n * n + n * hidden
+    count = b * t * windows
+    return pl.CostEstimate(
+        flops=passes * count * of_a_map,
+        transcendentals=min(passes, 2) * count * of_a_map_rest,
+        bytes_accessed=(2 if passes == 1 else 3) * maps.x.size * maps.x.dtype.itemsize,
+    )
 
 
 def _fill(maps: Maps) -> Maps:

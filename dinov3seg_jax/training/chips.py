@@ -12,14 +12,16 @@ class Chip:
     memory: float = 0  # bytes
     bandwidth: float = 0  # of the memory, bytes a second
     interconnect: float = 0  # bytes a second that leave it, over all of its links
+    vector: float = 0  # operations a second of the vector units: 8 x 128 lanes of 4 at the clock that `flops` implies
+    side: int = 128  # of a matrix unit
 
 
 # The first row whose pattern begins `jax.Device.device_kind`.
 CHIPS = (
-    (r"TPU v4", Chip(275e12, 32e9, 1228e9, 300e9)),
-    (r"TPU v5 ?(lite|e)", Chip(197e12, 16e9, 819e9, 200e9)),
-    (r"TPU v5", Chip(459e12, 95e9, 2765e9, 600e9)),  # v5p
-    (r"TPU v6 ?(lite|e)", Chip(918e12, 32e9, 1640e9, 400e9)),
+    (r"TPU v4", Chip(275e12, 32e9, 1228e9, 300e9, 8.6e12)),
+    (r"TPU v5 ?(lite|e)", Chip(197e12, 16e9, 819e9, 200e9, 6.1e12)),
+    (r"TPU v5", Chip(459e12, 95e9, 2765e9, 600e9, 14.3e12)),  # v5p
+    (r"TPU v6 ?(lite|e)", Chip(918e12, 32e9, 1640e9, 400e9, 7.2e12, 256)),
     (r"NVIDIA H(100|200)\b(?!.*(PCIe|NVL))", Chip(989e12)),
     (r"NVIDIA A100", Chip(312e12)),
 )

@@ -1,6 +1,7 @@
 """Estimates for slices of TPUs that are not there."""
 
 import importlib.util
+from collections import Counter
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +12,7 @@ from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.costs import topology
 from dinov3seg_jax.costs.dry_run import dry_run
 from dinov3seg_jax.costs.hlo import Exchange, Traffic
+from dinov3seg_jax.costs.roofline import MATRIX, MEMORY, Bound
 from dinov3seg_jax.costs.topology import Estimate, describe, estimate, topology_mesh
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.presets import ANYUP
@@ -23,7 +25,9 @@ HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
 def make_estimate(flops=197e12, memory=81.9e9, sent=20e9):
     """One second of arithmetic, and a tenth of one of each traffic."""
     traffic = Traffic(memory, {"decoder": memory}, [(2, Exchange("all-gather", sent, 2))])
-    return Estimate("v5e:4x4", "TPU v5e", 16, CHIP, 1, 60, int(2e9), int(3e9), flops, flops / 2, traffic)
+    waits = Counter({MATRIX: 1.5, MEMORY: 0.5})
+    bound = Bound(waits, Counter({"decoder": 1.2, "vit": 0.8}), unfilled=0.25, silent=3)
+    return Estimate("v5e:4x4", "TPU v5e", 16, CHIP, 1, 60, int(2e9), int(3e9), flops, flops / 2, traffic, bound)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,19 @@ def test_the_paragraph_says_what_is_held_and_what_bounds():
     assert "5.00 of 16 GB" in text
     assert "all-gather" in text
     assert "decoder 81.9 GB" in text
-    assert "bound by arithmetic: at best 1000.0 ms a step, 50% of the chips' peak" in text
+    assert "bound by arithmetic: at best 1000.0 ms a step, 50% of the chips' peak, if all else is hidden" in text
+
+
+def test_the_paragraph_ends_with_the_time_of_operations_one_after_the_other():
+    found = make_estimate()
+    assert found.honest_utilisation == pytest.approx(0.25)
+    lines = describe(found).splitlines()
+    assert lines[-1] == "  operation by operation: at best 2000.0 ms, 25% of the chips' peak"
+    text = "\n".join(lines)
+    assert "operations wait for: matrix unit 1500.0 ms, memory 500.0 ms" in text
+    assert "time by part: decoder 1200.0 ms, vit 800.0 ms" in text
+    assert "not filled, and float32: 250.0 ms" in text
+    assert "3 runs of kernels do not say" in text
 
 
 @pytest.mark.skipif(HAS_COMPILER, reason="libtpu is installed")

@@ -73,10 +73,10 @@ def test_without_a_cache_it_is_streamed(folder, s3, s3_faults, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same(folder, bucket, workers):
-    copy_tree(folder, place(f"{bucket}/data"))
+def test_batches_are_the_same(folder, s3, workers):
+    copy_tree(folder, place(f"{s3}/data"))
     options = DataConfig(crop_size=32, short_side=(32, 48), workers=workers)
-    here, there = (train_iterator(opened(root), options, 2, 0) for root in (folder, f"{bucket}/data"))
+    here, there = (train_iterator(opened(root), options, 2, 0) for root in (folder, f"{s3}/data"))
     for _ in range(4):
         one, other = next(here), next(there)
         for key in one:
