@@ -21,6 +21,7 @@ from upath.implementations.cloud import CloudPath
 from dinov3seg_jax.errors import UserError, one_line
 
 PATIENCE_SECONDS = 20  # for a bucket's first answer; the libraries' own retries take up to half an hour
+PATIENT = {"mode": "standard", "max_attempts": 10}  # a busy bucket is asked again for about a minute, not 7 seconds
 READ_AHEAD = 2**20  # bytes; s3fs would fetch 50 MB for the first bytes of a file
 # Of a whole file: else s3fs asks for its size first, and takes the parts of a large one from whatever it is by then.
 ONE_REQUEST: dict[str, dict[str, int]] = {"gs": {}, "s3": {"max_concurrency": 1}}
@@ -184,11 +185,36 @@ class BucketPath(CloudPath):
         with self._as_os_errors():
             self.fs.put_file(str(local), self.path)
 
+    def create(self, content: bytes) -> None:
+        """Write it, unless it is there; of several that do so at once, one succeeds.
+
+        Raises:
+            FileExistsError: it is there.
+        """
+        with self._as_os_errors():
+            self.fs.pipe_file(self.path, content, mode="create")
+
+    def remove(self) -> None:
+        """Delete it and all below.
+
+        Raises:
+            FileNotFoundError: there is nothing.
+        """
+        with self._as_os_errors():
+            self.fs.rm(self.path, recursive=True)
+
+    def copy_to(self, other: Self) -> None:
+        """Copy it to another path in the same bucket, within the service."""
+        with self._as_os_errors():
+            self.fs.cp_file(self.path, other.path)
+
     @contextlib.contextmanager
     def _as_os_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            if isinstance(error, FileExistsError):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self)) from error
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self)) from error
             if error.filename is not None and type(error).__module__ == "builtins":
@@ -239,7 +265,8 @@ def open_bucket(url: str, scheme: str) -> BucketPath:
         ImportError: what reads such URLs is not installed.
     """
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints what it raises
-    path = BucketPath(url, protocol=scheme, use_listings_cache=False)
+    patience = {} if scheme == "gs" or "AWS_MAX_ATTEMPTS" in os.environ else {"config_kwargs": {"retries": PATIENT}}
+    path = BucketPath(url, protocol=scheme, use_listings_cache=False, **patience)
     bucket, files = path.parts[0].strip("/"), path.fs
     if not bucket:
         raise UserError(f"{url} names no bucket; write {scheme}://bucket/folder")

@@ -128,7 +128,8 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
             begin_for_all(job.out, job.question if job.of_folder else None, job.wanted, job.outputs, job.request.asked)
 
     with joined(options):
-        model, asked = load_model(job.request, jax.local_devices() if are_named(options) else ())
+        devices = jax.local_devices()
+        model, asked = load_model(job.request, devices if len(devices) > 1 else ())
         agree(fingerprint(job.question, job.pictures, job.wanted))
         check_once(start)
         process, processes = jax.process_index(), jax.process_count()

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.inference.device.jit import jit
-from dinov3seg_jax.inference.device.sharing import on_own_pictures
+from dinov3seg_jax.inference.device.sharing import add_up, on_own_pictures
 from dinov3seg_jax.inference.views.local_global import prepare_scenes, score_logits
 from dinov3seg_jax.models import chunked
 from dinov3seg_jax.models.bound import bind_frozen
@@ -32,18 +32,19 @@ class HeadPrograms(NamedTuple):
     blend: Any  # (local, whole, size) -> scores of a chunk from the logits of both kinds of view
 
 
-def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
+def head_programs(config: Config, mesh: Mesh | None, copies: int = 1) -> HeadPrograms:
     """Describe the programs; each is compiled when it is first called.
 
     Args:
         config: its `model` is one that `models.chunked.can_chunk`.
         mesh: of the devices that share the pictures out.
+        copies: among how many of them the class list of each picture is shared out.
     """
     options = config.inference
     # CAT-Seg's views are blended by the segmenter.
     blends = options.fusion == "logits" and (options.mode != "whole" or options.resize == "catseg")
-    # Where classes are rejected, every picture has a list of its own.
-    common = ("parameters",) if config.inference.best_classes else ("parameters", "chunk")
+    # Where classes are rejected, every picture has a list of its own, and where devices share a list, every copy.
+    common = ("parameters",) if config.inference.best_classes or copies > 1 else ("parameters", "chunk")
     kept_on_disk = traced_once((config.model, config.inference))
 
     @jit
@@ -62,10 +63,8 @@ def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
         halves = TOWERS[config.model.towers].halves
         return correlate(scene.refined, text, config.model.correlation, halves).max(axis=(2, 3, 4))
 
-    @partial(jit, static_argnames="keep")
-    @on_own_pictures(mesh, common=common)
     @kept_on_disk
-    def collect(
+    def collect_own(
         parameters: Parameters,
         scene: Scene,
         chunk: Chunk,
@@ -77,6 +76,24 @@ def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
     ) -> tuple[Array | None, ClassSums]:
         maps, total = chunked.collect(bind_frozen(config.model, parameters), scene, chunk, sums, kept, total)
         return maps if keep else None, total
+
+    @partial(jit, static_argnames="keep")
+    @on_own_pictures(mesh, common=common)
+    def collect(
+        parameters: Parameters,
+        scene: Scene,
+        chunk: Chunk,
+        sums: Sums,
+        kept: Array | None,
+        total: ClassSums,
+        *,
+        keep: bool,
+    ) -> tuple[Array | None, ClassSums]:
+        if mesh is None or copies == 1:
+            return collect_own(parameters, scene, chunk, sums, kept, total, keep=keep)
+        nothing = jax.tree.map(jnp.zeros_like, total)
+        maps, own = collect_own(parameters, scene, chunk, sums, kept, nothing, keep=keep)
+        return maps, add_up(total, own, copies, mesh.size)
 
     @jit
     @on_own_pictures(mesh, common=common)
