@@ -50,6 +50,11 @@ class ArrayRecords:
         if not 0 <= index < len(self._records):
             raise IndexError(f"image {index} of {len(self._records)}")
         record = self._records[index]
+        if any(record[part] is None for part in ("image", "label", "name")):  # what array_record says of a cut-off file
+            raise UserError(
+                f"example {index} of {self._folder} cannot be read, as of a file that was cut off; copy the folder "
+                "again, or write it anew."
+            )
         return record, f"'{record['name'].decode()}' of {self._folder}"
 
 

@@ -11,6 +11,7 @@ from dinov3seg_jax.data import readers
 from dinov3seg_jax.data.datasets import open_dataset
 from dinov3seg_jax.data.images import as_array, read_image
 from dinov3seg_jax.data.pipeline import train_iterator
+from dinov3seg_jax.data.prepare.run import prepare
 from dinov3seg_jax.data.tfds_builder import write_records
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.places import copy_tree, place
@@ -73,10 +74,10 @@ def test_without_a_cache_it_is_streamed(folder, s3, s3_faults, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same(folder, bucket, workers):
-    copy_tree(folder, place(f"{bucket}/data"))
+def test_batches_are_the_same(folder, s3, workers):
+    copy_tree(folder, place(f"{s3}/data"))
     options = DataConfig(crop_size=32, short_side=(32, 48), workers=workers)
-    here, there = (train_iterator(opened(root), options, 2, 0) for root in (folder, f"{bucket}/data"))
+    here, there = (train_iterator(opened(root), options, 2, 0) for root in (folder, f"{s3}/data"))
     for _ in range(4):
         one, other = next(here), next(there)
         for key in one:
@@ -177,3 +178,8 @@ def test_a_large_picture_is_copied_here(folder, s3, monkeypatch, tmp_path):
 def test_records_are_not_written_to_a_bucket(tmp_path, s3):
     with pytest.raises(UserError, match="records are written to a folder of this machine"):
         write_records("voc_20", tmp_path, place(f"{s3}/records"))
+
+
+def test_a_folder_is_not_prepared_in_a_bucket(s3):
+    with pytest.raises(UserError, match=f"prepare writes to a folder of this machine, not to {s3}/voc"):
+        prepare("voc_20", [], f"{s3}/voc")
