@@ -101,25 +101,39 @@ def run(config: Config, shape: tuple[int, ...], steps: int, side: int, gradients
     return found
 
 
-def groups_of(kind: str, text: str) -> list[list[int]]:
-    """Every group of devices that some collective of that kind joins."""
-    found = set()
-    for instruction in re.findall(rf" {kind}(?:-start)?\(.*", text):
+def numbers(text: str) -> tuple[int, ...]:
+    """As in "2,4"."""
+    return tuple(map(int, text.split(",")))
+
+
+def groups_of(kind: str, text: str) -> list[tuple[list[int], int]]:
+    """Every group of devices that some collective of that kind joins, and the numbers in the largest result."""
+    found: dict[tuple[int, ...], int] = {}
+    for shape_of_result, instruction in re.findall(rf"= \(?\w+\[([\d,]*)\].*?( {kind}(?:-start)?\(.*)", text):
+        size = math.prod(numbers(shape_of_result)) if shape_of_result else 1
         if explicit := re.search(r"replica_groups=\{\{([\d,{} ]*)\}\}", instruction):
             groups = [[int(device) for device in group.split(",")] for group in explicit[1].split("},{")]
         elif counted := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", instruction):
-            shape, sides, order = (tuple(map(int, part.split(","))) if part else None for part in counted.groups())
+            shape, sides = numbers(counted[1]), numbers(counted[2])
+            order = numbers(counted[3]) if counted[3] else None
             groups = np.arange(math.prod(sides)).reshape(sides).transpose(order).reshape(shape).tolist()
         else:
-            named = re.search(r"replica_groups=@?mesh\[([^\]]*)\]\s*\{([^}]*)\}", instruction)
+            form = r"replica_groups=@?mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\]T\(([\d,]+)\)\))? \{([^}]*)\}"
+            named = re.search(form, instruction)
             assert named, instruction
             axes = re.findall(r"'(\w+)'=(\d+)", named[1])
             sides = [int(side) for _, side in axes]
-            inside = [place for place, (axis, _) in enumerate(axes) if f"'{axis}'" in named[2]]
-            devices = np.moveaxis(np.arange(math.prod(sides)).reshape(sides), inside, range(-len(inside), 0))
+            devices = np.arange(math.prod(sides))
+            if named[2]:
+                devices = devices.reshape(numbers(named[2])).transpose(numbers(named[3]))
+            inside = [place for place, (axis, _) in enumerate(axes) if f"'{axis}'" in named[4]]
+            devices = np.moveaxis(devices.reshape(sides), inside, range(-len(inside), 0))
             groups = devices.reshape(-1, math.prod(sides[place] for place in inside)).tolist()
-        found |= {tuple(sorted(group)) for group in groups if len(group) > 1}
-    return sorted(map(list, found))
+        for group in groups:
+            if len(group) > 1:
+                key = tuple(sorted(group))
+                found[key] = max(found.get(key, 0), size)
+    return [(list(group), size) for group, size in sorted(found.items())]
 
 
 def batch_of(step: int, side: int = SIDE) -> Batch:
