@@ -1,6 +1,5 @@
 """The programs that score a class list chunk by chunk, compiled for each size and number of pictures (§4)."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ for kind in (Scene, Chunk, GuidedHalf, ClassSums):  # so that programs that take
 
 
 class HeadPrograms(NamedTuple):
-    """Jitted functions, in the order in which they run."""
+    """Functions, jitted or not, in the order in which they run."""
 
     start: Any  # (parameters, images) -> what of the pictures depends on no class, one `Scene` for each kind of view
     resemble: Any  # (scene, text) -> the greatest correlation of each class anywhere in a picture
@@ -39,22 +38,34 @@ def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
         config: its `model` is one that `models.chunked.can_chunk`.
         mesh: of the devices that share the pictures out.
     """
+    kept_on_disk = traced_once((config.model, config.inference))
+    static = {"collect": ("keep",), "blend": ("size",)}
+
+    def program(name: str, function: Any, common: tuple[str, ...]) -> Any:
+        kept = function if name == "resemble" else kept_on_disk(function)
+        return jit(on_own_pictures(mesh, common)(kept), static_argnames=static.get(name, ()))
+
+    functions, same = head_functions(config)._asdict(), common_arguments(config)._asdict()
+    return HeadPrograms(*(program(name, functions[name], same[name]) for name in HeadPrograms._fields))
+
+
+def common_arguments(config: Config) -> HeadPrograms:
+    """For each program the arguments that are the same for all pictures."""
+    # Where classes are rejected, every picture has a list of its own.
+    chunk = () if config.inference.best_classes else ("chunk",)
+    return HeadPrograms(("parameters",), ("text",), ("parameters", *chunk), ("parameters", *chunk), ())
+
+
+def head_functions(config: Config) -> HeadPrograms:
+    """The functions that the programs are compiled from."""
     options = config.inference
     # CAT-Seg's views are blended by the segmenter.
     blends = options.fusion == "logits" and (options.mode != "whole" or options.resize == "catseg")
-    # Where classes are rejected, every picture has a list of its own.
-    common = ("parameters",) if config.inference.best_classes else ("parameters", "chunk")
-    kept_on_disk = traced_once((config.model, config.inference))
 
-    @jit
-    @on_own_pictures(mesh, common=("parameters",))
-    @kept_on_disk
     def start(parameters: Parameters, images: UInt8[Array, "b h w 3"]) -> tuple[Scene, ...]:
         pixels = images.astype(jnp.float32) / 255
         return prepare_scenes(bind_frozen(config.model, parameters), pixels, config.inference)
 
-    @jit
-    @on_own_pictures(mesh, common=("text",))
     def resemble(scene: Scene, text: Float[Array, "1 t d2"]) -> Float[Array, "b t"]:
         from dinov3seg_jax.models.correlation import correlate  # here, because importing Flax takes a while
         from dinov3seg_jax.models.towers import TOWERS
@@ -62,9 +73,6 @@ def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
         halves = TOWERS[config.model.towers].halves
         return correlate(scene.refined, text, config.model.correlation, halves).max(axis=(2, 3, 4))
 
-    @partial(jit, static_argnames="keep")
-    @on_own_pictures(mesh, common=common)
-    @kept_on_disk
     def collect(
         parameters: Parameters,
         scene: Scene,
@@ -78,18 +86,12 @@ def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
         maps, total = chunked.collect(bind_frozen(config.model, parameters), scene, chunk, sums, kept, total)
         return maps if keep else None, total
 
-    @jit
-    @on_own_pictures(mesh, common=common)
-    @kept_on_disk
     def decode(
         parameters: Parameters, scene: Scene, chunk: Chunk, sums: Sums, kept: Array | None
     ) -> Float[Array, "b t h w"]:
         logits = chunked.decode(bind_frozen(config.model, parameters), scene, chunk, sums, kept)
         return logits if blends else jax.nn.sigmoid(logits)
 
-    @partial(jit, static_argnames="size")
-    @on_own_pictures(mesh, common=())
-    @kept_on_disk
     def blend(local: Array, whole: Array, *, size: tuple[int, int]) -> Float[Array, "b t h w"]:
         return score_logits(local, whole, size, config.inference, config.model.vision.patch_size)
 
