@@ -20,7 +20,7 @@ HEARTBEAT_SECONDS = 30  # of silence, after which a process is taken for dead; J
 LOST = 75  # the status of a process that lost the others: "try again" of sysexits.h
 KILLED = (
     "error: this process was killed, or could not reach the others of its run (see above, and what they say); "
-    "start all of them again with the same command, and the run goes on from its newest checkpoint."
+    "start all of them again with the same command, and the run goes on from what is saved."
 )
 # A small process beside this one: when this one ends, it says KILLED, unless it was told that all is said.
 LAST_WORDS = "import sys\nif not sys.stdin.buffer.read(): print(sys.argv[1], file=sys.stderr)"
@@ -84,6 +84,27 @@ def tell_all(text: str) -> str:
     return bytes(np.asarray(said)).decode()
 
 
+def agree(said: str) -> None:
+    """Check that all processes of the run, which call this together, say the same.
+
+    Raises:
+        UserError: they do not; in all of them.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    differs = process_allgather(np.bool_(tell_all(said) != said))
+    if differs.any():
+        raise UserError(
+            f"process {int(differs.argmax())} of this run does not see what process 0 sees: the same pictures, "
+            "results, options and version of this program; give all the same command, on a folder that they share."
+        )
+
+
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags by which a command joins the other processes of its run."""
     group = parser.add_argument_group(
@@ -95,6 +116,11 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="instead of --distributed: the address of process 0")
     group.add_argument("--processes", type=int, metavar="N", help="with --coordinator: how many there are")
     group.add_argument("--process", type=int, metavar="I", help="with --coordinator: which one this is, from 0")
+
+
+def are_named(options: argparse.Namespace) -> bool:
+    """Whether the flags say that this is one of several processes; arguments and errors as for `joined`."""
+    return _named(options) is not None
 
 
 @contextlib.contextmanager

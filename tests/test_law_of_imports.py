@@ -16,7 +16,7 @@ FLOORS = (
     {"store", "data"},
     {"inference", "training", "convert"},
     {"pictures", "costs", "export", "zoo"},
-    {"evaluation", "app"},
+    {"evaluation", "app", "cluster"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

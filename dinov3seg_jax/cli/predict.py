@@ -5,35 +5,25 @@ JAX is loaded when everything that can be checked without it is checked, since t
 
 import argparse
 import gc
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from dinov3seg_jax.cli.clips import Videos, add_clip_arguments
-from dinov3seg_jax.cli.drawing import add_drawing_arguments, draw_again, drawing_of
+from dinov3seg_jax.cli.cluster import FILES, add_cluster_arguments, segment_on_cluster
+from dinov3seg_jax.cli.drawing import add_drawing_arguments, draw_again
 from dinov3seg_jax.cli.parsing import Command, amount_of_memory, given_path
-from dinov3seg_jax.cli.request import (
-    Request,
-    add_class_arguments,
-    add_model_arguments,
-    check_request,
-    load_model,
-    with_own_config,
-)
-from dinov3seg_jax.cli.results import add_format_arguments, outputs_of
-from dinov3seg_jax.data.clips import is_clip
-from dinov3seg_jax.data.scenes import View, parse_bands
+from dinov3seg_jax.cli.picture_job import PictureJob, describe, follow
+from dinov3seg_jax.cli.request import Request, add_class_arguments, add_model_arguments, check_request, load_model
+from dinov3seg_jax.cli.results import add_format_arguments
+from dinov3seg_jax.data.scenes import parse_bands
 from dinov3seg_jax.data.stretch import parse_stretch
-from dinov3seg_jax.pictures.finished import Picture, begin, to_do, together
-from dinov3seg_jax.pictures.listing import Listing, describe_passed_over, find_pictures, standard_input
-from dinov3seg_jax.pictures.places import output_places, refuse_place, titles
+from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.pictures.listing import STANDARD_INPUT, standard_input
+from dinov3seg_jax.pictures.places import refuse_place
+from dinov3seg_jax.processes import add_process_arguments, agree, are_named, check_once, joined
+from dinov3seg_jax.visualize import Drawing
 
 DESCRIPTION = "segment pictures into classes you name"
-CLASSES_SHOWN = 5
 OBJECTS = 100_000  # that are made between two garbage collections; Python's own 700 take an eighth of a start
 
 
@@ -87,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="as in 4GB: pictures that need more are segmented tile by tile; default: auto, half of the free memory",
     )
+    add_process_arguments(parser)
+    add_cluster_arguments(parser)
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -98,101 +90,62 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     Raises:
         UserError: no picture can be segmented with these arguments.
     """
+    if are_named(options) and STANDARD_INPUT in options.image:
+        raise UserError("--image is -, and standard input is one process's own; name a file that all processes see")
     request = check_request(options, overrides)
+    if options.cluster is not None:
+        return segment_on_cluster(options, request)
+    if options.worker or options.results != FILES:
+        raise UserError("--worker and --results go with --cluster; add that, or leave them out")
     with standard_input(options.image) as named:
         refuse_place(named, options.out)
         return _segment(options, request, named)
 
 
 def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path]) -> int:
-    listing = find_pictures(named)
-    request = with_own_config(request)
-    places = output_places(listing.roots, options.out)
-    found = list(map(Picture, listing.roots, places, titles(listing.roots)))
-    clips: list[Picture] = []
-    pictures: list[Picture] = []
-    for picture in found:
-        (clips if is_clip(picture.path) else pictures).append(picture)
-    of_folder = not listing.single
-    drawing = drawing_of(options)
-    outputs = outputs_of(options, of_folder, request.asked.names)._replace(drawing=drawing)
-    sources = [str(path.resolve()) for path in named]
-    view = View(options.bands, options.stretch)
-    question = {"pictures": sources[0] if len(sources) == 1 else sources} | request.question() | view.question()
-    question |= outputs.question()
-    wanted = to_do(options.out, question, pictures, options.overwrite, outputs)
-    videos = Videos(clips, request.question(), options, drawing)
-    left = set(wanted)
-    skipped = [picture for picture in pictures if picture not in left]
-    if skipped:
-        print(f"{len(skipped)} of {len(pictures)} pictures are done already", flush=True)
-    undrawn = draw_again(options.out, skipped, view, outputs)
-    unnameable = [picture for picture in wanted if picture.has_long_name(outputs.formats)]
-    for picture in unnameable:
-        print(f"error: {picture.path} has a name that is too long for its results; shorten it", file=sys.stderr)
-        wanted.remove(picture)
-    if not wanted and not videos.left:
-        if of_folder and pictures:
-            _tell_of_files(together(options.out, pictures, outputs))
-        _tell_of_others(listing)
-        return 2 if unnameable or undrawn or videos.failed else 0
+    job = PictureJob.of(options, request, named)
+    videos = Videos(job.clips, job.request.question(), options, job.outputs.drawing or Drawing())
+    failed = job.unnameable
+    if not job.wanted and not videos.left and not are_named(options):
+        failed += draw_again(job.out, job.skipped, job.view, job.outputs)
+        job.finish()
+        job.tell_of_others()
+        return 2 if failed or videos.failed else 0
 
     gc.set_threshold(OBJECTS)
-    from dinov3seg_jax.pictures.batches import Outcome, segment_pictures
+    import jax
+
+    from dinov3seg_jax.pictures.batches import segment_pictures
     from dinov3seg_jax.pictures.huge import auto_memory
+    from dinov3seg_jax.pictures.shares import begin_for_all, fingerprint, is_last, own_share
 
-    model, asked = load_model(request)
-    if pictures or of_folder:
-        begin(options.out, question if of_folder else None, wanted, outputs)
+    def start() -> None:
+        nonlocal failed
+        failed += draw_again(job.out, job.skipped, job.view, job.outputs)
+        if job.pictures or job.of_folder:
+            begin_for_all(job.out, job.question if job.of_folder else None, job.wanted, job.outputs, job.request.asked)
 
-    def report(outcome: Outcome) -> None:
-        with tqdm.external_write_mode():  # above the bar
-            if outcome.summary is None:
-                print(f"error: {outcome.error}", file=sys.stderr)
-            else:
-                shown = outcome.picture.shown(outputs.formats) or options.out
-                print(f"{outcome.picture.path}: {describe(outcome.summary)} -> {shown}", flush=True)
-
-    batch_size = min(options.batch, max(len(pictures), 1))
+    with joined(options):
+        model, asked = load_model(job.request, jax.local_devices() if are_named(options) else ())
+        agree(fingerprint(job.question, job.pictures, job.wanted))
+        check_once(start)
+        process, processes = jax.process_index(), jax.process_count()
+    batch_size = min(options.batch, max(len(job.pictures), 1))
+    own = own_share(job.pictures, job.wanted, batch_size, process, processes)
+    videos.left = videos.left[process::processes]
+    if processes > 1:
+        print(f"process {process} of {processes} does {len(own)} of {len(job.wanted)} pictures", flush=True)
     memory = options.memory or auto_memory()
-    outcomes = segment_pictures(model, asked, pictures, set(wanted), batch_size, memory, view, outputs)
-    done, started = 0, time.perf_counter()
-    hidden = None if of_folder else True  # None: where nobody watches
-    for outcome in tqdm(outcomes, total=len(wanted), unit="image", dynamic_ncols=True, disable=hidden):
-        report(outcome)
-        done += outcome.summary is not None
-    seconds, failed = time.perf_counter() - started, len(unnameable) + len(wanted) - done
-    if of_folder and pictures:
-        _tell_of_files(together(options.out, pictures, outputs))
-        print(
-            f"{done} pictures in {seconds:.1f} s, {done / seconds:.2f} images/s; results are in {options.out}",
-            flush=True,
-        )
-        if failed:
-            print(f"error: {failed} of {len(pictures)} pictures could not be segmented; see above", file=sys.stderr)
+    outcomes = segment_pictures(model, asked, job.pictures, set(own), batch_size, memory, job.view, job.outputs)
+    tally = follow(outcomes, len(own), job.outputs, job.out, job.of_folder)
+    failed += tally.failed
+    if job.of_folder and job.pictures:
+        if is_last(job.out, process, processes):
+            job.finish()
+        tally._replace(failed=job.unnameable + tally.failed).tell(len(job.pictures), job.out)
     videos.segment(model, asked, describe)
-    _tell_of_others(listing)
-    return 2 if failed or undrawn or videos.failed else 0
-
-
-def _tell_of_files(paths: Sequence[Path]) -> None:
-    for path in paths:
-        print(f"all pictures -> {path}", flush=True)
-
-
-def _tell_of_others(listing: Listing) -> None:
-    if passed_over := describe_passed_over(listing.passed_over):
-        print(f"note: {passed_over}", file=sys.stderr)
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """Size and the largest classes, for one line of output; see `Segmentation.summary`."""
-    found = sorted((row for row in summary["classes"] if row["pixels"]), key=lambda row: -row["pixels"])
-    shown = [f"{row['name']} {row['fraction']:.1%}" for row in found[:CLASSES_SHOWN]]
-    more = [f"{len(found) - CLASSES_SHOWN} more"] if len(found) > CLASSES_SHOWN else []
-    without = summary.get("nodata_pixels", 0)
-    gaps = [f"{without:,} pixels without data"] if without else []
-    return f"{summary['width']} x {summary['height']}, {', '.join(shown + more + gaps)}"
+    job.tell_of_others()
+    return 2 if failed or videos.failed else 0
 
 
 def memory_size(text: str) -> int | None:

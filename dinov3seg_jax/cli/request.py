@@ -21,6 +21,8 @@ from dinov3seg_jax.text.tokenizers import open_tokenizer
 from dinov3seg_jax.visualize import COLORBLIND_ENDS, PALETTES
 
 if TYPE_CHECKING:
+    import jax
+
     from dinov3seg_jax.inference.base import BaseSegmenter
 
 MODEL_EPILOG = """\
@@ -151,8 +153,12 @@ def with_own_config(request: Request) -> Request:
     return request._replace(config=config)
 
 
-def load_model(request: Request) -> "tuple[BaseSegmenter, ClassList]":
+def load_model(request: Request, devices: "Sequence[jax.Device]" = ()) -> "tuple[BaseSegmenter, ClassList]":
     """The model, and what is asked, which is shown; programs are kept on disk from here on.
+
+    Args:
+        request: checked.
+        devices: that share batches out; default the first.
 
     Raises:
         UserError: the model cannot be loaded, or does not take these names.
@@ -165,7 +171,8 @@ def load_model(request: Request) -> "tuple[BaseSegmenter, ClassList]":
         print(f"note: no font here has the letters of '{boxed[0]}'{more}; install the extra 'fonts'", file=sys.stderr)
     keep_programs()
     zero_shot = request.way == "zero_shot"
-    model = load(request.folder, request.overrides, zero_shot=zero_shot)
+    shared: dict[str, Any] = {"devices": devices} if devices else {}
+    model = load(request.folder, request.overrides, zero_shot=zero_shot, **shared)
     asked = model.check_names(request.asked)
     if zero_shot:
         print(model.describe(), flush=True)

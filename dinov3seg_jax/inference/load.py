@@ -144,7 +144,12 @@ def with_own_recipe(
 
 
 def load(
-    path: str | Path | ModelFolder, overrides: Sequence[str] = (), *, zero_shot: bool = False, step: str = NEWEST
+    path: str | Path | ModelFolder,
+    overrides: Sequence[str] = (),
+    *,
+    zero_shot: bool = False,
+    step: str = NEWEST,
+    devices: "Sequence[jax.Device]" = (),
 ) -> "BaseSegmenter":
     """Read a model, ready to segment pictures.
 
@@ -157,6 +162,7 @@ def load(
         zero_shot: use the towers of dinov3.txt alone, without the trained head of a run. Converted weights have no
             head and are used so in any case.
         step: of a run: "newest", "best" (by what was scored while it trained), or a number.
+        devices: as for `OpenModel.segmenter`.
 
     Returns:
         A segmenter; its `segment(image, names)` labels a picture.
@@ -166,7 +172,7 @@ def load(
     """
     model = open_model(open_folder(path, step), zero_shot)
     config = override_inference(model.config, overrides, section_of(model.way))
-    segmenter = model.segmenter(config)
+    segmenter = model.segmenter(config, devices)
     segmenter.calibration = calibration_of(model.folder, model.way, config)
     return segmenter
 

@@ -117,6 +117,24 @@ def segment_pictures(
             held -= size
 
 
+def neighbours(pictures: Sequence[Picture], batch_size: int) -> Iterator[Sequence[Picture]]:
+    """The pictures in parts: a batch is made of pictures of one part, so whoever has a part makes the same batches."""
+    for start in range(0, len(pictures), BATCHES_LOOKED_AT * batch_size):
+        yield pictures[start : start + BATCHES_LOOKED_AT * batch_size]
+
+
+def several_neighbours(pictures: Sequence[Picture], batch_size: int, count: int) -> Iterator[list[Picture]]:
+    """The same in longer parts, of so many pictures or a few more."""
+    gathered: list[Picture] = []
+    for near in neighbours(pictures, batch_size):
+        gathered += near
+        if len(gathered) >= count:
+            yield gathered
+            gathered = []
+    if gathered:
+        yield gathered
+
+
 def _plan(
     pictures: Sequence[Picture],
     wanted: Collection[Picture],
@@ -126,8 +144,7 @@ def _plan(
     readers: ThreadPoolExecutor,
 ) -> Iterator[list[Look]]:
     """The batches with a wanted picture, each of pictures of one shape that are not far from each other."""
-    for start in range(0, len(pictures), BATCHES_LOOKED_AT * batch_size):
-        near = pictures[start : start + BATCHES_LOOKED_AT * batch_size]
+    for near in neighbours(pictures, batch_size):
         if not any(picture in wanted for picture in near):
             continue
         alike: dict[Shape, list[list[Look]]] = {}

@@ -43,7 +43,7 @@ def read_earlier(picture: Picture, view: View = AS_IT_IS, drawing: Drawing | Non
     Raises:
         UserError: the picture or its results cannot be read, or they are of another picture.
     """
-    summary = _summary(picture.summary)
+    summary = read_summary(picture.summary)
     if "labels" not in summary:
         raise UserError(f"{picture.summary} has no label map beside it; label the picture again, with that format, too")
     labels_file = picture.target.with_name(str(summary["labels"]))
@@ -62,7 +62,12 @@ def read_earlier(picture: Picture, view: View = AS_IT_IS, drawing: Drawing | Non
     )
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> dict[str, Any]:
+    """What was written of a picture's labels.
+
+    Raises:
+        UserError: it cannot be read, or is none of this program's.
+    """
     try:
         found = json.loads(path.read_bytes())
         if {"names", "classes", "height", "width", "nodata_pixels"} <= found.keys():

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3seg_jax.cli import predict, request
+from dinov3seg_jax.cli import picture_job, request
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.errors import UserError, run_command
+from dinov3seg_jax.pictures.places import output_places
 from dinov3seg_jax.store.run import write_config
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
@@ -106,15 +107,15 @@ def test_a_folder_with_a_bad_picture(tmp_path, capsys):
 def test_results_of_no_two_pictures_have_one_name(tmp_path, below, stems):
     paths = [tmp_path / name for name in below.split()]
     for order in (1, -1):
-        places = predict.output_places(dict.fromkeys(paths[::order], tmp_path), Path("out"))
+        places = output_places(dict.fromkeys(paths[::order], tmp_path), Path("out"))
         assert places == [Path("out", stem) for stem in stems.split()][::order]
 
 
 def test_pictures_of_several_folders_take_the_names_of_their_folders():
     roots = {Path("/x/a/1.png"): Path("/x/a"), Path("/x/b/1.png"): Path("/x/b"), Path("/x/c/2.png"): Path("/x/c")}
-    assert predict.output_places(roots, Path("out")) == [Path("out", name) for name in ("a_1.png", "b_1.png", "2")]
+    assert output_places(roots, Path("out")) == [Path("out", name) for name in ("a_1.png", "b_1.png", "2")]
     same = {Path("/x/a/1.png"): Path("/x/a"), Path("/y/a/1.png"): Path("/y/a")}
-    assert predict.output_places(same, Path("out")) == [Path("out", name) for name in ("x_a_1.png", "y_a_1.png")]
+    assert output_places(same, Path("out")) == [Path("out", name) for name in ("x_a_1.png", "y_a_1.png")]
 
 
 def test_several_pictures_and_a_folder(loads, tmp_path, capsys):
@@ -238,9 +239,9 @@ def test_unknown_or_missing_arguments(wrong, capsys):
 
 def test_a_line_shows_only_the_largest_classes(model):
     names = [f"thing {letter}" for letter in "abcdefg"]
-    line = predict.describe(model.segment(PICTURE, names).summary())
+    line = picture_job.describe(model.segment(PICTURE, names).summary())
     assert line.startswith("40 x 30, thing ")
-    assert line.count("%") <= predict.CLASSES_SHOWN
+    assert line.count("%") <= picture_job.CLASSES_SHOWN
 
 
 HELP_AND_MISTAKES = [

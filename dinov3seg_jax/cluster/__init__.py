@@ -1,0 +1,1 @@
+"""Pictures by the million, on the machines of a Ray cluster."""
