@@ -339,9 +339,10 @@ class Config:
     workdir: Annotated[str, Field(min_length=1)] = "runs/default"  # the run's folder
     seed: NonNegative = 0  # of all that is drawn: weights, order, crops
     init_from: str = ""  # folders whose weights a new run starts from: runs or converted weights, separated by commas
-    data_parallel: Integer = -1  # devices along the data axis; -1: all
-    model_parallel: Positive = 1  # devices that share the work on each crop
-    fsdp_bytes: NonNegative = 4 * 2**20  # larger parameters are also spread over the data axis
+    data_parallel: Integer = -1  # devices that share crops out; -1: all, but for what model_parallel takes
+    model_parallel: Positive = 1  # devices that share the work on each crop: its towers' matrices, and its classes
+    replicas: NonNegative = 0  # how many times all parameters are held; 0: once in each slice of a pod
+    fsdp_bytes: NonNegative = 4 * 2**20  # larger parameters are cut over the devices of a replica
     fsdp_frozen: Flag = True  # also parameters that do not train; False: more memory, but no gathering in each step
     benchmarks: Names = ()  # data sets to score on, one after the other, instead of data.eval.name
     report_images: NonNegative = 8  # pictures in the evaluation report

@@ -15,9 +15,9 @@ from dinov3seg_jax.costs.budget import SHARE, Attempt, attempts
 from dinov3seg_jax.costs.step_memory import (
     StepMemory,
     abstract_batch,
-    described_mesh,
     kept_of_a_crop,
     memory_of,
+    mesh_of,
     step_memory,
     trace_one_device,
 )
@@ -29,7 +29,7 @@ from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.flops import count_flops, count_traced
 from dinov3seg_jax.training.program import describe_step, refuse_uneven_batches
-from dinov3seg_jax.training.sharding import DATA, AnyMesh, make_mesh
+from dinov3seg_jax.training.sharding import AnyMesh, example_shares, make_mesh
 from dinov3seg_jax.training.step import Batch
 
 SMALLEST_SHOWN = 10**6  # bytes
@@ -85,10 +85,10 @@ def dry_run(config: Config, topology: str = "", devices: int = 0, memory: int = 
     if topology:
         mesh = topology_mesh(config, topology)
     elif devices:
-        mesh = described_mesh(config, devices)
+        mesh = mesh_of(config, devices)
         refuse_uneven_batches(config, mesh)
     else:
-        mesh = make_mesh(config.data_parallel, config.model_parallel)
+        mesh = make_mesh(config.data_parallel, config.model_parallel, replicas=config.replicas)
     program = describe_step(config, mesh)
     state, frozen, at = program.state, program.frozen, program.shardings
     tokens = training_prompts(names, asked)
@@ -96,7 +96,7 @@ def dry_run(config: Config, topology: str = "", devices: int = 0, memory: int = 
     print(parameter_table(state.trainable, frozen))
     devices = mesh.size
     shape = tokens.shape[0], tokens.shape[1]
-    one = trace_one_device(config, mesh.shape[DATA], shape)
+    one = trace_one_device(config, example_shares(mesh), shape)
     flops = (
         count_flops(program.step, state, frozen, program.described_names(tokens), batch)
         if devices > 1
@@ -160,7 +160,7 @@ def say_whether_it_fits(config: Config, mesh: AnyMesh, names: tuple[int, int], n
             print(f"JAX takes {TAKEN:.0%} of a GPU by itself; start the run with {more}")
         return True
     print(f"it does not fit {room}; with more options it needs", flush=True)
-    for attempt in attempts(config, mesh.shape[DATA], names[0], lambda more: memory_of(more, mesh.size, names)):
+    for attempt in attempts(config, example_shares(mesh), names[0], lambda more: memory_of(more, mesh.size, names)):
         print(f"  {attempt.needed.total / 1e9:8.2f} GB  {attempt.words}", flush=True)
         if attempt.fits(memory):
             print(f"it fits with {attempt.words}")

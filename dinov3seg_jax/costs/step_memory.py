@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend import core
-from jax.sharding import AbstractMesh, AxisType
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.costs.memory import Reading, array_bytes, peak
@@ -16,7 +15,7 @@ from dinov3seg_jax.models.graph import bind
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.finetune import join
 from dinov3seg_jax.training.program import StepProgram, describe_step
-from dinov3seg_jax.training.sharding import DATA, MODEL, axes_of
+from dinov3seg_jax.training.sharding import AnyMesh, described_mesh, example_shares
 from dinov3seg_jax.training.step import Batch, make_loss
 
 GRADIENTS = "gradients"
@@ -47,20 +46,19 @@ class StepMemory:
         return sum(self.given.values()) + sum(self.made.values())
 
 
-def described_mesh(config: Config, devices: int) -> AbstractMesh:
+def mesh_of(config: Config, devices: int) -> AnyMesh:
     """The mesh of a run on so many devices, which need not be there.
 
     Raises:
-        UserError: `data_parallel` and `model_parallel` do not fit.
+        UserError: `data_parallel`, `model_parallel` and `replicas` do not fit.
     """
-    axes = axes_of(config.data_parallel, config.model_parallel, devices)
-    return AbstractMesh(axes, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
+    return described_mesh(config.data_parallel, config.model_parallel, devices, config.replicas)
 
 
-def abstract_batch(config: Config, class_count: int) -> Batch:
-    """The shapes of a batch."""
+def abstract_batch(config: Config, class_count: int, shares: int = 1) -> Batch:
+    """The shapes of a batch, or with one of so many equal shares of each list of classes."""
     b, side = config.train.batch_size, config.data.crop_size
-    k = min(config.data.classes_per_image, class_count) or class_count
+    k = -(-(min(config.data.classes_per_image, class_count) or class_count) // shares)
     return Batch(
         jax.ShapeDtypeStruct((b, side, side, 3), jnp.uint8),
         jax.ShapeDtypeStruct((b, side, side), jnp.int32),
@@ -79,18 +77,24 @@ class OneDevice(NamedTuple):
 def trace_one_device(config: Config, devices: int, names: tuple[int, int]) -> OneDevice:
     """Trace the step of a run's share of crops and names.
 
-    A device is taken to compute its crops by itself: what `model_parallel` shares out of activations is not deducted.
+    A device is taken to compute the towers of its crops by itself: of what `model_parallel` shares out, classes alone
+    are deducted.
 
     Args:
         config: of the run.
-        devices: along the data axis.
+        devices: that share examples out, or groups of them.
         names: how many there are, and tokens of the longest prompt.
     """
     parts, (count, length) = config.train.accumulate, names
     alone = _alone(config, -(-config.train.batch_size // parts // devices) * parts, parts)
-    program = describe_step(alone, described_mesh(alone, 1))
+    program = describe_step(alone, mesh_of(alone, 1))
     tokens = jax.ShapeDtypeStruct((-(-count // devices), length), jnp.int32)
-    arguments = program.state, program.frozen, program.described_names(tokens), abstract_batch(alone, count)
+    arguments = (
+        program.state,
+        program.frozen,
+        program.described_names(tokens),
+        abstract_batch(alone, count, config.model_parallel),
+    )
     return OneDevice(program, arguments, program.step.trace(*arguments).jaxpr)
 
 
@@ -115,8 +119,8 @@ def memory_of(config: Config, devices: int, names: tuple[int, int], platform: st
     Raises:
         UserError: options of the config contradict each other, or the number of devices.
     """
-    mesh = described_mesh(config, devices)
-    return step_memory(describe_step(config, mesh), trace_one_device(config, mesh.shape[DATA], names), platform)
+    mesh = mesh_of(config, devices)
+    return step_memory(describe_step(config, mesh), trace_one_device(config, example_shares(mesh), names), platform)
 
 
 def _given(shared: StepProgram, one: OneDevice) -> dict[str, int]:
@@ -156,7 +160,7 @@ def kept_of_a_crop(config: Config, class_count: int) -> Counter[str]:
     What the text tower keeps belongs to a step, and is not in it.
     """
     alone = _alone(config, 1, 1)
-    program = describe_step(alone, described_mesh(alone, 1))
+    program = describe_step(alone, mesh_of(alone, 1))
     loss, state, frozen = make_loss(alone, program.graph), program.state, program.frozen
 
     def embed(trainable: Parameters, frozen: Parameters, tokens: Any) -> Any:
@@ -166,7 +170,7 @@ def kept_of_a_crop(config: Config, class_count: int) -> Counter[str]:
         return jax.vjp(lambda trainable, text: loss(trainable, frozen, text, step, batch)[0], trainable, text)[1]
 
     text = jax.eval_shape(embed, state.trainable, frozen, jax.ShapeDtypeStruct((class_count, 1), jnp.int32))
-    batch = abstract_batch(alone, class_count)
+    batch = abstract_batch(alone, class_count, config.model_parallel)
     jaxpr = jax.make_jaxpr(pull_back)(state.trainable, text, frozen, state.step, batch).jaxpr
     makers = {id(variable): equation for equation in jaxpr.eqns for variable in equation.outvars}
     kept = {id(variable): variable for variable in jaxpr.outvars if id(variable) in makers}
@@ -192,4 +196,4 @@ def part_of(equation: core.JaxprEqn) -> str:
 def _alone(config: Config, batch_size: int, parts: int) -> Config:
     """The run on one device."""
     train = dataclasses.replace(config.train, batch_size=batch_size, accumulate=parts)
-    return dataclasses.replace(config, train=train, data_parallel=1, model_parallel=1)
+    return dataclasses.replace(config, train=train, data_parallel=1, model_parallel=1, replicas=0)

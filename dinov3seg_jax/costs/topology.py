@@ -70,13 +70,13 @@ def topology_mesh(config: Config, topology: str) -> Mesh:
     """The mesh of a run on a slice.
 
     Args:
-        config: its `data_parallel` and `model_parallel`.
+        config: its `data_parallel`, `model_parallel` and `replicas`.
         topology: generation and shape, as in "v5e:16x16".
 
     Raises:
         UserError: as `slice_devices`, or the config does not fit the slice.
     """
-    return make_mesh(config.data_parallel, config.model_parallel, slice_devices(topology))
+    return make_mesh(config.data_parallel, config.model_parallel, slice_devices(topology), config.replicas)
 
 
 def slice_devices(topology: str) -> Any:

@@ -14,6 +14,7 @@ from dinov3seg_jax.data.images import read_turned
 from dinov3seg_jax.data.masks import Mask
 from dinov3seg_jax.data.prepared import Manifest, parse_manifest
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.places import local_copy
 
 INFO = "dataset_info.json"
 
@@ -67,6 +68,7 @@ def open_records(folder: Path, split: str) -> tuple[Manifest, ArrayRecords]:
         UserError: TFDS is missing, the folder was not written by `tfds_builder.py`, or files are missing from it.
     """
     tfds = import_tfds()
+    folder = local_copy(folder)  # array_record finds no example on s3://, and says nothing
     builder = tfds.builder_from_directory(folder)
     manifest = parse_manifest(dict(builder.info.metadata or {}), folder / "metadata.json")
     name = manifest.split(split, folder)

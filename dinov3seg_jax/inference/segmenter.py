@@ -18,10 +18,16 @@ from dinov3seg_jax.inference.classes.chunks import ClassChunks, ScoredChunk, gat
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.jit import jit
 from dinov3seg_jax.inference.device.precision import at_precision
-from dinov3seg_jax.inference.device.sharing import make_mesh, on_every_device, on_own_pictures, shared_out
+from dinov3seg_jax.inference.device.sharing import (
+    copies_of,
+    make_mesh,
+    on_every_device,
+    on_own_pictures,
+    shared_out,
+)
 from dinov3seg_jax.inference.recipes import describe_inference
 from dinov3seg_jax.inference.tile_scorer import TileScorer
-from dinov3seg_jax.inference.views.labels import BestClass, Found, resize_scores
+from dinov3seg_jax.inference.views.labels import BestClass, Found, best_of, resize_scores
 from dinov3seg_jax.inference.views.local_global import (
     check_inference,
     resize_image,
@@ -125,11 +131,15 @@ class Segmenter(BaseSegmenter):
         """See `BaseSegmenter`: in batches of pictures that have the same size once resized.
 
         `batch_size` counts pictures, or tiles of them, and is rounded up to a multiple of the devices. A batch that is
-        not full is filled up, so that it needs no program of its own.
+        not full is filled up, so that it needs no program of its own. Where fewer pictures than there are devices are
+        asked for at a time, devices share the class list of each.
         """
-        batch_size = self._whole_batch(batch_size)
         if self.config.inference.resize == "tiled":
-            return self.tiles.label(images, classes, batch_size)
+            return self.tiles.label(images, classes, self._whole_batch(batch_size))
+        copies = 1
+        if self._mesh is not None and self.chunks is not None:
+            copies = copies_of(max(batch_size, len(images)), self._mesh.size)
+        batch_size = self._whole_batch(batch_size * copies) // copies
         options, patch_size = self.config.inference, self.config.model.vision.patch_size
         resized = [resize_image(image, options, patch_size) for image in images]
         same_size: dict[tuple[int, ...], list[int]] = {}
@@ -139,10 +149,13 @@ class Segmenter(BaseSegmenter):
         for group in same_size.values():
             for start in range(0, len(group), batch_size):
                 batch = group[start : start + batch_size]
-                filled = batch + batch[-1:] * (batch_size - len(batch))
+                filled = np.repeat(batch + batch[-1:] * (batch_size - len(batch)), copies)
                 sizes = [images[index].shape[:2] for index in filled]
                 stacked = np.stack([resized[index] for index in filled])
-                results |= zip(batch, self._label_batch(stacked, sizes, len(batch), classes, scores), strict=True)
+                found = self._label_batch(stacked, sizes, len(batch) * copies, classes, scores, copies)
+                results |= {
+                    index: best_of(found[place * copies : (place + 1) * copies]) for place, index in enumerate(batch)
+                }
         return [results[index] for index in range(len(images))]
 
     def batch_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -161,11 +174,14 @@ class Segmenter(BaseSegmenter):
         return (side**2 + windows * window**2) // self.config.model.vision.patch_size**2
 
     def score_list(
-        self, pixels: UInt8[np.ndarray | Array, "b h w 3"], names: Sequence[str | NamedClass]
+        self, pixels: UInt8[np.ndarray | Array, "b h w 3"], names: Sequence[str | NamedClass], copies: int = 1
     ) -> Iterator[ScoredChunk]:
-        """Scores of all names on resized pictures, a few names at a time where the model allows it."""
+        """Scores of all names on resized pictures, a few names at a time where the model allows it.
+
+        With `copies`, so many rows of pixels in succession are one picture, of which each has other names.
+        """
         if self.chunks is not None:
-            yield from self.chunks(self.parameters, pixels, self.embed(names))
+            yield from self.chunks(self.parameters, pixels, self.embed(names), copies)
         else:
             text, class_mask = self.embed.filled(names)
             scores = self._score(self.parameters, pixels, text[None], class_mask[None])
@@ -182,8 +198,9 @@ class Segmenter(BaseSegmenter):
         wanted: int,
         classes: Sequence[NamedClass],
         scores: bool,
+        copies: int,
     ) -> list[Found]:
-        """What is found in the first `wanted` pictures, resized to `sizes`."""
+        """What is found in the first `wanted` pictures, resized to `sizes`; `copies` as for `score_list`."""
         mesh = self._mesh
         each = len(pixels) // (1 if mesh is None else mesh.size)
         # Labelled together: the first picture of every device, then the second of every device, ...
@@ -191,7 +208,7 @@ class Segmenter(BaseSegmenter):
         best = [BestClass([sizes[place] for place in places], mesh) for places in together]
         on_devices = pixels if mesh is None else jax.device_put(pixels, shared_out(mesh))
         lists, kept = None, []
-        for chunk in self.score_list(on_devices, classes):
+        for chunk in self.score_list(on_devices, classes, copies):
             lists = chunk.lists
             for place, so_far in enumerate(best):
                 so_far.update(chunk.scores, chunk.class_mask, chunk.first, place)

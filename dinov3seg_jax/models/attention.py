@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.kernels import LONG, Kernel, has_kernel, takes_cudnn
 from dinov3seg_jax.models.layers import Linear
-from dinov3seg_jax.models.mesh import DATA, divides, on_each_device
+from dinov3seg_jax.models.mesh import BY_EXAMPLE, divides, on_each_device
 
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
 
@@ -52,7 +51,7 @@ def attend(
         if divides(len(query)):
             from dinov3seg_jax.models.splash import splash_attention  # here, because importing Pallas takes a while
 
-            return on_each_device(partial(splash_attention, causal=causal), (P(DATA),) * 3)(query, key, value)
+            return on_each_device(partial(splash_attention, causal=causal), (BY_EXAMPLE,) * 3)(query, key, value)
     if kernel == "cudnn":
         if not has_kernel(kernel, query.dtype):
             raise UserError(
@@ -61,7 +60,7 @@ def attend(
             )
         return _cudnn_attention(query, key, value, causal)
     if kernel == "auto" and divides(len(query)) and takes_cudnn(query.dtype, query.shape[-1], key.shape[1]):
-        return on_each_device(partial(_cudnn_attention, causal=causal), (P(DATA),) * 3)(query, key, value)
+        return on_each_device(partial(_cudnn_attention, causal=causal), (BY_EXAMPLE,) * 3)(query, key, value)
     if kernel in ("xla", "splash") or causal or key.shape[1] < LONG:
         before = penalty(np.tri(query.shape[1], key.shape[1], dtype=bool)) if causal else None
         return dot_product_attention(query, key, value, before)

@@ -14,6 +14,7 @@ from dinov3seg_jax.models.decoder import Decoder
 from dinov3seg_jax.models.early_refinement import EarlyRefinement
 from dinov3seg_jax.models.late_refinement import LateRefinement
 from dinov3seg_jax.models.layers import Linear
+from dinov3seg_jax.models.mesh import BY_CLASS, BY_EXAMPLE, fill_classes, on_each_device, shares_classes
 from dinov3seg_jax.models.pixels import normalize_pixels
 from dinov3seg_jax.models.sam import SamEncoder
 from dinov3seg_jax.models.scene import REJECTED_LOGIT, ImageFeatures, PriorMaps
@@ -144,7 +145,23 @@ class SegmentationModel(nnx.Module):
         text: Float[Array, "b t d2"],
         class_mask: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b t h4 w4"]:
-        """§3's embedding, §4 and §5."""
+        """§3's embedding, §4 and §5; devices that share the class list out do their own classes (see `models.mesh`).
+
+        Where these do not share a list out evenly, classes that are masked fill it up.
+        """
+        if not shares_classes():
+            return self._refine_own(correlation, guidance, text, class_mask)
+        b, t = correlation.shape[:2]
+        filled = fill_classes(correlation)
+        if class_mask is None and filled.shape[1] > t:
+            class_mask = jnp.ones((b, t), bool)
+        mask = None if class_mask is None else fill_classes(class_mask)
+        refine = on_each_device(self._refine_own, (BY_CLASS, BY_EXAMPLE, BY_CLASS, BY_CLASS), BY_CLASS)
+        return refine(filled, guidance, fill_classes(text), mask)[:, :t]
+
+    def _refine_own(
+        self, correlation: Array, guidance: Guidance | None, text: Array, class_mask: Array | None
+    ) -> Array:
         x = self.embed_correlation(correlation)
         if self.config.late.enabled:
             projected = jax.nn.relu(self.project_text(text))

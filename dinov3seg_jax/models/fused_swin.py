@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from dinov3seg_jax.models.functions import gelu
 from dinov3seg_jax.models.kernels import on_tpu
 from dinov3seg_jax.models.layers import NORM_EPSILON
-from dinov3seg_jax.models.mesh import DATA, divides, on_each_device
+from dinov3seg_jax.models.mesh import BY_EXAMPLE, divides, on_each_device
 
 SUBLANES, LANES = 16, 128  # a tile of bfloat16
 MAPS = 4  # at once
@@ -79,7 +79,7 @@ def swin_block(weights: Weights, maps: Maps, bias: Float[np.ndarray, "windows n 
     Returns:
         The block's output, [b, t, windows, n, d].
     """
-    return on_each_device(functools.partial(_block, heads), (P(), P(DATA), P()))(weights, maps, bias)
+    return on_each_device(functools.partial(_block, heads), (P(), BY_EXAMPLE, P()))(weights, maps, bias)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

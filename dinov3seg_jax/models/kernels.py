@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dinov3seg_jax.errors import note, reason
-from dinov3seg_jax.models.mesh import DATA
+from dinov3seg_jax.models.mesh import EXAMPLES
 
 LONG = 256  # tokens; shorter sequences have few scores, which a kernel does not have to keep out of memory
 
@@ -57,7 +57,7 @@ def takes_cudnn(dtype: DTypeLike, head_dim: int, tokens: int) -> bool:
     capability = str(getattr(device, "compute_capability", ""))
     if not suits_cudnn(jax.default_backend(), capability, dtype, head_dim, tokens):
         return False
-    shares_examples_alone = all(size == 1 for axis, size in mesh.shape.items() if axis != DATA)
+    shares_examples_alone = all(size == 1 for axis, size in mesh.shape.items() if axis not in EXAMPLES)
     return shares_examples_alone and cudnn_works()
 
 

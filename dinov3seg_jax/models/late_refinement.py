@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dinov3seg_jax.config import LateRefinementConfig
 from dinov3seg_jax.models.attention import dot_product_attention, penalty
 from dinov3seg_jax.models.blocks import Mlp, recomputed
 from dinov3seg_jax.models.functions import linear_weights
 from dinov3seg_jax.models.layers import LayerNorm, Linear
-from dinov3seg_jax.models.mesh import over_batch
+from dinov3seg_jax.models.mesh import gather_classes, over_batch, sum_classes
 from dinov3seg_jax.models.scene import ClassSums, GuidedHalf
 
 LINEAR_ATTENTION_EPSILON = 1e-6
@@ -207,12 +207,14 @@ class ClassAttention(nnx.Module):
         self,
         x: Float[Array, "b t h w d"],
         guidance: Float[Array, "b t g"] | None,
-        class_mask: Bool[Array, "b t"] | None,
+        among: Float[Array, "b t2 h w d"],
+        among_guidance: Float[Array, "b t2 g"] | None,
+        among_mask: Bool[Array, "b t2"] | None,
     ) -> Float[Array, "b t h w d"]:
-        """Softmax attention; the linear kind goes by way of sums, `sum_up` and `read`."""
-        key, value = self._project(x, guidance, self.key, "key_guidance"), self._split(self.value(x))
+        """Softmax attention of some classes among all; the linear kind goes by way of sums, `sum_up` and `read`."""
+        key = self._project(among, among_guidance, self.key, "key_guidance")
         query = self._project(x, guidance, self.query, "query_guidance")
-        return self._full(query, key, value, class_mask).reshape(x.shape)
+        return self._full(query, key, self._split(self.value(among)), among_mask).reshape(x.shape)
 
     def sum_up(
         self,
@@ -250,10 +252,10 @@ class ClassAttention(nnx.Module):
     def _full(self, query: Array, key: Array, value: Array, class_mask: Array | None) -> Array:
         b, t, h, w, n, d = query.shape
         query, key, value = (
-            part.transpose(0, 2, 3, 1, 4, 5).reshape(b * h * w, t, n, d) for part in (query, key, value)
+            part.transpose(0, 2, 3, 1, 4, 5).reshape(b * h * w, -1, n, d) for part in (query, key, value)
         )
         bias = None if class_mask is None else penalty(jnp.repeat(class_mask, h * w, axis=0)[:, None, None])
-        at_once = max(FULL_ATTENTION_SCORES // (n * t * t), 1)
+        at_once = max(FULL_ATTENTION_SCORES // (n * t * key.shape[1]), 1)
         if at_once >= b * h * w:
             attended = dot_product_attention(query, key, value, bias)
         else:
@@ -326,22 +328,25 @@ class ClassRefinementBlock(nnx.Module):
         class_mask: Bool[Array, "b t"] | None = None,
         sums: ClassSums | None = None,
     ) -> Float[Array, "b t h w d"]:
-        """The transformer block over the classes, on the pooled grid."""
+        """The transformer block over the classes, on the pooled grid.
+
+        Here alone classes meet. Where devices share the list out (see `models.mesh`), sums over it are added up, and
+        softmax attention gathers the maps of all classes.
+        """
+        normed = self.norm1(x)
         if self.attention.kind == "linear":
             if sums is None:
-                sums = self.attention.sum_up(self.norm1(x), guidance, class_mask)
-                sums = self.add_padding(sums, self.missing(x, class_mask))
-            padded, attended = x, self.attention.read(self.norm1(x), guidance, sums)
+                sums = sum_classes(self.attention.sum_up(normed, guidance, class_mask))
+                sums = self.add_padding(sums, self.missing(sum_classes(_present(x, class_mask))))
+            attended = self.attention.read(normed, guidance, sums)
         else:
-            padded, guidance, class_mask = self._pad(x, guidance, class_mask)
-            attended = self.attention(self.norm1(padded), guidance, class_mask)
-        y = padded + attended
-        return (y + self.ffn(self.norm2(y)))[:, : x.shape[1]]
+            whole = [None if part is None else gather_classes(part) for part in (normed, guidance, class_mask)]
+            attended = self.attention(normed, guidance, *self._pad(*whole))
+        y = x + attended
+        return y + self.ffn(self.norm2(y))
 
-    def missing(self, x: Float[Array, "b t h w d"], class_mask: Bool[Array, "b t"] | None) -> Float[Array, " b"]:
-        """How many learned entries fill each list up to `pad_classes`; entries that are masked do not count."""
-        b, t = x.shape[:2]
-        present = jnp.full(b, t) if class_mask is None else class_mask.sum(axis=1)
+    def missing(self, present: Int[Array, " b"]) -> Float[Array, " b"]:
+        """How many learned entries fill each list, which has so many classes, up to `pad_classes`."""
         return jnp.maximum(self.config.pad_classes - present, 0).astype(jnp.float32)
 
     def add_padding(self, sums: ClassSums, count: Float[Array, " b"]) -> ClassSums:
@@ -358,18 +363,24 @@ class ClassRefinementBlock(nnx.Module):
     def _pad(
         self, x: Array, guidance: Array | None, class_mask: Array | None
     ) -> tuple[Array, Array | None, Array | None]:
+        """All classes that softmax attention is among, its keys normed, and the learned entries that fill the list."""
         b, t, h, w, d = x.shape
         longest = self.config.pad_classes - (t if class_mask is None else 0)
         if longest <= 0:
             return x, guidance, class_mask
-        filler = jnp.broadcast_to(self.padding[...].astype(x.dtype), (b, longest, h, w, d))
+        filler = jnp.broadcast_to(self.norm1(self.padding[...].astype(x.dtype)), (b, longest, h, w, d))
         if guidance is not None:
             of_text = self.padding_guidance[...].astype(guidance.dtype)
             guidance = jnp.concatenate([guidance, jnp.broadcast_to(of_text, (b, longest, *of_text.shape))], axis=1)
         if class_mask is not None:
-            used = jnp.arange(longest) < self.missing(x, class_mask)[:, None]
+            used = jnp.arange(longest) < self.missing(_present(x, class_mask))[:, None]
             class_mask = jnp.concatenate([class_mask, used], axis=1)
         return jnp.concatenate([x, filler], axis=1), guidance, class_mask
+
+
+def _present(x: Float[Array, "b t h w d"], class_mask: Bool[Array, "b t"] | None) -> Int[Array, " b"]:
+    """How many classes are no filling."""
+    return jnp.full(x.shape[0], x.shape[1]) if class_mask is None else class_mask.sum(axis=1)
 
 
 def average_pool(x: Float[Array, "b t h w d"], rows: int, columns: int) -> Float[Array, "b t h2 w2 d"]:

@@ -7,7 +7,17 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from dinov3seg_jax.models.functions import resize_linear
-from dinov3seg_jax.models.mesh import on_one_device, over_batch
+from dinov3seg_jax.models.mesh import (
+    BY_CLASS,
+    BY_EXAMPLE,
+    fill_classes,
+    first_class,
+    on_each_device,
+    on_one_device,
+    over_batch,
+    shares_classes,
+    sum_classes,
+)
 
 LOGITS_AT_ONCE = 2**24  # at the labels' size, on a device: 64 MB
 SAMPLES_PER_PATCH = 4  # along each side
@@ -36,9 +46,24 @@ def sigmoid_cross_entropy(
         weights: what each class's part is multiplied by; default 1. The mean is over t all the same.
         ignored_as_negative: CAT-Seg's form: ignored pixels count as "no class" and stay in the mean.
     """
+    b, t = logits.shape[:2]
+    weights = jnp.ones((b, t), logits.dtype) if weights is None else weights
+    if shares_classes():
+        sum_up = on_each_device(_sum_over_classes, (BY_CLASS, BY_EXAMPLE, BY_CLASS), BY_EXAMPLE)
+        total = sum_up(fill_classes(logits), label, fill_classes(weights))
+    else:
+        total = _sum_over_classes(logits, label, weights)
+    losses = total / t
+    return losses.mean() if ignored_as_negative else masked_mean(losses, label >= 0)
+
+
+def _sum_over_classes(
+    logits: Float[Array, "b t h w"], label: Int[Array, "b height width"], weights: Float[Array, "b t"]
+) -> Float[Array, "b height width"]:
+    """Each pixel's losses of all classes together, of which devices may have some each (see `models.mesh`)."""
     b, t, h, w = logits.shape
     height, width = label.shape[1:]
-    weights = jnp.ones((b, t), logits.dtype) if weights is None else weights
+    label = label - first_class(t)
 
     def add(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
         first, logits, weights = part
@@ -58,8 +83,7 @@ def sigmoid_cross_entropy(
         weights = jnp.pad(weights, missing).reshape(b, parts, at_once)
         first = at_once * jnp.arange(parts)
         total, _ = jax.lax.scan(jax.checkpoint(add), total, (first, logits.swapaxes(0, 1), weights.swapaxes(0, 1)))
-    losses = total / t
-    return losses.mean() if ignored_as_negative else masked_mean(losses, label >= 0)
+    return sum_classes(total)
 
 
 def alignment_loss(

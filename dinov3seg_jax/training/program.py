@@ -17,9 +17,9 @@ from dinov3seg_jax.training.finetune import frozen_blocks, join, partition, upda
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.sharding import (
-    DATA,
     AnyMesh,
     batch_sharding,
+    example_shares,
     like_parameters,
     on_mesh,
     parameter_shardings,
@@ -184,14 +184,14 @@ def refuse_uneven_batches(config: Config, mesh: AnyMesh) -> None:
         UserError: it says what batch, or what shape of the mesh, would do.
     """
     batch, parts = config.train.batch_size, config.train.accumulate
-    together = mesh.shape[DATA] * parts
+    together = example_shares(mesh) * parts
     if batch % together:
         divisors = (n for n in range(1, mesh.size + 1) if not mesh.size % n)
         enough = next((n for n in divisors if not batch % (mesh.size // n * parts)), 0)
         in_parts = f" in {parts} parts" if parts > 1 else ""
         shared = f", or let devices share the work of one example with --config.model_parallel={enough}"
         raise UserError(
-            f"train.batch_size {batch} cannot be shared out over {mesh.shape[DATA]} devices{in_parts}; set "
+            f"train.batch_size {batch} cannot be shared out over {example_shares(mesh)} devices{in_parts}; set "
             f"--config.train.batch_size={-(-batch // together) * together}{shared if enough else ''}."
         )
 

@@ -1,4 +1,8 @@
-"""Where arrays live: a mesh of (data, model) axes and a table from parameter names to partitions."""
+"""Where arrays live: a mesh of (replica, data, model) axes and a table from parameter names to partitions.
+
+Examples are shared out over the first two, large parameters are cut over the second alone, and the third shares out the
+work on each example: the matrices of the towers, and the class list behind them (see `models.mesh`).
+"""
 
 import functools
 import re
@@ -14,16 +18,19 @@ from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.mesh import DATA
+from dinov3seg_jax.models.mesh import BY_EXAMPLE, DATA, EXAMPLES, MODEL, REPLICA
 from dinov3seg_jax.models.parameters import AbstractParameters
 
-MODEL = "model"
+AXES = (*EXAMPLES, MODEL)
+ALL_AUTO = (AxisType.Auto,) * len(AXES)
 AnyMesh = Mesh | AbstractMesh  # of devices, or of so many that need not be there
-FSDP_BYTES = Config.fsdp_bytes  # parameters larger than this are spread over the data axis too
+FSDP_BYTES = Config.fsdp_bytes  # parameters larger than this are cut over the data axis too
 
 # Tensor parallelism, by the last two axes of a kernel: the first dense layer of a pair is cut by its outputs, the
-# second by its inputs, so that only the pair's result is summed over devices. What no row matches is replicated.
-RULES = (
+# second by its inputs, so that only the pair's result is summed over devices. What no row matches is replicated. Late
+# refinement, which has a device's own classes, needs its matrices whole.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"late/.*", ()),
     (r".*/attention/(query|key|value)/kernel", (None, MODEL)),
     (r".*/attention/out/kernel", (MODEL, None)),
     (r".*/ffn/(up|gate)/kernel", (None, MODEL)),
@@ -33,37 +40,44 @@ RULES = (
 STACKED = r".*blocks/.*"  # parameters whose first axis is depth, which a scan walks along: it is never cut
 
 
-def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange devices as (data, model).
+def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None, replicas: int = 0) -> Mesh:
+    """Arrange devices as (replica, data, model).
 
-    Where they are several slices, joined by a slower network, only the data axis spans slices: what crosses it is a
-    step's gradients and gathered parameters, not the sums within each block.
+    Where they are several slices, joined by a slower network, the model axis is inside a slice, and by default the data
+    axis too: what crosses the network is then the sum of a step's gradients, and neither the parameters that are
+    gathered for each block nor the sums within it.
 
     Args:
-        data: -1 takes what the model axis leaves.
+        data: devices that share examples out, of all replicas; -1 takes what the model axis leaves.
         model: devices that share one example's work.
         devices: default all, of all processes.
+        replicas: how many times all parameters are held; 0: once in each slice.
 
     Raises:
-        UserError: the product is not the number of devices, or the data axis cannot span the slices.
+        UserError: the product is not the number of devices, or the axes do not fit the slices.
     """
     devices = jax.devices() if devices is None else devices
-    count = len(devices)
-    data, model = axes_of(data, model, count)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
+    data, model = examples_and_model(data, model, len(devices))
     if data % slices:
         raise UserError(
-            f"model_parallel {model} does not fit into one of the {slices} slices of {count // slices} devices; "
+            f"model_parallel {model} does not fit into one of the {slices} slices of {len(devices) // slices} devices; "
             "set a --config.model_parallel that divides a slice."
         )
-    types = (AxisType.Auto, AxisType.Auto)
+    axes = axes_of(data, model, replicas or slices)
     if slices == 1:
-        return jax.make_mesh((data, model), (DATA, MODEL), axis_types=types, devices=devices)
-    return Mesh(create_hybrid_device_mesh((data // slices, model), (slices, 1), devices), (DATA, MODEL), types)
+        return jax.make_mesh(axes, AXES, axis_types=ALL_AUTO, devices=devices)
+    arranged = create_hybrid_device_mesh((data // slices, model), (slices, 1), devices)
+    return Mesh(arranged.reshape(axes), AXES, ALL_AUTO)
 
 
-def axes_of(data: int, model: int, count: int) -> tuple[int, int]:
-    """Lengths of the two axes of a mesh of `count` devices; see `make_mesh`.
+def described_mesh(data: int, model: int, count: int, replicas: int = 0) -> AbstractMesh:
+    """The mesh of one slice of `count` devices, which need not be there; see `make_mesh`."""
+    return AbstractMesh(axes_of(*examples_and_model(data, model, count), replicas or 1), AXES, axis_types=ALL_AUTO)
+
+
+def examples_and_model(data: int, model: int, count: int) -> tuple[int, int]:
+    """How many of `count` devices share examples out, and how many the work on each; see `make_mesh`.
 
     Raises:
         UserError: the product is not the number of devices.
@@ -77,10 +91,29 @@ def axes_of(data: int, model: int, count: int) -> tuple[int, int]:
     return data, model
 
 
+def axes_of(data: int, model: int, replicas: int) -> tuple[int, int, int]:
+    """Lengths of the three axes; see `make_mesh`.
+
+    Raises:
+        UserError: the replicas do not share the devices out evenly.
+    """
+    if data % replicas:
+        raise UserError(
+            f"replicas {replicas} cannot share out the {data} devices of the data axis evenly; "
+            "set --config.replicas=0 for one in each slice, or a number that divides them."
+        )
+    return replicas, data // replicas, model
+
+
+def example_shares(mesh: AnyMesh) -> int:
+    """Among how many devices, or groups of devices, a batch is shared out."""
+    return mesh.shape[REPLICA] * mesh.shape[DATA]
+
+
 def data_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     """Which part of every batch a process reads: (its number, how many parts there are).
 
-    Processes along the data axis read a part each; those that a wide model axis joins read the same one.
+    Processes along the replica and data axes read a part each; those that a wide model axis joins read the same one.
 
     Args:
         mesh: of all processes' devices.
@@ -90,10 +123,11 @@ def data_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
         UserError: the processes' devices lie across one another in the mesh.
     """
     rows: dict[int, set[int]] = defaultdict(set)
-    for (row, _), device in np.ndenumerate(mesh.devices):
+    by_example = mesh.devices.reshape(example_shares(mesh), -1)
+    for (row, _), device in np.ndenumerate(by_example):
         rows[device.process_index].add(row)
     parts = sorted({tuple(sorted(own)) for own in rows.values()})
-    if len({len(part) for part in parts}) > 1 or sum(map(len, parts)) != mesh.shape[DATA]:
+    if len({len(part) for part in parts}) > 1 or sum(map(len, parts)) != len(by_example):
         raise UserError(
             f"model_parallel {mesh.shape[MODEL]} shares hosts out unevenly; "
             "set a --config.model_parallel that divides the devices of a host, or is a multiple of them."
@@ -152,8 +186,8 @@ def like_parameters(tree: Any, shardings: dict[str, NamedSharding], mesh: AnyMes
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:
-    """Examples over the data axis."""
-    return NamedSharding(mesh, P(DATA))
+    """Examples over the replica and data axes."""
+    return NamedSharding(mesh, BY_EXAMPLE)
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:

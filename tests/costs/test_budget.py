@@ -5,7 +5,7 @@ import pytest
 from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.costs import dry_run
 from dinov3seg_jax.costs.budget import attempts
-from dinov3seg_jax.costs.step_memory import StepMemory, described_mesh, kept_of_a_crop, memory_of
+from dinov3seg_jax.costs.step_memory import StepMemory, kept_of_a_crop, memory_of, mesh_of
 from dinov3seg_jax.errors import UserError
 
 NAMES = 171, 16
@@ -51,7 +51,7 @@ def say(monkeypatch, capsys, needs, memory):
     monkeypatch.setattr(dry_run, "memory_of", lambda *_: StepMemory({}, {"decoder": int(next(left) * 1e9)}))
     config = load_config("coco_stuff")
     needed = StepMemory({}, {"decoder": int(needs[0] * 1e9)})
-    fits = dry_run.say_whether_it_fits(config, described_mesh(config, 1), NAMES, needed, int(memory * 1e9))
+    fits = dry_run.say_whether_it_fits(config, mesh_of(config, 1), NAMES, needed, int(memory * 1e9))
     return fits, capsys.readouterr().out.splitlines()
 
 

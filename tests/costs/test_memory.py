@@ -8,7 +8,7 @@ import pytest
 
 from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.costs.memory import Reading, peak
-from dinov3seg_jax.costs.step_memory import described_mesh, memory_of, step_memory, trace_one_device
+from dinov3seg_jax.costs.step_memory import memory_of, mesh_of, step_memory, trace_one_device
 from dinov3seg_jax.models import presets
 from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import make_mesh
@@ -119,4 +119,15 @@ def test_more_devices_hold_less_each():
 
 
 def test_the_mesh_of_devices_that_are_not_there():
-    assert described_mesh(load_config("quickstart", ["model_parallel=2"]), 8).shape == {"data": 4, "model": 2}
+    shapes = [
+        dict(mesh_of(load_config("quickstart", ["model_parallel=2", *more]), 8).shape) for more in ((), ("replicas=2",))
+    ]
+    assert shapes == [{"replica": 1, "data": 4, "model": 2}, {"replica": 2, "data": 2, "model": 2}]
+
+
+def test_devices_that_share_the_classes_out_hold_fewer_each():
+    config = load_config("quickstart", ["train.hardest_classes=0"])
+    alone, shared = (
+        memory_of(dataclasses.replace(config, model_parallel=model), model, NAMES).made for model in (1, 4)
+    )
+    assert shared["late refinement"] + shared["decoder"] < 0.3 * (alone["late refinement"] + alone["decoder"])

@@ -192,7 +192,7 @@ def test_full_attention_some_positions_after_the_others(monkeypatch):
     mask = np.arange(CLASSES) < np.array([REAL, CLASSES])[:, None]
 
     def run(state):
-        return nnx.merge(graph, state)(x, guidance, mask)
+        return nnx.merge(graph, state)(x, guidance, x, guidance, mask)
 
     at_once = compiled(run)(state)
     monkeypatch.setattr(late_refinement, "FULL_ATTENTION_SCORES", 4 * 2 * CLASSES**2)  # 4 of 30 positions

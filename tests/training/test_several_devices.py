@@ -49,12 +49,12 @@ def assert_equal_losses(found, expected):
 
 
 def assert_shared_out(found, data, model):
-    """Data cuts every array of which an axis divides (depth aside), and model the pairs of dense layers as well."""
+    """Data cuts every array of which an axis divides (depth aside), and model the towers' pairs of dense layers too."""
     for title, cuts in found["cuts"].items():
         for name, shape in found["shapes"].items():
             free = shape[1:] if "blocks/" in name else shape
             expected = data if any(n % data == 0 for n in free) else 1
-            if name.endswith(PAIRS):
+            if name.endswith(PAIRS) and not name.startswith("late/"):
                 expected *= model
             assert cuts[name] == expected, (title, name)
 
@@ -72,18 +72,28 @@ def test_eight_devices_train_like_one_and_each_holds_its_share():
 
 @pytest.mark.slow
 def test_twenty_steps_of_the_whole_method_are_the_same_on_one_device_and_on_eight():
-    meshes = [(1, 1), (8, 1), (4, 2)]
-    one, by_data, by_both = results(start(8, meshes=meshes, steps=20, model="whole", gradients=[2]))
-    assert by_both["cuts"].keys() == CUT | {"gradients"}
+    """Eight that have an example each, and eight that share the towers and the three classes of every example."""
+    meshes = [(1, 1), (8, 1), (1, 8)]
+    one, by_data, by_class = results(start(8, meshes=meshes, steps=20, model="whole", gradients=[2]))
+    assert by_class["cuts"].keys() == CUT | {"gradients"}
     assert_equal_losses(by_data, one)
-    assert_equal_losses(by_both, one)
+    assert_equal_losses(by_class, one)
     assert_shared_out(by_data, 8, 1)
-    assert_shared_out(by_both, 4, 2)
+    assert_shared_out(by_class, 1, 8)
+
+
+@pytest.mark.slow
+def test_parameters_are_gathered_inside_a_replica():
+    whole, halves = results(start(8, meshes=[(8, 1), (8, 1, 2)], steps=3))
+    assert_equal_losses(halves, whole)
+    assert list(range(8)) in whole["gathers"]
+    assert halves["gathers"] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert_shared_out(halves, 4, 1)
 
 
 @pytest.mark.slow
 def test_the_fused_block_trains_on_eight_devices_like_the_steps_on_one():
-    one, by_data, by_both = results(start(8, meshes=[(1, 1), (8, 1), (4, 2)], steps=5, model="fused"))
+    one, by_data, by_both = results(start(8, meshes=[(1, 1), (8, 1), (2, 4)], steps=5, model="fused"))
     assert_equal_losses(by_data, one)
     assert_equal_losses(by_both, one)
 

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.mesh import over_batch
+from dinov3seg_jax.models.mesh import BY_EXAMPLE, over_batch
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.program import describe_step
 from dinov3seg_jax.training.sharding import (
@@ -28,7 +28,7 @@ from dinov3seg_jax.training.sharding import (
 from tests.tiny import MODEL
 
 QUERY = "vision/backbone/blocks/attention/query/kernel"
-AUTO = (AxisType.Auto, AxisType.Auto)  # the axes of `make_mesh`; newer versions of JAX make others unless told
+AUTO = (AxisType.Auto,) * 3  # the axes of `make_mesh`; newer versions of JAX make others unless told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Layout:
 
     @property
     def shape(self):
-        return dict(zip(("data", "model"), self.devices.shape, strict=True))
+        return dict(zip(("replica", "data", "model"), self.devices.shape, strict=True))
 
 
-def mesh(data, model):
-    return AbstractMesh((data, model), ("data", "model"), AUTO)
+def mesh(data, model, replicas=1):
+    return AbstractMesh((replicas, data, model), ("replica", "data", "model"), AUTO)
 
 
 def spec(name, shape, data=1, model=1):
@@ -81,6 +81,17 @@ def test_the_first_layer_of_a_pair_is_cut_by_outputs_the_second_by_inputs(name, 
 
 def test_the_token_table_is_cut_by_rows():
     assert spec("text/token_embedding", (64, 16), model=4) == P("model", None)
+
+
+def test_late_refinement_has_its_matrices_whole_as_each_device_has_its_own_classes():
+    assert spec("late/spatial/0/windowed/attention/query/kernel", (128, 128), model=4) == P(None, None)
+    assert spec("late/classes/0/ffn/up/kernel", (1024, 4096), data=8, model=4) == P(None, "data")
+
+
+def test_replicas_hold_the_same():
+    assert parameter_spec("late/big/kernel", (2048, 1024), 4, mesh(4, 1, 2)) == P("data", None)
+    by_name = parameter_shardings({"late/big/kernel": jax.ShapeDtypeStruct((2048, 1024), np.float32)}, mesh(4, 1, 2))
+    assert by_name["late/big/kernel"].shard_shape((2048, 1024)) == (512, 1024)
 
 
 def test_an_axis_that_does_not_divide_stays_whole():
@@ -155,7 +166,7 @@ def test_batches_are_shared_out_and_names_are_not():
 
 def test_make_mesh_takes_all_devices_or_says_what_is_wrong():
     devices = jax.device_count()
-    assert dict(make_mesh().shape) == {"data": devices, "model": 1}
+    assert dict(make_mesh().shape) == {"replica": 1, "data": devices, "model": 1}
     assert make_mesh().axis_types == AUTO
     with pytest.raises(
         UserError, match=f"^{devices} x 3 devices were asked for and there are {devices}; .*model_parallel"
@@ -163,22 +174,31 @@ def test_make_mesh_takes_all_devices_or_says_what_is_wrong():
         make_mesh(devices, 3)
 
 
-def test_only_the_data_axis_spans_slices():
+def slices_of(arranged):
+    return np.vectorize(lambda device: device.slice_index)(arranged.devices)
+
+
+def test_each_slice_has_a_replica_unless_told():
     devices = [Device(number, slice_index=number % 2) for number in range(8)]
     arranged = make_mesh(-1, 2, devices)
-    assert dict(arranged.shape) == {"data": 4, "model": 2}
+    assert dict(arranged.shape) == {"replica": 2, "data": 2, "model": 2}
     assert arranged.axis_types == AUTO
-    slices = np.vectorize(lambda device: device.slice_index)(arranged.devices)
-    np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(slices_of(arranged), [[[0, 0], [0, 0]], [[1, 1], [1, 1]]])
+    for replicas, data in ((1, 4), (4, 1)):
+        arranged = make_mesh(-1, 2, devices, replicas)
+        assert dict(arranged.shape) == {"replica": replicas, "data": data, "model": 2}
+        np.testing.assert_array_equal(slices_of(arranged).reshape(4, 2), [[0, 0], [0, 0], [1, 1], [1, 1]])
     with pytest.raises(UserError, match="^model_parallel 8 does not fit into one of the 2 slices of 4 devices; set"):
         make_mesh(1, 8, devices)
+    with pytest.raises(UserError, match="^replicas 3 cannot share out the 4 devices .*; set --config.replicas=0"):
+        make_mesh(-1, 2, devices, 3)
 
 
-def layout(processes, data, model):
-    """A mesh of (data, model) devices; `processes` says for each whose it is."""
-    devices = np.empty(data * model, object)
+def layout(processes, data, model, replicas=1):
+    """A mesh of (replicas, data, model) devices; `processes` says for each whose it is."""
+    devices = np.empty(replicas * data * model, object)
     devices[:] = [Device(number, process) for number, process in enumerate(processes)]
-    return Layout(devices.reshape(data, model))
+    return Layout(devices.reshape(replicas, data, model))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +219,13 @@ def test_processes_read_a_part_of_each_batch_and_those_that_a_model_axis_joins_t
     assert [data_share(arranged, process) for process in range(len(expected))] == expected
 
 
+def test_processes_of_all_replicas_read_a_part_each():
+    arranged = layout([0, 0, 1, 1, 2, 2, 3, 3], 2, 2, replicas=2)
+    assert [data_share(arranged, process) for process in range(4)] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    across = layout([0, 1, 0, 1, 0, 1, 0, 1], 2, 2, replicas=2)
+    assert [data_share(across, process) for process in range(2)] == [(0, 1), (0, 1)]
+
+
 def test_processes_that_lie_across_one_another_are_refused():
     with pytest.raises(UserError, match="^model_parallel 3 shares hosts out unevenly; set a --config.model_parallel"):
         data_share(layout([0, 0, 0, 0, 1, 1], 2, 3), 0)
@@ -211,7 +238,7 @@ def test_activations_are_kept_where_examples_are_only_where_a_mesh_is_in_view():
     in_view = jax.make_jaxpr(on_mesh(lambda x: over_batch(x, axis=1), mesh(2, 1)))(x)
     (constraint,) = in_view.eqns
     assert constraint.primitive.name == "sharding_constraint"
-    assert constraint.params["sharding"].spec == P(None, "data")
+    assert constraint.params["sharding"].spec == P(None, *BY_EXAMPLE)
 
 
 @pytest.mark.parametrize("spread", [True, False])

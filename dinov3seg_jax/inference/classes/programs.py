@@ -1,5 +1,6 @@
 """The programs that score a class list chunk by chunk, compiled for each size and number of pictures (§4)."""
 
+from functools import wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 from dinov3seg_jax.cache.traced import traced_once
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.inference.device.jit import jit
-from dinov3seg_jax.inference.device.sharing import on_own_pictures
+from dinov3seg_jax.inference.device.sharing import add_up, on_own_pictures
 from dinov3seg_jax.inference.views.local_global import prepare_scenes, score_logits
 from dinov3seg_jax.models import chunked
 from dinov3seg_jax.models.bound import bind_frozen
@@ -31,28 +32,43 @@ class HeadPrograms(NamedTuple):
     blend: Any  # (local, whole, size) -> scores of a chunk from the logits of both kinds of view
 
 
-def head_programs(config: Config, mesh: Mesh | None) -> HeadPrograms:
+def head_programs(config: Config, mesh: Mesh | None, copies: int = 1) -> HeadPrograms:
     """Describe the programs; each is compiled when it is first called.
 
     Args:
         config: its `model` is one that `models.chunked.can_chunk`.
         mesh: of the devices that share the pictures out.
+        copies: among how many of them the class list of each picture is shared out.
     """
     kept_on_disk = traced_once((config.model, config.inference))
     static = {"collect": ("keep",), "blend": ("size",)}
 
     def program(name: str, function: Any, common: tuple[str, ...]) -> Any:
         kept = function if name == "resemble" else kept_on_disk(function)
+        if name == "collect" and mesh is not None and copies > 1:
+            kept = _added_up(kept, copies, mesh.size)
         return jit(on_own_pictures(mesh, common)(kept), static_argnames=static.get(name, ()))
 
-    functions, same = head_functions(config)._asdict(), common_arguments(config)._asdict()
+    functions, same = head_functions(config)._asdict(), common_arguments(config, copies)._asdict()
     return HeadPrograms(*(program(name, functions[name], same[name]) for name in HeadPrograms._fields))
 
 
-def common_arguments(config: Config) -> HeadPrograms:
+def _added_up(collect: Any, copies: int, devices: int) -> Any:
+    """`collect`, whose sums are over the classes of all devices that share a list out."""
+
+    @wraps(collect)
+    def run(parameters: Any, scene: Any, chunk: Any, sums: Any, kept: Any, total: Any, *, keep: bool) -> Any:
+        nothing = jax.tree.map(jnp.zeros_like, total)
+        maps, own = collect(parameters, scene, chunk, sums, kept, nothing, keep=keep)
+        return maps, add_up(total, own, copies, devices)
+
+    return run
+
+
+def common_arguments(config: Config, copies: int = 1) -> HeadPrograms:
     """For each program the arguments that are the same for all pictures."""
-    # Where classes are rejected, every picture has a list of its own.
-    chunk = () if config.inference.best_classes else ("chunk",)
+    # Where classes are rejected, every picture has a list of its own, and where devices share a list, every copy.
+    chunk = () if config.inference.best_classes or copies > 1 else ("chunk",)
     return HeadPrograms(("parameters",), ("text",), ("parameters", *chunk), ("parameters", *chunk), ())
 
 

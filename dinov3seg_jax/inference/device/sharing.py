@@ -1,6 +1,8 @@
-"""Several devices share a batch of pictures out: each runs the same program on its own ones, and none waits for others.
+"""Several devices share pictures out: each runs the same program on its own ones, and none waits for others.
 
-So a picture's result depends neither on the number of devices nor on the pictures that others work on.
+So a picture's result depends neither on the number of devices nor on the pictures that others work on. Where there are
+fewer pictures than devices, some devices have the same picture and share its class list out; what they tell each other
+is added up in the order of the list, as one device does.
 """
 
 import functools
@@ -29,6 +31,26 @@ def shared_out(mesh: Mesh) -> NamedSharding:
 def on_every_device(mesh: Mesh) -> NamedSharding:
     """Arrays that every device holds as a whole."""
     return NamedSharding(mesh, P())
+
+
+def copies_of(pictures: int, devices: int) -> int:
+    """How many devices share the class list of each picture, where so many pictures are worked on at a time."""
+    return devices // next(n for n in range(min(pictures, devices), devices + 1) if devices % n == 0)
+
+
+def add_up(total: Any, own: Any, copies: int, devices: int) -> Any:
+    """The total, and what devices with copies of a picture add to it: one after the other, as one device would.
+
+    Args:
+        total, own: trees of arrays; for use below `on_own_pictures`.
+        copies: how many devices, one after the other in the mesh, have the same picture.
+        devices: of the mesh.
+    """
+    groups = [list(range(first, first + copies)) for first in range(0, devices, copies)]
+    parts = jax.lax.all_gather(own, PICTURES, axis_index_groups=groups)
+    return functools.reduce(
+        lambda total, place: jax.tree.map(lambda sum, part: sum + part[place], total, parts), range(copies), total
+    )
 
 
 def whole_on(devices: Sequence[jax.Device], arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

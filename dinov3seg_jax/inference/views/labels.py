@@ -27,6 +27,24 @@ class Found(NamedTuple):
     scores: Float[np.ndarray, "t height width"] | None = None  # of every class, where they were asked for
 
 
+def best_of(found: Sequence[Found]) -> Found:
+    """One picture from several, each of which has the best of other classes: as if all had been compared at once.
+
+    Args:
+        found: their labels are indices of one list; of equal scores the lower index counts. A class that is not among
+            the scores of one has 0 there.
+    """
+    labels, confidence, scores = found[0]
+    for other in found[1:]:
+        lower = (other.confidence == confidence) & (other.labels < labels)
+        better = (other.confidence > confidence) | lower
+        labels = np.where(better, other.labels, labels)
+        confidence = np.maximum(confidence, other.confidence)
+        if scores is not None and other.scores is not None:
+            scores = np.maximum(scores, other.scores)
+    return Found(labels, confidence, scores)
+
+
 def label_pixels(
     scores: Float[Array, "t h w"], class_mask: Bool[Array, " t"], height: int, width: int
 ) -> tuple[Int[np.ndarray, "height width"], Float[np.ndarray, "height width"]]:
