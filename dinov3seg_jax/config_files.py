@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from dinov3seg_jax.config import Config, to_config_dict
 from dinov3seg_jax.errors import UserError, did_you_mean, one_line
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.places import local_copy
 
 PACKAGE = Path(__file__).parent
 RECIPES = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"  # installed; a checkout
@@ -66,7 +67,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: there is no such recipe, or it does not define a usable config; an override does not fit.
     """
-    path, *words = name.split(":", 1)
+    scheme, slashes, rest = name.rpartition("://")
+    path, *words = rest.split(":", 1)
+    path = scheme + slashes + path
     file = find_recipe(path)
     spec = importlib.util.spec_from_file_location("run_config", file)
     if spec is None or spec.loader is None:
@@ -134,7 +137,7 @@ def find_recipe(name: str) -> Path:
     stem = file.stem if file.parent in (Path(), Path("configs")) and file.suffix in ("", ".py") else ""
     for found in (file, Path("configs", f"{stem}.py"), RECIPES / f"{stem}.py"):
         if found.is_file():
-            return found
+            return local_copy(found)
     known = sorted(recipe.stem for recipe in RECIPES.glob("*.py"))
     what = "is a folder" if file.is_dir() else "does not exist"
     raise UserError(

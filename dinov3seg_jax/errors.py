@@ -9,7 +9,17 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+LOST = 75  # the status of a process that lost what it needs, and may be started again: "try again" of sysexits.h
 UNREAD = 141  # the status of a process whose output nobody reads any more, as shells count it
+# What clients of buckets raise when they have given up trying again; their names, since none may be installed.
+OUTAGES = {
+    "aiohttp.client_exceptions.ClientError",
+    "botocore.exceptions.ConnectionError",
+    "botocore.exceptions.HTTPClientError",
+    "fsspec.exceptions.FSTimeoutError",
+    "google.auth.exceptions.TransportError",
+}
+BUSY = {408, 429, 500, 502, 503, 504}  # statuses that mend themselves
 
 
 class UserError(Exception):
@@ -24,6 +34,38 @@ def one_line(error: object, limit: int | None = None) -> str:
 def reason(error: BaseException) -> str:
     """Why something failed, in a few words: the system's where it has some, else the library's, as one line."""
     return getattr(error, "strerror", None) or one_line(error) or type(error).__name__
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether something failed because a bucket did not answer, or was too busy to: that mends itself.
+
+    Its clients have tried again for a while before they say so, each in its own words.
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if _is_a_clients_outage(error):
+            return True
+        seen.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _is_a_clients_outage(error: BaseException) -> bool:
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
+    if kinds & OUTAGES:
+        return True
+    said: object = getattr(error, "code", None) if "gcsfs.retry.HttpError" in kinds else None
+    if "botocore.exceptions.ClientError" in kinds:
+        said = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return str(said) in {str(status) for status in BUSY}
+
+
+def outage_sentence(error: BaseException) -> str:
+    """What to say of one, whatever came of it on the way up."""
+    return (
+        f"a bucket does not answer, or breaks off ({one_line(reason(error), 150)}); give the same command again when "
+        "it does: what is finished counts."
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -47,24 +89,35 @@ def run_command(main: Callable[[], int | None]) -> None:
             status = main()
         finally:
             print(end="", flush=True)  # as Python would at its end, where nobody could catch what it raises
-    except UserError as error:
-        status = _report(str(error))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status = 130
-    except BrokenPipeError:
-        _mute(1, 2)
-        status = UNREAD
-    except OSError as error:
-        if error.filename is not None:
-            status = _report(f"{error.filename} cannot be used ({error.strerror}); check the path and its permissions.")
-        elif error.errno == errno.ENOSPC:  # on the device of stdout, or of a file without a name here
-            _mute(1)
-            status = _report(f"the output cannot be written ({error.strerror}); make room for it.")
-        else:
-            raise
+    except Exception as error:
+        status = _status_of(error)
     gc.freeze()  # the collections at the end would go through every object that is still there: a tenth of a short run
     sys.exit(status or 0)
+
+
+def _status_of(error: Exception) -> int:
+    """Say what went wrong, and with which status to end.
+
+    Raises:
+        Exception: `error`, where it is one of the program.
+    """
+    if is_outage(error):
+        _report(str(error) if isinstance(error, UserError) else outage_sentence(error))
+        return LOST
+    if isinstance(error, UserError):
+        return _report(str(error))
+    if isinstance(error, BrokenPipeError):
+        _mute(1, 2)
+        return UNREAD
+    if isinstance(error, OSError) and error.filename is not None:
+        return _report(f"{error.filename} cannot be used ({error.strerror}); check the path and its permissions.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # on the device of stdout, or of a nameless file
+        _mute(1)
+        return _report(f"the output cannot be written ({error.strerror}); make room for it.")
+    raise error
 
 
 def _report(sentence: str) -> int:

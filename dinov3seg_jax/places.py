@@ -5,6 +5,7 @@ the operating system knows gets a `UserError` (see `buckets`). Libraries for buc
 """
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 from uuid import uuid4
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 EXTRAS = {"gs": "gcs", "s3": "s3"}  # of schemes, what has to be installed
 VARIABLE = "DINOV3SEG_CACHE"
 OFF = "off"
+ROOM_LEFT = 10 * 2**30  # bytes of a disk that pieces in the cache leave to others
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
@@ -82,15 +85,18 @@ def local_copy(path: Path) -> Path:
         return path
     home = (cache_folder() or _scratch()) / "copies" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
     copy, record = home / path.name, home / "versions.json"
-    versions = _bucket_path(path).versions()
-    kept = {name: seen for name, seen in _read(record).items() if versions.get(name) == seen and (copy / name).exists()}
-    for name in _read(record).keys() - versions.keys():
+    listed = {name: file.listed for name, file in _bucket_path(path).files().items() if file.listed}
+    earlier = _read(record)
+    missing = [
+        name for name, it in listed.items() if earlier.get(name) != it.version or not _has(copy / name, it.st_size)
+    ]
+    for name in earlier.keys() - listed.keys():
         (copy / name).unlink(missing_ok=True)
-    if missing := sorted(versions.keys() - kept.keys()):
+    if missing:
         note(f"{path} is read from a copy on this machine, {copy}")
         _bucket_path(path).fetch(missing, copy)
         temporary = record.with_name(f".{record.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(versions), encoding="utf-8")
+        temporary.write_text(json.dumps({name: it.version for name, it in listed.items()}), encoding="utf-8")
         os.replace(temporary, record)
     return copy
 
@@ -137,13 +143,42 @@ def check_writable(path: Path) -> None:
             ) from error
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, keep: bool = False) -> list[Path]:
     """All files of a folder in a bucket and its subfolders, sorted: one request for a thousand.
 
+    Args:
+        folder: in a bucket.
+        keep: whether `content_of` one of them is kept in the cache.
+
     Raises:
-        OSError: they cannot be listed.
+        OSError: they cannot be listed, or there are none.
     """
-    return cast("list[Path]", [folder / name for name in sorted(_bucket_path(folder).versions())])
+    return cast("list[Path]", list(_bucket_path(folder).files(keep).values()))
+
+
+def content_of(path: Path) -> bytes:
+    """All bytes of a file in a bucket; of one that was listed to be kept, from the cache where they are there.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    listed, folder = _bucket_path(path).listed, cache_folder()
+    if listed is None or not listed.keep or folder is None:
+        return path.read_bytes()
+    digest = hashlib.sha256(f"{path}, {listed.version}".encode()).hexdigest()
+    copy = folder / "pieces" / digest[:2] / digest
+    with contextlib.suppress(OSError):
+        content = copy.read_bytes()
+        if len(content) == listed.st_size:
+            return content
+    content = path.read_bytes()
+    with contextlib.suppress(OSError):  # what cannot be kept is fetched again
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if len(content) == listed.st_size and shutil.disk_usage(folder).free > ROOM_LEFT:
+            temporary = copy.with_name(f".{copy.name}.{os.getpid()}.{threading.get_ident()}")
+            temporary.write_bytes(content)
+            os.replace(temporary, copy)
+    return content
 
 
 def scratch() -> Path:
@@ -176,6 +211,10 @@ def _scratch() -> Path:
     folder = tempfile.mkdtemp(prefix="dinov3seg-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def _has(copy: Path, size: int) -> bool:
+    return copy.is_file() and copy.stat().st_size == size
 
 
 def _read(record: Path) -> dict[str, str]:

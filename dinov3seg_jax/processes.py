@@ -13,11 +13,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.errors import LOST, UserError, is_outage, one_line, outage_sentence
 from dinov3seg_jax.local_devices import local_device_ids
 
 HEARTBEAT_SECONDS = 30  # of silence, after which a process is taken for dead; JAX's own default is 100
-LOST = 75  # the status of a process that lost the others: "try again" of sysexits.h
 KILLED = (
     "error: this process was killed, or could not reach the others of its run (see above, and what they say); "
     "start all of them again with the same command, and the run goes on from what is saved."
@@ -165,7 +164,7 @@ def joined(options: argparse.Namespace) -> Iterator[None]:
     except BaseException as error:
         status = _report(error)
         sys.stdout.flush()
-        last_words.communicate(b"" if status == LOST else b"said")
+        last_words.communicate(b"" if status == LOST and not is_outage(error) else b"said")
         os._exit(status)
     last_words.communicate(b"said")
     if stopped is not None:
@@ -211,6 +210,10 @@ def _report(error: BaseException) -> int:
     if lost is not None:
         reason = one_line(lost, 200)
         print(f"another process of this run was lost: {reason}", file=sys.stderr, flush=True)
+        return LOST
+    if is_outage(error):
+        said = str(error) if isinstance(error, UserError) else outage_sentence(error)
+        print(f"error: {said}", file=sys.stderr, flush=True)
         return LOST
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -126,9 +126,9 @@ def test_a_copy_is_named_kept_and_refreshed(bucket, copies, capsys):
     assert copy.name == "folder"
     assert copy.is_relative_to(copies)
     assert f"note: {folder} is read from a copy on this machine, {copy}" in capsys.readouterr().err
-    (copy / "a.txt").write_bytes(b"a mark")
+    (copy / "a.txt").write_bytes(b"m")
     assert local_copy(folder) == copy
-    assert (copy / "a.txt").read_bytes() == b"a mark"
+    assert (copy / "a.txt").read_bytes() == b"m"
     (folder / "a.txt").write_bytes(b"3")
     (folder / "deep" / "b.txt").unlink()
     local_copy(folder)
@@ -243,11 +243,11 @@ def test_no_right_to_write(bucket, faults):
 
 def test_a_service_that_does_not_answer(bucket, faults, monkeypatch):
     monkeypatch.setattr(buckets, "PATIENCE_SECONDS", 1)
-    faults.stop(4)
+    faults.stop(40)
     start = time.monotonic()
     with pytest.raises(UserError, match="does not answer within 1 seconds; check the network"):
         place(f"{bucket}/a")
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
 
 
 def test_a_bucket_that_fails_is_not_an_empty_one(bucket, faults, monkeypatch):

@@ -10,8 +10,10 @@ from tqdm import tqdm
 
 from dinov3seg_jax.cli.parsing import count
 from dinov3seg_jax.data.clips import Frame, import_av
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.pictures.clip_job import ClipJob, ClipOptions, clips_to_do
 from dinov3seg_jax.pictures.finished import Picture, Question
+from dinov3seg_jax.places import is_remote
 from dinov3seg_jax.text.class_lists import ClassList
 from dinov3seg_jax.visualize import Drawing
 
@@ -56,6 +58,11 @@ class Videos:
         """
         if clips:
             import_av()
+            if is_remote(options.out):
+                raise UserError(
+                    f"the results of {clips[0].path}, a video, are written piece by piece, which {options.out} cannot "
+                    "hold; choose an --out on this machine"
+                )
         asked = ClipOptions(options.every, options.smooth, options.label_stream == "npz", drawing)
         jobs = [ClipJob(clip, question, asked) for clip in clips]
         self._overwrite, self._batch = options.overwrite, options.batch

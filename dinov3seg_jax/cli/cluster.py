@@ -19,6 +19,7 @@ from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do
 from dinov3seg_jax.pictures.listing import STANDARD_INPUT, find_pictures
 from dinov3seg_jax.pictures.places import refuse_place
+from dinov3seg_jax.places import check_writable, is_remote
 from dinov3seg_jax.processes import are_named
 from dinov3seg_jax.text.prompts import understood
 
@@ -86,6 +87,7 @@ def segment_on_cluster(options: argparse.Namespace, request: Request) -> int:
     options.image = [_absolute(path) for path in options.image]
     options.out = _absolute(options.out)
     refuse_place(options.image, options.out)
+    check_writable(options.out)
     if (shards := _shards(options.image, options.out)) or options.results == PARQUET:
         return _segment_units(options, request, shards)
     return _segment_files(options, request)
@@ -180,21 +182,21 @@ def _cluster(options: argparse.Namespace, request: Request, picture: Path) -> "I
     from dinov3seg_jax.cluster.connecting import check_nodes, connected, in_words, refuse_busy, workers_of
 
     probe, weights = options.out / PROBE, str(_absolute(request.folder.path))
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_whole(probe, b"")
-    except OSError as error:
-        raise UserError(f"{options.out} cannot be written ({reason(error)}); choose another --out") from error
-    try:
-        with connected(options.cluster) as ray:
-            workers = workers_of(ray, options.worker)
-            refuse_busy(ray, workers)
+    with connected(options.cluster) as ray:
+        workers = workers_of(ray, options.worker)
+        refuse_busy(ray, workers)
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_whole(probe, b"")
+        except OSError as error:
+            raise UserError(f"{options.out} cannot be written ({reason(error)}); choose another --out") from error
+        try:
             check_nodes(ray, weights, options.step, request.folder.fingerprint, str(picture), str(probe))
-            number = f"{workers.number} worker{'s' if workers.number > 1 else ''}"
-            print(f"{number} on {options.cluster}, with {in_words(workers.each)} each", flush=True)
-            yield ray, workers.each
-    finally:
-        probe.unlink(missing_ok=True)
+        finally:
+            probe.unlink(missing_ok=True)
+        number = f"{workers.number} worker{'s' if workers.number > 1 else ''}"
+        print(f"{number} on {options.cluster}, with {in_words(workers.each)} each", flush=True)
+        yield ray, workers.each
 
 
 def _run(cluster: "Cluster", pieces: "Sequence[Piece]", asked: "Asked") -> "Iterator[Outcome]":
@@ -253,4 +255,5 @@ def _forget(out: Path, units: "Sequence[Unit]", left: "Sequence[Unit]") -> None:
 
 
 def _absolute(path: Path) -> Path:
-    return path.absolute()
+    """A path that other machines understand, if they have it."""
+    return path if is_remote(path) else path.absolute()

@@ -17,6 +17,7 @@ from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.pictures.finished import Picture
 from dinov3seg_jax.pictures.listing import find_pictures
 from dinov3seg_jax.pictures.places import output_places, refuse_place
+from dinov3seg_jax.places import check_writable
 from dinov3seg_jax.visualize import Drawing, compare, encode
 
 DESCRIPTION = "show two results of the same pictures side by side, and where they differ"
@@ -53,6 +54,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UserError(f"compare runs no model, so {overrides[0]} says nothing to it; leave it out")
     drawing, view = drawing_of(options), View(options.bands, options.stretch)
     refuse_place(options.image, options.out)
+    check_writable(options.out)
     for folder in options.results:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder of results; label the pictures first, with: dinov3seg predict")

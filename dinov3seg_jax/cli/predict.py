@@ -20,6 +20,7 @@ from dinov3seg_jax.data.stretch import parse_stretch
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.pictures.listing import STANDARD_INPUT, standard_input
 from dinov3seg_jax.pictures.places import refuse_place
+from dinov3seg_jax.places import check_writable
 from dinov3seg_jax.processes import add_process_arguments, agree, are_named, check_once, joined
 from dinov3seg_jax.visualize import Drawing
 
@@ -99,6 +100,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UserError("--worker and --results go with --cluster; add that, or leave them out")
     with standard_input(options.image) as named:
         refuse_place(named, options.out)
+        check_writable(options.out)
         return _segment(options, request, named)
 
 
@@ -126,7 +128,8 @@ def _segment(options: argparse.Namespace, request: Request, named: Sequence[Path
             begin_for_all(job.out, job.question if job.of_folder else None, job.wanted, job.outputs, job.request.asked)
 
     with joined(options):
-        model, asked = load_model(job.request, jax.local_devices() if are_named(options) else ())
+        devices = jax.local_devices()
+        model, asked = load_model(job.request, devices if len(devices) > 1 else ())
         agree(fingerprint(job.question, job.pictures, job.wanted))
         check_once(start)
         process, processes = jax.process_index(), jax.process_count()

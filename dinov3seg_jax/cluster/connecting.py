@@ -11,6 +11,10 @@ from dinov3seg_jax.cluster import nodes
 from dinov3seg_jax.errors import UserError, one_line
 
 LOCAL, AUTO = "local", "auto"
+MENDS = {
+    AUTO: "start one, as with: ray start --head; or give --cluster local",
+    "ray:": "check --cluster, and set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if the cluster asks for a token",
+}
 CONNECT_SECONDS = 10
 LOOK_SECONDS = 120  # in which a machine has imported JAX and said what it has
 ACCELERATORS = ("GPU", "TPU")
@@ -55,14 +59,14 @@ def connected(address: str) -> Iterator[Any]:
         UserError: Ray is missing, or there is no such cluster, or one of another version of Ray or Python.
     """
     ray = import_ray()
-    if address not in (LOCAL, AUTO):
-        _reach(address)
+    if address != LOCAL:
+        _reach(_noted_address(ray) if address == AUTO else address)
     try:
         ray.init(
             address, log_to_driver=False, logging_level="error", include_dashboard=False if address == LOCAL else None
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        mend = "start one, as with: ray start --head; or give --cluster local" if address == AUTO else "check --cluster"
+        mend = MENDS.get(address.partition("//")[0], "check --cluster")
         raise UserError(f"the cluster '{address}' cannot be used ({one_line(error, 200)}); {mend}") from error
     for name in ("ray", "ray.data"):  # a dead machine is told as one line, not as all errors that it led to
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -70,6 +74,14 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _noted_address(ray: Any) -> str:
+    """What "auto" stands for: what Ray's variable says, or its last start on this machine, which may have ended."""
+    noted = os.environ.get("RAY_ADDRESS") or ray._private.services.find_bootstrap_address(None)
+    if not noted:
+        raise UserError(f"no Ray runs on this machine; {MENDS[AUTO]}")
+    return noted
 
 
 def _reach(address: str) -> None:

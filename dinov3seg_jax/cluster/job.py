@@ -49,11 +49,12 @@ def run_pieces(ray: Any, each: Mapping[str, float], pieces: Sequence[Piece], ask
     Raises:
         UserError: a worker cannot load the model, or no machine is left.
     """
+    one_round = _round_by_client if ray.util.client.ray.is_connected() else _one_round
     left = dict(enumerate(pieces))
     fruitless = 0  # rounds in a row
     while left and fruitless < FRUITLESS_ROUNDS:
         before = len(left)
-        for number, outcomes in _one_round(ray, each, left, asked):
+        for number, outcomes in one_round(ray, each, left, asked):
             if left.pop(number, None) is not None:
                 yield from outcomes
         fruitless = fruitless + 1 if len(left) == before else 0
@@ -93,3 +94,37 @@ def _one_round(
             yield row[NUMBER], answer
     except ray.exceptions.RayError as error:  # a machine that died while a worker started there ends the round
         note(f"Ray had to begin again ({one_line(error, 200)})")
+
+
+class Round:
+    """A round as a process of the cluster holds it, for a client, through which Ray Data does not run."""
+
+    def __init__(self, each: Mapping[str, float], pieces: bytes, asked: bytes):
+        """Arguments as for `_one_round`, the last two pickled."""
+        import ray
+        import ray.data
+
+        self._round = _one_round(ray, each, pickle.loads(pieces), pickle.loads(asked))
+
+    def next(self) -> Any:
+        """The next piece with its outcomes; None after the last, a text where the round cannot go on."""
+        try:
+            return next(self._round, None)
+        except UserError as error:
+            return str(error)
+
+
+def _round_by_client(
+    ray: Any, each: Mapping[str, float], pieces: Mapping[int, Piece], asked: Asked
+) -> Iterator[tuple[int, list[Outcome]]]:
+    """As `_one_round`, on a cluster of which this process is a client."""
+    there = ray.remote(num_cpus=0)(Round).remote(each, pickle.dumps(pieces), pickle.dumps(asked))
+    try:
+        while (found := ray.get(there.next.remote())) is not None:
+            if isinstance(found, str):
+                raise UserError(found)
+            yield found
+    except ray.exceptions.RayError as error:
+        note(f"Ray had to begin again ({one_line(error, 200)})")
+    finally:
+        ray.kill(there)

@@ -12,6 +12,7 @@ from dinov3seg_jax.convert.sources import Source, hash_note, open_source, sha256
 from dinov3seg_jax.convert.tables.rules import RULES_VERSION, Plan, carry_out, plan_rules
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
+from dinov3seg_jax.places import check_writable, copy_tree, is_remote, scratch
 from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import (
     MANIFEST_FILE,
@@ -57,12 +58,16 @@ def convert(
     """
     out = expanded(out)
     refuse_occupied(out)
+    check_writable(out)
     source = open_source(files, take)
     recognised, plan = prepare(source, kind, overrides, rounded_periods=rounded_periods)
     tokenizer = _tokenizer(source, recognised)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        if is_remote(out):
+            temporary = scratch()
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
             entries = _write_arrays(temporary / WEIGHTS_FILE, plan, source)
             manifest = _describe(temporary / WEIGHTS_FILE, entries, recognised, source, tokenizer)
@@ -168,7 +173,14 @@ def array_sha256(path: Path, entry: safetensors.Entry) -> str:
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:
-    """Rename; an earlier conversion steps aside first, and comes back if that fails."""
+    """Rename; an earlier conversion steps aside first, and comes back if that fails.
+
+    In a bucket, which cannot rename, the manifest says that all is there: it goes first and comes last.
+    """
+    if is_remote(out):
+        (out / MANIFEST_FILE).unlink(missing_ok=True)
+        copy_tree(temporary, out, last=MANIFEST_FILE)
+        return
     if not is_converted(out):
         os.replace(temporary, out)
         return

@@ -22,6 +22,7 @@ import numpy as np
 from dinov3seg_jax.convert import torchscript
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.places import local_copy
 from dinov3seg_jax.store import safetensors
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -200,7 +201,8 @@ def hash_note(path: Path, digest: str) -> str | None:
 
 
 def _expand(path: Path) -> list[Path]:
-    """The files that a path stands for; an index stands for itself and its shards."""
+    """The files that a path stands for; an index stands for itself and its shards; copied here from a bucket."""
+    path = local_copy(path)
     if path.is_dir():
         indices, single = sorted(path.glob(f"*{INDEX_SUFFIX}")), sorted(path.glob("*.safetensors"))
         if len(indices) > 1 or (not indices and len(single) != 1):

@@ -49,7 +49,7 @@ def check_manifest(folder: Path) -> bool:
         UserError: the folder is none, or damaged.
     """
     manifest = converted.read_manifest(folder)
-    path = folder / converted.WEIGHTS_FILE
+    path = converted.weights_file(folder)
     entries = safetensors.read_header(path)
     if different := sorted(entries.keys() ^ manifest.arrays.keys()):
         raise UserError(f"'{path}' and its {converted.MANIFEST_FILE} disagree on '{different[0]}'; convert again.")
@@ -82,7 +82,7 @@ def compare_with_source(
         UserError: the files cannot be read, or are not what the folder says it is made of.
     """
     manifest = converted.read_manifest(folder)
-    path = folder / converted.WEIGHTS_FILE
+    path = converted.weights_file(folder)
     entries = safetensors.read_header(path)
     source = open_source(files, take)
     sections = {name: options for name, options in manifest.model.items() if isinstance(options, dict)}

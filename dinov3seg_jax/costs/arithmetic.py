@@ -108,8 +108,11 @@ def _product(instruction: Instruction, known: Mapping[str, Instruction], side: i
     shapes = [_shape(known[name].type) for name in instruction.operands[:2] if name in known]
     if len(shapes) < 2:
         return Work()
-    split = _of_dot if instruction.opcode == "dot" else _of_convolution
-    products, m, k, n = split(instruction.attributes, *shapes, _shape(instruction.type))
+    left, right = shapes
+    if instruction.opcode == "dot":
+        products, m, k, n = _of_dot(instruction.attributes, left, right)
+    else:
+        products, m, k, n = _of_convolution(instruction.attributes, left, right, _shape(instruction.type))
     precision = re.search(r"operand_precision=\{(\w+)", instruction.attributes)
     passes = PASSES.get(precision[1], 1) if precision and "f32" in _types(instruction, known) else 1
     return Work(2 * products * m * k * n, 2 * products * passes * _filled(m, k, n, side))
@@ -123,7 +126,7 @@ def _filled(m: float, k: float, n: float, side: int) -> float:
     return up(k, side) * min(stays)
 
 
-def _of_dot(attributes: str, left: list[int], right: list[int], out: list[int]) -> tuple[float, float, float, float]:
+def _of_dot(attributes: str, left: list[int], right: list[int]) -> tuple[float, float, float, float]:
     batch = [left[axis] for axis in _axes(attributes, "lhs_batch_dims")]
     summed = [left[axis] for axis in _axes(attributes, "lhs_contracting_dims")]
     products, k = math.prod(batch), math.prod(summed)

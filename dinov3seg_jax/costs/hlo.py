@@ -275,7 +275,7 @@ def group_size(attributes: str) -> int:
         return int(found[1].split(",")[-1])
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         return len(found[1].split(","))
-    if found := re.search(r"replica_groups=@?mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+    if found := re.search(r"replica_groups=@?mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sides = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
         return math.prod(sides.get(axis, 1) for axis in re.findall(r"'(\w+)'", found[2]))
     return 1

@@ -5,7 +5,7 @@ matrix unit, the vector unit, or memory. Copies and collectives that the program
 the operations between; only what these leave no time for is added. Latencies are left out.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,8 +20,8 @@ MATRIX, VECTOR, MEMORY, LINKS = "matrix unit", "vector unit", "memory", "interco
 class Bound:
     """Seconds of a program on one chip, at best."""
 
-    by_resource: Counter[str] = field(default_factory=Counter)  # what the operations wait for
-    by_file: Counter[str] = field(default_factory=Counter)  # the same, by source file
+    by_resource: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # what the operations wait for
+    by_file: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # the same, by source file
     unfilled: float = 0  # of the matrix unit, for sides that do not fill it and for float32
     silent: float = 0  # runs of kernels that do not say what they compute
 

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,19 +201,21 @@ def describe(found: Estimate) -> str:
 
 def describe_bound(found: Bound) -> str:
     """Its lines, the total last."""
-    waits = [f"{name} {_ms(seconds)}" for name, seconds in found.by_resource.most_common()]
-    lines = ["  operations wait for: " + ", ".join(waits)]
-    if found.by_resource[MATRIX]:
+    lines = ["  operations wait for: " + _longest(found.by_resource)]
+    if found.by_resource.get(MATRIX):
         lines.append(f"    the matrix unit's part that is not filled, and float32: {_ms(found.unfilled)}")
-    lines.append(
-        "  time by part: " + ", ".join(f"{name} {_ms(s)}" for name, s in found.by_file.most_common(FILES_SHOWN))
-    )
+    lines.append("  time by part: " + _longest(found.by_file))
     if found.silent:
         lines.append(
             f"    {found.silent:g} runs of kernels do not say what they compute, and count their traffic alone"
         )
     lines.append(f"  operation by operation: at best {_ms(found.seconds)}")
     return "\n".join(lines)
+
+
+def _longest(seconds: Mapping[str, float]) -> str:
+    rows = sorted(seconds.items(), key=lambda row: -row[1])[:FILES_SHOWN]
+    return ", ".join(f"{name} {_ms(each)}" for name, each in rows)
 
 
 def _ms(seconds: float) -> str:

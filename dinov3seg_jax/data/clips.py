@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.places import is_remote, local_copy
 
 SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv")
@@ -29,9 +30,12 @@ ROUNDING, BESIDE = Fraction(1, 50), Fraction(1)  # how much shorter than it says
 
 
 def is_clip(path: Path) -> bool:
-    """Whether a file is a video, by its ending, or by its first bytes where the ending says nothing."""
-    if path.suffix.lower() in SUFFIXES:
-        return True
+    """Whether a file is a video, by its ending, or by its first bytes where the ending says nothing.
+
+    In a bucket the ending has to say it: a request for each of a million pictures would take hours.
+    """
+    if path.suffix.lower() in SUFFIXES or is_remote(path):
+        return path.suffix.lower() in SUFFIXES
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -201,9 +205,13 @@ def open_clip(path: str | Path) -> Iterator[Clip]:
         UserError: PyAV is not installed, or the file is missing, no video or too damaged to be opened.
     """
     av, path = import_av(), expanded(path)
+    try:
+        here = local_copy(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        container = av.open(f"file:{path}", options=options)
+        container = av.open(f"file:{here}", options=options)
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error

@@ -7,7 +7,7 @@ Crowd regions belong to their category too, and lie below all else.
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from dinov3seg_jax.data.orientation import UPRIGHT
 from dinov3seg_jax.data.run_lengths import decode_runs
 from dinov3seg_jax.errors import UserError, note, one_line
 from dinov3seg_jax.formats.libraries import needed
+from dinov3seg_jax.places import files_below, is_remote
 
 FOLDERS = ("", "images", "data", "images/{split}", "{split}", "images/default", "images/{split}2017", "{split}2017")
 
@@ -187,16 +188,29 @@ def _found(files: Iterable[str], root: Path, split: str, annotations: Path) -> I
     top = root if root.is_dir() else root.parent
     tops = dict.fromkeys([top, annotations.parent, annotations.parent.parent])
     places = list(dict.fromkeys(above / folder.format(split=split) for above in tops for folder in FOLDERS))
+    listed: dict[Path, dict[str, Path]] = {}
     for file in files:
-        place = next((place for place in places if (place / file).is_file()), None)
-        if place is None:
+        place, picture = next(((place, found) for place in places if (found := _at(place, file, listed))), (None, None))
+        if place is None or picture is None:
             raise UserError(
                 f"the picture {file} that {annotations} lists is neither in {places[0]} nor in its folders images, "
                 f"data and {split}; put it there, or export the list anew."
             )
         places.remove(place)
         places.insert(0, place)
-        yield place / file
+        yield picture
+
+
+def _at(place: Path, file: str, listed: dict[Path, dict[str, Path]]) -> Path | None:
+    """A file in a folder, if it is there; a folder in a bucket is listed once, and `listed` has what it holds."""
+    if not is_remote(place):
+        return place / file if (place / file).is_file() else None
+    if place not in listed:
+        try:
+            listed[place] = {path.relative_to(place).as_posix(): path for path in files_below(place, keep=True)}
+        except FileNotFoundError:
+            listed[place] = {}
+    return listed[place].get(PurePosixPath(file).as_posix())
 
 
 def _is_polygon(ring: Any) -> bool:

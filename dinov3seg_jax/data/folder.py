@@ -11,6 +11,7 @@ from dinov3seg_jax.data.images import SUFFIXES, open_picture, read_header, read_
 from dinov3seg_jax.data.masks import ANY_BITS, Mask, MaskReader
 from dinov3seg_jax.data.orientation import UPRIGHT, fits, turn_mask
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.places import files_below, is_remote
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 
@@ -155,17 +156,28 @@ def files_by_name(folder: Path, suffixes: frozenset[str], what: str) -> dict[str
     if not folder.is_dir():
         raise UserError(f"the folder {folder}, which should hold {what}, does not exist; check the data set's layout.")
     files: dict[str, Path] = {}
-    for path in _walk(str(folder)):
-        stem, suffix = os.path.splitext(os.path.relpath(path, folder))
+    for path, below in _in_bucket(folder) if is_remote(folder) else _on_disk(folder):
+        stem, suffix = os.path.splitext(below)
         if suffix.lower() not in suffixes:
             continue
         name = stem.replace(os.sep, "/")
         if name in files:
             raise UserError(f"{files[name]} and {path} have the same name without the ending; remove one of them.")
-        files[name] = Path(path)
+        files[name] = path
     if not files:
         raise UserError(f"the folder {folder} holds no {what}; use files that end in {', '.join(sorted(suffixes))}.")
     return files
+
+
+def _on_disk(folder: Path) -> Iterator[tuple[Path, str]]:
+    return ((Path(path), os.path.relpath(path, folder)) for path in _walk(str(folder)))
+
+
+def _in_bucket(folder: Path) -> Iterator[tuple[Path, str]]:
+    for path in files_below(folder, keep=True):  # since they are read again in each epoch
+        below = path.relative_to(folder)
+        if not any(part.startswith(".") for part in below.parts):
+            yield path, below.as_posix()
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -16,12 +16,13 @@ from dinov3seg_jax.data.arrays import from_array, is_array
 from dinov3seg_jax.data.deep import deep_pixels, is_deep, show_full_page, to_rgb
 from dinov3seg_jax.data.orientation import orientation, upright_size
 from dinov3seg_jax.data.paper import Pixels, load_upright
-from dinov3seg_jax.data.readers import HEAD, first_bytes, open_scene, prepare_heif
+from dinov3seg_jax.data.readers import HEAD, first_bytes, in_reach, open_scene, prepare_heif
 from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View
 from dinov3seg_jax.data.stretch import Stretch
 from dinov3seg_jax.data.tiff_tags import tags_of
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.places import is_remote
 
 MAX_PIXELS = 400_000_000
 GIVEN = "the image"  # what an error calls one without a path
@@ -86,7 +87,7 @@ def read_pixels(path: str | Path, view: View = AS_IT_IS) -> Pixels:
         UserError: as for `read_image`, or the file has no such bands.
     """
     path = expanded(path)
-    return _read(path, str(path), view)
+    return pixels_of(in_reach(path), str(path), view)
 
 
 def read_turned(source: Path | bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
@@ -95,6 +96,7 @@ def read_turned(source: Path | bytes, name: str) -> tuple[UInt8[np.ndarray, "h w
     Raises:
         UserError: as for `read_image`; `name` is what the error calls the picture.
     """
+    source = in_reach(source)
     scene = open_scene(source, name)
     if scene is not None:
         with contextlib.closing(scene):
@@ -111,6 +113,7 @@ def read_header(source: Path | bytes, name: str) -> tuple[tuple[int, int], int]:
     Raises:
         UserError: as for `open_picture`.
     """
+    source = in_reach(source)
     scene = open_scene(source, name)
     if scene is not None:
         with contextlib.closing(scene):
@@ -144,15 +147,15 @@ def as_pixels(image: Any) -> Pixels:
         UserError: the picture cannot be read, or it is no picture.
     """
     if isinstance(image, str | os.PathLike):
-        return read_pixels(Path(os.fsdecode(image)))
+        return read_pixels(image if is_remote(image) else os.fsdecode(image))
     if isinstance(image, Image.Image):
         return _of_pillow(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return _read(_content(bytes(image)), GIVEN, AS_IT_IS)
+        return pixels_of(_content(bytes(image)), GIVEN, AS_IT_IS)
     if is_array(image):
         return Pixels(from_array(image))
     if hasattr(image, "read"):
-        return _read(_content(_read_file(image)), GIVEN, AS_IT_IS)
+        return pixels_of(_content(_read_file(image)), GIVEN, AS_IT_IS)
     kind = "None" if image is None else f"a {type(image).__name__}"
     raise UserError(f"the image is {kind}; give a path, a file's bytes, a PIL image, or an array [height, width, 3]")
 
@@ -181,7 +184,8 @@ def _read_file(file: Any) -> bytes:
     return content
 
 
-def _read(source: Path | bytes, name: str, view: View) -> Pixels:
+def pixels_of(source: Path | bytes, name: str, view: View) -> Pixels:
+    """As `read_pixels`, of a file of this machine or a file's bytes; `name` is what an error calls it."""
     scene = open_scene(source, name, view)
     if scene is not None:
         with contextlib.closing(scene):
@@ -203,6 +207,7 @@ def open_picture(file: Path | bytes | io.BytesIO, name: str) -> ImageFile.ImageF
         UserError: The file is missing, empty, damaged or no picture, or it would hold more than `MAX_PIXELS` pixels,
             however few bytes it has.
     """
+    file = file if isinstance(file, io.BytesIO) else in_reach(file)
     image = _open(io.BytesIO(file) if isinstance(file, bytes) else file, name)
     try:
         show_full_page(image)

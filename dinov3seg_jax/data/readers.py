@@ -7,7 +7,9 @@ from typing import Any, BinaryIO
 from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, import_rasterio
 from dinov3seg_jax.data.tiff_tags import BIG_ENDIAN_LARGE, TiffTags, is_tiff, read_tags
 from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.places import content_of, is_remote, local_copy
 
+LARGE = 64 * 2**20  # bytes of a file in a bucket that is read in parts, from a copy on this machine
 HEAD = 64  # bytes that tell a format
 JPEG2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 JPEG2000_HEADERS = 2**16  # bytes, more than lie before the pixels
@@ -23,6 +25,25 @@ RAW_SUFFIXES = frozenset(
 INSTALL_RASTERIO = "`pip install rasterio`"
 
 
+def in_reach(source: Path | bytes) -> Path | bytes:
+    """What decoders can open: a file in a bucket as its bytes or, where those are many, as a copy on this machine.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if isinstance(source, bytes) or not is_remote(source):
+        return source
+    try:
+        if source.stat().st_size > LARGE:
+            return local_copy(source)
+        content = content_of(source)
+    except OSError as error:
+        raise _unread(source, error) from error
+    if not content:
+        raise UserError(f"{source} is empty; save or copy it again")
+    return content
+
+
 def open_scene(source: Path | bytes, name: str, view: View = AS_IT_IS, in_parts: bool = False) -> Scene | None:
     """A file that rasterio is to read, if Pillow cannot, or cannot do it right; None if Pillow can.
 
@@ -35,6 +56,7 @@ def open_scene(source: Path | bytes, name: str, view: View = AS_IT_IS, in_parts:
     Raises:
         UserError: the file is missing, empty or damaged; or only rasterio can read it, which is not installed.
     """
+    source = in_reach(source)
     head = first_bytes(source)
     if isinstance(source, Path) and source.suffix.lower() in RAW_SUFFIXES:
         raise UserError(f"{name} is a camera's raw picture; develop it to a TIFF, PNG or JPEG first")
@@ -102,12 +124,12 @@ def _open_jpeg2000(source: Path | bytes, name: str, view: View, rasterio: Any) -
     return scene
 
 
-def says_where_it_is(path: Path) -> bool:
+def says_where_it_is(source: Path | bytes, name: str) -> bool:
     """Whether a TIFF or a JPEG 2000 tells which place on Earth it shows, whatever can read that."""
-    head = first_bytes(path)
-    with path.open("rb") as file:
+    head = first_bytes(source)
+    with _opened(source) as file:
         if is_tiff(head):
-            tags = read_tags(file, str(path))
+            tags = read_tags(file, name)
             return tags is not None and tags.georeferenced
         if head.startswith(JPEG2000):
             content = file.read(JPEG2000_HEADERS)
@@ -144,15 +166,19 @@ def first_bytes(source: Path | bytes) -> bytes:
     try:
         with source.open("rb") as file:
             head = file.read(HEAD)
-    except FileNotFoundError as error:
-        raise UserError(f"{source} does not exist; check the path") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{source} is a folder; give a picture") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{source} cannot be read ({reason(error)}); check the path and its permissions") from error
+        raise _unread(source, error) from error
     if not head:
         raise UserError(f"{source} is empty; save or copy it again")
     return head
+
+
+def _unread(source: Path, error: Exception) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{source} does not exist; check the path")
+    if isinstance(error, IsADirectoryError):
+        return UserError(f"{source} is a folder; give a picture")
+    return UserError(f"{source} cannot be read ({reason(error)}); check the path and its permissions")
 
 
 def _opened(source: Path | bytes) -> BinaryIO:

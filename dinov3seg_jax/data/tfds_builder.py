@@ -19,6 +19,8 @@ from dinov3seg_jax.data.datasets import check_classes
 from dinov3seg_jax.data.prepared import MANIFEST, Manifest, read_manifest
 from dinov3seg_jax.data.tfds_source import import_tfds
 from dinov3seg_jax.errors import UserError, run_command
+from dinov3seg_jax.files import expanded
+from dinov3seg_jax.places import is_remote
 from dinov3seg_jax.text.prompts import PAPER
 
 VERSION = "1.0.0"
@@ -28,8 +30,8 @@ def main() -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="the data set that the folder was prepared as")
-    parser.add_argument("--source", type=Path, required=True, help="a prepared folder")
-    parser.add_argument("--out", type=Path, required=True, help="where NAME/1.0.0 is made")
+    parser.add_argument("--source", type=expanded, required=True, help="a prepared folder")
+    parser.add_argument("--out", type=expanded, required=True, help="where NAME/1.0.0 is made")
     options = parser.parse_args()
     folder = write_records(options.name, options.source, options.out)
     print(f"{folder} is complete; read it with --config.data.eval.name={options.name} and root={options.out}")
@@ -44,6 +46,8 @@ def write_records(name: str, source: Path, out: Path) -> Path:
         UserError: The prepared folder is not complete or holds another data set, or classes that no model could be
             asked for; `out` holds another version of it, or the files cannot be written.
     """
+    if is_remote(out):
+        raise UserError(f"records are written to a folder of this machine, not to {out}; copy them there afterwards.")
     manifest = read_manifest(source)
     if manifest.dataset != name:
         raise UserError(f"{source} is a prepared '{manifest.dataset}', not '{name}'; name the one it is.")

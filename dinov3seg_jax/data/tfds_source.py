@@ -14,6 +14,7 @@ from dinov3seg_jax.data.images import read_turned
 from dinov3seg_jax.data.masks import Mask
 from dinov3seg_jax.data.prepared import Manifest, parse_manifest
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.places import local_copy
 
 INFO = "dataset_info.json"
 
@@ -49,6 +50,11 @@ class ArrayRecords:
         if not 0 <= index < len(self._records):
             raise IndexError(f"image {index} of {len(self._records)}")
         record = self._records[index]
+        if any(record[part] is None for part in ("image", "label", "name")):  # what array_record says of a cut-off file
+            raise UserError(
+                f"example {index} of {self._folder} cannot be read, as of a file that was cut off; copy the folder "
+                "again, or write it anew."
+            )
         return record, f"'{record['name'].decode()}' of {self._folder}"
 
 
@@ -67,6 +73,7 @@ def open_records(folder: Path, split: str) -> tuple[Manifest, ArrayRecords]:
         UserError: TFDS is missing, the folder was not written by `tfds_builder.py`, or files are missing from it.
     """
     tfds = import_tfds()
+    folder = local_copy(folder)  # array_record finds no example on s3://, and says nothing
     builder = tfds.builder_from_directory(folder)
     manifest = parse_manifest(dict(builder.info.metadata or {}), folder / "metadata.json")
     name = manifest.split(split, folder)

@@ -17,6 +17,7 @@ from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.files import expanded, stamp, write_whole
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
+from dinov3seg_jax.places import files_below, is_remote
 
 Identity = dict[str, str]  # what must not differ, as digests: "config", "checkpoint" and "data set"
 
@@ -63,7 +64,7 @@ def load_progress(path: Path, identity: Identity, classes: int) -> Progress:
     if not path.is_file():
         return nothing
     try:
-        with np.load(path) as arrays:
+        with np.load(io.BytesIO(path.read_bytes())) as arrays:
             other = json.loads(str(arrays["identity"]))
             saved = Progress(arrays["counts"], arrays["image_miou"], float(arrays["seconds"]), arrays["measures"])
     except Exception as error:  # zip, npy and JSON have a dozen kinds of errors between them
@@ -93,7 +94,7 @@ def identify(recipe: Any, weights: Iterable[Path], config: DatasetConfig, datase
     """
     source: Any = dataset.source
     if hasattr(source, "files"):
-        paths = [Path(path) for index in range(len(source)) for path in source.files(index)[1:]]
+        paths = [path for index in range(len(source)) for path in source.files(index)[1:]]
     else:
         paths = _below(expanded(config.root)) if config.root else []
     described = [dataclasses.asdict(config), len(source), dataset.classes, dataset.merge_from]
@@ -105,6 +106,8 @@ def identify(recipe: Any, weights: Iterable[Path], config: DatasetConfig, datase
 
 
 def _below(folder: Path) -> list[Path]:
+    if is_remote(folder):
+        return files_below(folder)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

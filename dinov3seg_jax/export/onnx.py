@@ -81,7 +81,7 @@ def export_onnx(
         said = json.dumps(description, indent=1, ensure_ascii=False)
         (folder / DESCRIPTION_FILE).write_text(said, encoding="utf-8", errors="replace")
 
-    write_new_folder(expanded(out), write)
+    write_new_folder(expanded(out), write, DESCRIPTION_FILE)
     return max(differences)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import EXPORT_FILE, expanded
+from dinov3seg_jax.places import local_copy
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, UInt8
@@ -44,6 +45,7 @@ def load(folder: str | Path) -> "Scorer":
     path = expanded(folder)
     if not (path / EXPORT_FILE).is_file():
         raise UserError(f"'{folder}' is no exported model (it has no {EXPORT_FILE}); run dinov3seg export.")
+    path = local_copy(path)
     try:
         description = json.loads((path / EXPORT_FILE).read_text(encoding="utf-8"))
         version, files = description["version"], description["files"]

@@ -34,6 +34,7 @@ from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.models.towers import text_width
+from dinov3seg_jax.places import check_writable, copy_tree, is_remote, scratch
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
 from dinov3seg_jax.text.class_lists import ClassList, Names
 
@@ -105,7 +106,7 @@ def export(
         said = json.dumps(description, indent=1, ensure_ascii=False)
         (folder / EXPORT_FILE).write_text(said, encoding="utf-8", errors="replace")
 
-    write_new_folder(expanded(out), write)
+    write_new_folder(expanded(out), write, EXPORT_FILE)
 
 
 def prepare(
@@ -121,6 +122,7 @@ def prepare(
         raise UserError(f"'{checkpoint}' holds converted weights, and only runs are exported; name a run's folder.")
     if expanded(out).exists():
         raise UserError(f"'{out}' exists; choose another --out.")
+    check_writable(expanded(out))
     config = override_inference(folder.config, overrides)
     if config.model.linear.classes:
         raise UserError(f"'{checkpoint}' holds a linear head, which takes no text; only a whole model can be exported.")
@@ -215,8 +217,24 @@ def _check_sizes(sizes: Sequence[Size], patch_size: int) -> None:
             )
 
 
-def write_new_folder(out: Path, write: Callable[[Path], Any]) -> None:
-    """Make a new folder with what `write` puts into it, whole or not at all."""
+def write_new_folder(out: Path, write: Callable[[Path], Any], last: str) -> None:
+    """Make a new folder with what `write` puts into it, whole or not at all; `last` says that all the others are there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        if is_remote(out):
+            temporary = scratch()
+            write(temporary)
+            copy_tree(temporary, out, last)
+        else:
+            _write_here(out, write)
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another --out.") from None
+
+
+def _write_here(out: Path, write: Callable[[Path], Any]) -> None:
     begun = f".{out.name}.export."
     for left in out.parent.glob(f"{glob.escape(begun)}*"):  # by processes that were killed
         process = left.name.removeprefix(begun)
@@ -227,7 +245,5 @@ def write_new_folder(out: Path, write: Callable[[Path], Any]) -> None:
         temporary.mkdir(parents=True)
         write(temporary)
         os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another --out.") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -4,10 +4,12 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinov3seg_jax.data.images import read_pixels
+from dinov3seg_jax.data.images import pixels_of
 from dinov3seg_jax.data.paper import Pixels
+from dinov3seg_jax.data.readers import in_reach
 from dinov3seg_jax.data.scenes import AS_IT_IS, View, import_rasterio
 from dinov3seg_jax.errors import UserError, note
 from dinov3seg_jax.formats.outputs import Outputs
@@ -40,6 +42,7 @@ class Look(NamedTuple):
     picture: Picture
     shape: Shape
     size: int  # bytes that it takes at most, from when it is read until it is written; of a huge one, all the room
+    source: Path | bytes = b""  # where its pixels are read
     georeferenced: bool = False
     error: UserError | None = None
 
@@ -168,7 +171,8 @@ def _look(model: BaseSegmenter, picture: Picture, room: int, view: View, scores:
     `scores` are the bytes that those of a pixel take, if they are kept; then a picture that has the room is seen whole.
     """
     try:
-        seen = look_at(picture.path, view)
+        source = in_reach(picture.path)
+        seen = look_at(picture.path, view, source)
         if seen.place_is_lost:
             mend = "install rasterio, as with the extra geo" if import_rasterio() is None else "convert it to RGB"
             note(f"{picture.path} says which place on Earth it shows, and its labels do not; {mend}, and they do")
@@ -178,7 +182,7 @@ def _look(model: BaseSegmenter, picture: Picture, room: int, view: View, scores:
     except UserError as error:
         return Look(picture, UNREADABLE, 0, error=error)
     shape = model.batch_shape(seen.height, seen.width)
-    return Look(picture, shape, size, seen.georeferenced)
+    return Look(picture, shape, size, source, seen.georeferenced)
 
 
 def _begin(readers: ThreadPoolExecutor, looks: list[Look], view: View) -> Batch:
@@ -190,7 +194,7 @@ def _read(look: Look, view: View) -> Pixels | UserError:
     if look.error is not None:  # of which reading it as something else would say nothing
         return look.error
     try:
-        return read_pixels(look.picture.path, view)
+        return pixels_of(look.source, str(look.picture.path), view)
     except UserError as error:
         return error
 

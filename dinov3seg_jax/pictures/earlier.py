@@ -15,6 +15,7 @@ from dinov3seg_jax.errors import UserError, one_line, reason
 from dinov3seg_jax.pictures.finished import Picture
 from dinov3seg_jax.pictures.huge import Overview
 from dinov3seg_jax.pictures.rasters import open_raster
+from dinov3seg_jax.places import local_copy
 from dinov3seg_jax.visualize import UNLABELLED, Drawing, class_colors
 
 LabelMap = tuple[np.ndarray, np.ndarray | None]  # its values, and the colours if it has some
@@ -84,7 +85,7 @@ def _labels(
 ) -> tuple[Int[np.ndarray, "h w"], UInt8[np.ndarray, "t 3"]]:
     read = _read_raster if path.suffix == ".tif" else _read_png
     try:
-        values, colors = read(path, size, overview)
+        values, colors = read(local_copy(path), size, overview)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({one_line(reason(error), 80)}); label the picture again") from error
     labels = np.where(values < len(names), values.astype(np.int32), UNLABELLED)

@@ -13,6 +13,7 @@ from dinov3seg_jax.files import has_ended, write_whole
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.formats.table import FORMATS, is_summary
 from dinov3seg_jax.formats.writing import CLASSES_FILE, join_folder, part_path
+from dinov3seg_jax.places import is_remote
 from dinov3seg_jax.visualize import Drawing
 
 RUN_FILE = ".predictions.json"  # hidden, so that no picture's results can have its name
@@ -242,6 +243,8 @@ def clear(out: Path, pictures: Iterable[Picture], outputs: Outputs = ALONE) -> N
     for picture in pictures:
         names.setdefault(picture.target.parent, set()).update(path.name for path in picture.results(outputs.formats))
     for folder, known in names.items():
+        if is_remote(folder):  # where files appear by one put
+            continue
         with contextlib.suppress(FileNotFoundError):
             for entry in list(os.scandir(folder)):
                 name, _, process = entry.name.removeprefix(".").rpartition(".")

@@ -39,6 +39,7 @@ from dinov3seg_jax.pictures.rasters import (
     Raster,
     open_raster,
 )
+from dinov3seg_jax.places import is_remote, scratch
 from dinov3seg_jax.text.class_lists import ClassList, Names
 
 BYTES_PER_PIXEL = 48  # what a picture takes that is handled as a whole: itself, labels, scores, overlay
@@ -250,7 +251,7 @@ def segment_file(
         try:
             out_folder.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as spools:
-                size = (out_folder, picture.height, picture.width)
+                size = (scratch() if is_remote(out_folder) else out_folder, picture.height, picture.width)
                 labels = spools.enter_context(contextlib.closing(Spool(*size, label_kind(len(colors)))))
                 confidence = None
                 if any(not FORMATS[name].labels_only for name in outputs.formats):

@@ -16,6 +16,7 @@ from dinov3seg_jax.data import clips
 from dinov3seg_jax.data.images import FORMATS, SUFFIXES
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.pictures.finished import is_result
+from dinov3seg_jax.places import files_below, is_remote
 
 STANDARD_INPUT = Path("-")
 HEIF = FORMATS["HEIF"]
@@ -101,10 +102,10 @@ def readable_suffixes() -> frozenset[str]:
 def _expand(path: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:
     """Root and path of each picture that is meant."""
     if _is_pattern(path):
-        matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        root = _before_magic(path)
+        matches = _matches(path, root)
         if not matches:
             raise UserError(f"no file matches {path}; check the pattern")
-        root = Path(*_before_magic(path.parts))
         found = [picture for match in matches for _, picture in _expand_match(match, passed_over)]
         if not found:
             raise UserError(f"no picture matches {path}; use files that end in {', '.join(sorted(SUFFIXES))}")
@@ -132,14 +133,18 @@ def _expand_match(path: Path, passed_over: Counter[str]) -> Iterable[tuple[Path,
 
 
 def _is_pattern(path: Path) -> bool:
-    return glob.has_magic(str(path)) and not os.path.lexists(path)
+    return glob.has_magic(str(path)) and not (path.exists() if is_remote(path) else os.path.lexists(path))
 
 
-def _before_magic(parts: Sequence[str]) -> Iterator[str]:
-    for part in parts[:-1]:
-        if glob.has_magic(part):
-            return
-        yield part
+def _matches(pattern: Path, root: Path) -> list[Path]:
+    if is_remote(pattern):
+        return sorted(root.glob(pattern.relative_to(root).as_posix()))
+    return sorted(map(Path, glob.glob(str(pattern), recursive=True)))
+
+
+def _before_magic(pattern: Path) -> Path:
+    """The folder that holds all that a pattern can mean."""
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
 def _of_folder(folder: Path, passed_over: Counter[str]) -> list[tuple[Path, Path]]:
@@ -154,6 +159,10 @@ def _of_folder(folder: Path, passed_over: Counter[str]) -> list[tuple[Path, Path
 
 def _walk(top: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:
     below: list[Path] = []
+    if is_remote(top):
+        listed = ((file, file.relative_to(top).parts) for file in files_below(top))
+        below = _keep([file for file, parts in listed if not any(part.startswith(".") for part in parts)], passed_over)
+        return ((top, file) for file in below)
     for folder, subfolders, names in os.walk(top, onerror=_refuse_folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         passed_over[LINK] += sum(Path(folder, name).is_symlink() for name in subfolders)
@@ -171,7 +180,7 @@ def _keep(files: Iterable[Path], passed_over: Counter[str]) -> list[Path]:
             passed_over[file.suffix.lower() or BARE] += 1
         elif is_result(file):
             passed_over[RESULT] += 1
-        elif _is_file_or_lost(file):
+        elif is_remote(file) or _is_file_or_lost(file):
             kept.append(file)
     return kept
 

@@ -1,11 +1,12 @@
 """Where the results of pictures go."""
 
 import collections
-import os
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.places import is_remote
 
 
 def refuse_place(named: Sequence[Path], out: Path) -> None:
@@ -13,7 +14,7 @@ def refuse_place(named: Sequence[Path], out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, but the results need a folder; choose another --out")
     for source in named:
-        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        if is_remote(source) == is_remote(out) and source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             raise UserError(f"{out} lies in the folder of the pictures, {source}; choose another --out")
 
 
@@ -25,8 +26,11 @@ def titles(roots: Mapping[Path, Path]) -> list[str]:
     """
     if not roots:
         return []
-    base = os.path.commonpath([root.absolute() for root in roots.values()])
-    return [path.absolute().relative_to(base).as_posix() for path in roots]
+    levels = zip(*(root.absolute().parts for root in roots.values()), strict=False)
+    base = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, levels))
+    if not base:  # on this machine and in a bucket
+        return [str(path) for path in roots]
+    return ["/".join(path.absolute().parts[base:]) for path in roots]
 
 
 def output_places(roots: Mapping[Path, Path], out: Path) -> list[Path]:
@@ -46,7 +50,7 @@ def output_places(roots: Mapping[Path, Path], out: Path) -> list[Path]:
             above = path.absolute().parent.parts[1:]
             choices += ["_".join((*above[len(above) - count :], path.name)) for count in range(1, len(above) + 1)]
     while True:
-        places = {path: path.with_name(choices[0]).relative_to(roots[path]) for path, choices in names.items()}
+        places = {path: path.with_name(name).relative_to(roots[path]).as_posix() for path, [name, *_] in names.items()}
         users = collections.Counter(places.values())
         sharing = [path for path, place in places.items() if users[place] > 1 and len(names[path]) > 1]
         if not sharing:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Integer, UInt8
 
 from dinov3seg_jax.data.deep import to_rgb
 from dinov3seg_jax.data.images import header_of, open_picture, read_upright
-from dinov3seg_jax.data.readers import first_bytes, open_scene, says_where_it_is
+from dinov3seg_jax.data.readers import first_bytes, in_reach, open_scene, says_where_it_is
 from dinov3seg_jax.data.scenes import AS_IT_IS, Scene, View, import_rasterio
 from dinov3seg_jax.data.stretch import Stretch
 from dinov3seg_jax.data.tiff_tags import is_tiff
@@ -69,30 +69,32 @@ def open_raster(path: Path, view: View = AS_IT_IS) -> Raster:
     Raises:
         UserError: the file is missing, damaged, or of a kind that cannot be read in parts.
     """
-    scene = open_scene(path, str(path), view, in_parts=True)
+    source = in_reach(path)
+    scene = open_scene(source, str(path), view, in_parts=True)
     if scene is not None:
         return scene
-    if is_tiff(first_bytes(path)) and import_rasterio() is None:
+    if is_tiff(first_bytes(source)) and import_rasterio() is None:
         raise UserError(
             f"{path} is a TIFF, of which parts are read and written with rasterio; install that with "
             "`pip install rasterio`, or convert the picture to PNG"
         )
-    return PillowRaster(path, view.stretch)
+    return PillowRaster(source, str(path), view.stretch)
 
 
-def look_at(path: Path, view: View = AS_IT_IS) -> Look:
-    """What can be known of a picture without its pixels.
+def look_at(path: Path, view: View = AS_IT_IS, source: Path | bytes | None = None) -> Look:
+    """What can be known of a picture without its pixels; `source` is what `in_reach` gave for it, if it was asked.
 
     Raises:
         UserError: the file is missing, damaged, or cannot be shown so.
     """
-    scene = open_scene(path, str(path), view)
+    source, name = in_reach(path) if source is None else source, str(path)
+    scene = open_scene(source, name, view)
     if scene is not None:
         with contextlib.closing(scene):
             return Look(scene.height, scene.width, scene.georeferenced, place_is_lost=False)
-    with open_picture(path, str(path)) as image:
-        size, _ = header_of(image, str(path))
-    return Look(*size, georeferenced=False, place_is_lost=says_where_it_is(path))
+    with open_picture(source, name) as image:
+        size, _ = header_of(image, name)
+    return Look(*size, georeferenced=False, place_is_lost=says_where_it_is(source, name))
 
 
 class PillowRaster:
@@ -101,10 +103,10 @@ class PillowRaster:
     whole = True
     place: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, path: Path, stretch: Stretch | None = None):
+    def __init__(self, source: Path | bytes, name: str, stretch: Stretch | None = None):
         """Read the file; for what is read, see `data.images.read_image`."""
-        with open_picture(path, str(path)) as image:
-            self._image = read_upright(image, str(path), stretch)
+        with open_picture(source, name) as image:
+            self._image = read_upright(image, name, stretch)
         self.width, self.height = self._image.size
         self.held_bytes = self.width * self.height * (1 if len(self._image.getbands()) == 1 else 4)
 

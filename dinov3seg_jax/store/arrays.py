@@ -6,6 +6,7 @@ reads them with TensorStore alone, since importing orbax takes longer than readi
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 
-from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.errors import UserError, is_outage, one_line
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
+from dinov3seg_jax.places import is_remote
 from dinov3seg_jax.store.frozen import pieces
+from dinov3seg_jax.store.staging import Copied, is_reached, readable
 
 PARAMETERS, OPTIMIZER, PROGRESS = "parameters", "optimizer", "progress"  # what a step holds
 
@@ -32,18 +35,26 @@ def read_on_first_device(folder: Path, expected: AbstractParameters) -> Paramete
         UserError: one is missing, damaged, or another array.
     """
     with loading(folder):
-        opening = {
-            name: [_open(piece / PARAMETERS, name) for piece in lie] for name, lie in pieces(folder, expected).items()
-        }
+        lie = pieces(folder, expected)
+        with contextlib.ExitStack() as copies:
+            at = {piece: copies.enter_context(readable(piece)) for piece in {*chain(*lie.values())}}
+        opening = {name: [_open(at[piece] / PARAMETERS, name) for piece in lie[name]] for name in lie}
         # One after the other: what is on its way to the device is in memory twice.
         return {name: _on_first_device(name, leaf, opening[name]) for name, leaf in expected.items()}
 
 
 def _open(folder: Path, name: str) -> tensorstore.Future:
-    # Not a URL, in which # and % mean something.
-    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    store = {"driver": "ocdbt", "base": _base(folder)}
     kept = {"driver": "zarr3", "kvstore": {**store, "path": f"{name.replace('/', '.')}/"}}
     return tensorstore.open(kept, open=True, read=True)
+
+
+def _base(folder: Path) -> dict[str, str]:
+    """What TensorStore calls a folder; not a URL, in which # and % mean something."""
+    if not is_remote(folder):
+        return {"driver": "file", "path": f"{folder}/"}
+    bucket, _, path = str(folder).removeprefix("gs://").partition("/")
+    return {"driver": "gcs", "bucket": bucket, "path": f"{path}/"}
 
 
 def _on_first_device(name: str, leaf: jax.ShapeDtypeStruct, opening: list[tensorstore.Future]) -> jax.Array:
@@ -63,20 +74,44 @@ def save(folder: Path, parameters: Parameters, optimizer: Any, progress: dict[st
     Returns:
         A response, whose `result` waits until all of them are done, and raises what went wrong.
     """
-    from orbax.checkpoint import v1 as ocp
-
     content = {PARAMETERS: _nested(parameters), OPTIMIZER: jax.tree.leaves(optimizer)}
     if jax.default_backend() == "cpu":
         # What is saved shares memory with its arrays there, and the next step writes over them.
         content = jax.tree.map(jnp.copy, content)
-    return ocp.save_checkpointables_async(folder, content | {PROGRESS: progress})
+    return _write(folder, content | {PROGRESS: progress})
 
 
 def save_pack(folder: Path, parameters: Parameters) -> Any:
     """Write arrays that nobody will write over, as `save` does."""
+    return _write(folder, {PARAMETERS: _nested(parameters)})
+
+
+def _write(folder: Path, content: dict[str, Any]) -> Any:
+    """Write in place, as buckets can, which rename nothing: what says that the folder is whole is written later."""
     from orbax.checkpoint import v1 as ocp
 
-    return ocp.save_checkpointables_async(folder, {PARAMETERS: _nested(parameters)})
+    context = ocp.Context()
+    context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+    if is_reached(folder):
+        with context:
+            return ocp.save_checkpointables_async(_named(folder), content)
+
+    def save(stage: Path) -> Any:
+        with context:
+            return ocp.save_checkpointables_async(stage, content)
+
+    return Copied(folder, save)
+
+
+def _named(folder: Path) -> Path | str:
+    """A folder as orbax takes it, whose own client is not to remember what was in it."""
+    if not is_remote(folder):
+        return folder
+    import fsspec
+
+    fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return str(folder)
 
 
 def read_sharded(
@@ -141,7 +176,7 @@ def read_step(folder: Path, trainable: AbstractParameters, frozen: AbstractParam
     inside = packed.pop(folder, {})  # as in every step once, with the stacks of blocks whole
     parameters = trainable | {name: _whole(trainable.get(name), leaf) for name, leaf in inside.items()}
     described = {PARAMETERS: _nested(parameters), OPTIMIZER: jax.tree.leaves(optimizer), PROGRESS: None}
-    held = _load(folder, described)
+    held = _load(folder, described, keep=False)
     found = _flat(held[PARAMETERS])
     held_frozen: Parameters = {}
     for pack, arrays in packed.items():
@@ -181,6 +216,8 @@ def loading(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, OSError) as error:
+        if is_outage(error):
+            raise
         raise UserError(
             f"checkpoint '{folder}' is undamaged but cannot be loaded ({shortened(error)}); its model or optimizer is "
             "another one: set the options that config.json names."
@@ -193,14 +230,17 @@ def shortened(error: BaseException) -> str:
     return text if len(text) < 250 else f"{text[:50]} ... {text[-200:]}"
 
 
-def _load(folder: Path, what: dict[str, Any], some: bool = False) -> dict[str, Any]:
-    """What is asked for of a folder; of its arrays perhaps `some` alone, while else it may hold no others."""
+def _load(folder: Path, what: dict[str, Any], some: bool = False, keep: bool = True) -> dict[str, Any]:
+    """What is asked for of a folder; of its arrays perhaps `some` alone, while else it may hold no others.
+
+    A copy of it, if it needs one, is kept or not.
+    """
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()
     context.pytree.loading.partial_load = some
-    with loading(folder), context:
-        return ocp.load_checkpointables(folder, what)
+    with loading(folder), context, readable(folder, keep) as where:
+        return ocp.load_checkpointables(_named(where), what)
 
 
 def _nested(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,43 +1,55 @@
 """The checksums of a finished step: `checksums.json`, written last, with the size and checksum of every file."""
 
 import json
-import os
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from dinov3seg_jax.errors import is_outage, reason
 from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.folders import files_below, settle, settle_all
 
 CHECKSUMS_FILE = "checksums.json"
 CHUNK = 2**24  # bytes read at a time
 READERS = 4  # files read at the same time
 
 
-def write_checksums(folder: Path) -> None:
+def write_checksums(folder: Path, confirm: Callable[[], None] = lambda: None) -> None:
     """Read back every file of a folder, see that it is on the disk, and write down its size and CRC-32.
+
+    Args:
+        folder: of a step or a pack.
+        confirm: asked before they are written; raises where they must not be.
 
     Raises:
         OSError: a file cannot be read, or the disk cannot keep it.
     """
     paths = _files(folder)
-    for path in (*paths, folder, *(inner for inner in folder.rglob("*") if inner.is_dir())):
-        settle(path)
+    settle_all(folder)
     with ThreadPoolExecutor(READERS) as pool:
-        files = dict(zip((str(path.relative_to(folder)) for path in paths), pool.map(_describe, paths), strict=True))
+        files = dict(zip(paths, pool.map(_describe, paths.values()), strict=True))
+    confirm()
     write_whole(folder / CHECKSUMS_FILE, (json.dumps({"files": files}, indent=1) + "\n").encode())
     settle(folder / CHECKSUMS_FILE)
     settle(folder)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a folder that has, or should have, checksums, in a few words; None where nothing is."""
+    """What is wrong with a folder that has, or should have, checksums, in a few words; None where nothing is.
+
+    Raises:
+        Exception: a bucket does not answer, which says nothing of what is in it.
+    """
     try:
         files = json.loads((folder / CHECKSUMS_FILE).read_bytes())["files"]
         paths = [folder / name for name in files]
     except FileNotFoundError:
         return f"it has no {CHECKSUMS_FILE}"
-    except (OSError, ValueError, TypeError, KeyError):  # ValueError: JSON's, or bytes that are no text
+    except (OSError, ValueError, TypeError, KeyError) as error:  # ValueError: JSON's, or bytes that are no text
+        if is_outage(error):
+            raise
         return f"its {CHECKSUMS_FILE} cannot be read"
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(_described_or_reason, paths)
@@ -49,20 +61,8 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def settle(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut; some network disks do not do folders."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
+def _files(folder: Path) -> dict[str, Path]:
+    return {name: path for name, path in files_below(folder).items() if name != CHECKSUMS_FILE}
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -79,4 +79,6 @@ def _described_or_reason(path: Path) -> dict[str, Any] | str:
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
+        if is_outage(error):
+            raise
+        return f"cannot be read ({reason(error)})"

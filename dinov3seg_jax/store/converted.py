@@ -19,8 +19,9 @@ from pydantic.dataclasses import dataclass
 
 from dinov3seg_jax.config import Config, ModelConfig, closed
 from dinov3seg_jax.config_files import from_dict
-from dinov3seg_jax.errors import UserError, one_line
+from dinov3seg_jax.errors import UserError, one_line, reason
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.places import local_copy
 from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.run import TOKENIZER_FILE, digest_of
 
@@ -133,8 +134,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         return pydantic.TypeAdapter(Manifest).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        reason = one_line(error, 200)
-        raise UserError(f"{path} is damaged ({reason}); convert again.") from None
+        raise UserError(f"{path} is damaged ({one_line(error, 200)}); convert again.") from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -160,8 +160,8 @@ def read_arrays(
     """
     import jax
 
-    path = expanded(folder) / WEIGHTS_FILE
     manifest = read_manifest(folder)
+    path = weights_file(expanded(folder))
     entries = safetensors.read_header(path)
     if {name: list(entry.shape) for name, entry in entries.items()} != {
         name: array["shape"] for name, array in manifest.arrays.items()
@@ -175,6 +175,18 @@ def read_arrays(
         # One after the other: what is on its way to the device is in memory twice.
         return {name: jax.block_until_ready(array) for name, array in read}
     return {name: _place(path, entries[name], shardings[name]) for name in wanted}
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of the arrays, on this machine, since parts of it are mapped into memory.
+
+    Raises:
+        UserError: it cannot be copied here.
+    """
+    try:
+        return local_copy(folder / WEIGHTS_FILE)
+    except OSError as error:
+        raise UserError(f"'{folder / WEIGHTS_FILE}' cannot be read ({reason(error)}); convert again.") from error
 
 
 def model_config(*manifests: Manifest) -> ModelConfig:

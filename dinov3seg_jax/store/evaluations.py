@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import write_whole
-from dinov3seg_jax.store.checksums import settle
+from dinov3seg_jax.folders import settle
 
 EVALUATIONS_FILE = "evaluations.json"
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dinov3seg_jax.folders import children
 from dinov3seg_jax.store.checksums import damage
 
 FROZEN_FOLDER = "frozen"
@@ -24,7 +25,7 @@ REFERENCE_FILE = "frozen.json"  # of a step: the shapes of what each pack holds 
 
 def packs_in(folder: Path) -> list[Path]:
     """The packs in a folder, and what is left of those that were not finished; nothing else that may lie there."""
-    return sorted(path for path in folder.glob("*") if re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}(\..*)?", path.name))
+    return [path for path in children(folder) if re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}(\..*)?", path.name)]
 
 
 def packs_of(step: Path) -> dict[Path, dict[str, list[int]]]:
@@ -91,8 +92,10 @@ def steps_that_may_refer(home: Path, steps_folder: str) -> Iterator[Path]:
         home: the folder of the run.
         steps_folder: the name of the folder of steps in a run's.
     """
-    for pattern in (f"{steps_folder}/*/{REFERENCE_FILE}", f"*/{steps_folder}/*/{REFERENCE_FILE}"):
-        yield from (path.parent for path in home.glob(pattern))
+    for run in (home, *children(home)):
+        for step in children(run / steps_folder):
+            if (step / REFERENCE_FILE).is_file():
+                yield step
 
 
 def _find(step: Path, digest: str) -> Path:

@@ -7,8 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dinov3seg_jax.config import Config, ModelConfig
 from dinov3seg_jax.config_files import from_dict
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, is_outage, reason
 from dinov3seg_jax.files import expanded, write_whole
+from dinov3seg_jax.folders import children, files_below, move, remove
 from dinov3seg_jax.processes import check_once, is_first
 from dinov3seg_jax.store.checksums import CHECKSUMS_FILE
 from dinov3seg_jax.store.evaluations import best_of, read_evaluations
@@ -34,6 +33,7 @@ TOKENIZER_FILE = "tokenizer.model"  # where the text tower's is no part of this 
 STEPS_FOLDER = "checkpoints"
 NEWEST, BEST = "newest", "best"  # names of steps
 FOREIGN = {"model_type", "architectures", "architecture"}  # in a config.json of Hugging Face's, or of timm's
+UNFINISHED = ".unfinished"  # ends the names of files that say so of steps
 DAMAGED = ".damaged"  # ends the names of steps that were passed over
 
 
@@ -111,7 +111,7 @@ class RunFolder:
         numbers = finished_steps(steps) if self.step == NEWEST else [self.number]
         where = [steps] if self.step == NEWEST else [steps / str(self.number)]
         where += sorted({pack for number in numbers for pack in _readable_packs(absolute / str(number))})
-        held = [path for folder in where for path in sorted(folder.rglob("*")) if path.is_file()]
+        held = [path for folder in where for path in files_below(folder).values()]
         return [self.path / CONFIG_FILE, *held]
 
     def arrays(
@@ -203,21 +203,31 @@ def read_config(workdir: Path) -> Config:
             raise UserError(f"'{workdir}' holds a model of another program; name what `dinov3seg convert` made of it.")
         return from_dict(values, origin=str(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}); check its permissions.") from None
     except (ValueError, RecursionError) as error:  # JSON's, or bytes that are no text
         raise UserError(f"{path} is damaged ({error}); restore it or train again.") from None
 
 
 def finished_steps(folder: Path) -> list[int]:
-    """The steps in a run's folder of checkpoints that were finished, oldest first."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    """The steps in a run's folder of checkpoints that were finished, oldest first.
+
+    One is when its checksums are there, which are written last. While it is being written or deleted, a file of its
+    name and UNFINISHED lies beside it; where there is none, and no checksums, these were lost.
+    """
+    names = {path.name for path in children(folder)}
+    whole = (int(name) for name in names if name.isdecimal())
+    return sorted(
+        step for step in whole if f"{step}{UNFINISHED}" not in names or (folder / str(step) / CHECKSUMS_FILE).is_file()
+    )
 
 
 def digest_of(file: Path) -> str:
     """A digest of a file; of one that cannot be read, that of nothing."""
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
+    except OSError as error:
+        if is_outage(error):
+            raise
         return hashlib.sha256().hexdigest()
 
 
@@ -298,16 +308,15 @@ def _refuse_damaged(step: Path) -> None:
 
 
 def _warn(folder: Path, reasons: dict[int, str], step: int, put_aside: bool) -> None:
-    for damaged, reason in reasons.items():
+    for damaged, wrong in reasons.items():
         kept = ""
         if put_aside:
             aside = folder / f"{damaged}{DAMAGED}"
-            if aside.exists():
-                shutil.rmtree(aside)
-            os.rename(folder / str(damaged), aside)
+            remove(aside)
+            move(folder / str(damaged), aside)
             kept = f"; it is now '{aside}'"
         message = (
-            f"WARNING: checkpoint '{folder / str(damaged)}' is damaged: {reason}{kept}; step {step} is used instead"
+            f"WARNING: checkpoint '{folder / str(damaged)}' is damaged: {wrong}{kept}; step {step} is used instead"
         )
         print(message, file=sys.stderr, flush=True)
 

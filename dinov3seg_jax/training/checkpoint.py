@@ -2,17 +2,16 @@
 
 A step holds "parameters" (those that train, as nested dicts of arrays), "optimizer", "progress" (which data it was
 trained on, and the seconds), checksums, and a reference to what no step changes, which is kept once (`frozen.py` of
-`store`). It is written under another name, and gets its own when its files were read back and the checksums are there:
-so a folder whose name is a number was whole once, and one that no longer matches its checksums is damaged.
+`store`). Nothing is renamed, which a bucket could not do: a step is whole when its checksums are there, which are
+written when its files were read back. Until then, and from before it is deleted, a file beside it says that it is
+unfinished: so a folder without both was whole once, and like one that no longer matches its checksums it is damaged.
 docs/checkpoints.md says what happens then.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +21,12 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from tqdm import tqdm
 
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, is_outage, outage_sentence
+from dinov3seg_jax.folders import children, remove, settle
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.processes import is_first
 from dinov3seg_jax.store.arrays import read_step, save, save_pack, shortened
-from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage, settle, write_checksums
+from dinov3seg_jax.store.checksums import CHECKSUMS_FILE, damage, write_checksums
 from dinov3seg_jax.store.evaluations import best_steps
 from dinov3seg_jax.store.frozen import (
     ARRAYS_FILE,
@@ -37,11 +37,11 @@ from dinov3seg_jax.store.frozen import (
     packs_of,
     steps_that_may_refer,
 )
-from dinov3seg_jax.store.run import STEPS_FOLDER, finished_steps, newest_whole
+from dinov3seg_jax.store.run import STEPS_FOLDER, UNFINISHED, finished_steps, newest_whole
+from dinov3seg_jax.store.staging import is_reached
 from dinov3seg_jax.training.digests import digests
 
 EMPTY: AbstractParameters = {}
-UNFINISHED = ".unfinished"  # ends, or goes on, in the names of what is being written or deleted
 
 
 class Restored(NamedTuple):
@@ -57,13 +57,14 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run. All of its processes make one and call its methods in the same order."""
 
-    def __init__(self, workdir: Path, keep: int, home: Path | None = None):
+    def __init__(self, workdir: Path, keep: int, home: Path | None = None, confirm: Callable[[], None] = lambda: None):
         """Clear away what an earlier process did not finish.
 
         Args:
             workdir: on a disk that all processes share.
             keep: how many of the newest steps stay, beside the best one.
             home: the folder of the run that this one is a part of, where both keep what is frozen; default `workdir`.
+            confirm: asked by the first process before a step becomes whole; raises where the run is another's now.
 
         Raises:
             UserError: processes on other hosts do not see the same folder.
@@ -73,13 +74,18 @@ class Checkpoints:
         self._home = (home or workdir).resolve()
         self._packs = self._home / FROZEN_FOLDER
         self._reference: dict[Path, dict[str, list[int]]] = {}  # of the steps to come: what packs hold for them
-        self._keep = keep
+        self._keep, self._confirm = keep, confirm
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
         self._writing = self._folder  # the folder that is being written, by its last name
         self._folder.mkdir(parents=True, exist_ok=True)
         self._clear_unfinished()
         if jax.process_count() > 1:
+            if not is_reached(self._folder):
+                raise UserError(
+                    f"'{workdir}' takes steps from one process alone, and this run has {jax.process_count()}; set "
+                    "--config.workdir to a gs:// bucket or to a disk that all hosts share."
+                )
             _refuse_folders_of_their_own(self._folder)
 
     def share(self, frozen: Parameters) -> None:
@@ -131,7 +137,9 @@ class Checkpoints:
         self.wait()
         self._writing = self._folder / str(step)
         try:
-            response = save(self._unfinished(step), parameters, optimizer, progress)
+            if is_first():
+                self._begin(step)
+            response = save(self._folder / str(step), parameters, optimizer, progress)
         except Exception as error:
             raise self._not_written(error) from error
         self._saving = self._background.submit(self._finish, step, response)
@@ -178,8 +186,20 @@ class Checkpoints:
         finally:
             self._background.shutdown()
 
-    def _unfinished(self, step: int) -> Path:
+    def _begin(self, step: int) -> None:
+        """Say that a step is unfinished, whatever there is of it."""
+        self._mark(step).write_bytes(b"")
+        settle(self._mark(step))
+        settle(self._folder)
+
+    def _mark(self, step: int) -> Path:
         return self._folder / f"{step}{UNFINISHED}"
+
+    def _drop(self, step: int) -> None:
+        """Delete a step; its checksums first, so that nobody takes a half for the whole."""
+        remove(self._folder / str(step) / CHECKSUMS_FILE)
+        remove(self._folder / str(step))
+        remove(self._mark(step))
 
     def wait(self) -> None:
         """Go on when what is being saved is on disk.
@@ -192,10 +212,14 @@ class Checkpoints:
             return
         try:
             saving.result()
+        except UserError:
+            raise
         except Exception as error:  # orbax's, of many types
             raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> UserError:
+        if is_outage(error):
+            return UserError(outage_sentence(error))
         before = max(finished_steps(self._folder), default=None)
         self._clear_unfinished()  # a full disk needs the room
         goes_on = "from the beginning" if before is None else f"from step {before}"
@@ -205,9 +229,18 @@ class Checkpoints:
         )
 
     def _clear_unfinished(self) -> None:
-        if is_first():
-            _remove(self._folder.glob(f"*{UNFINISHED}*"))
-            _remove(pack for pack in packs_in(self._packs) if not (pack / CHECKSUMS_FILE).exists())
+        if not is_first():
+            return
+        steps = finished_steps(self._folder)
+        for path in children(self._folder):
+            name, unfinished, _ = path.name.partition(UNFINISHED)
+            if unfinished and name.isdecimal() and int(name) not in steps:
+                self._drop(int(name))
+            if unfinished:  # the mark; or a step itself, as it was named once
+                remove(path)
+        for pack in packs_in(self._packs):
+            if not (pack / CHECKSUMS_FILE).exists():
+                remove(pack)
 
     def _find(self, arrays: Mapping[str, Any]) -> dict[str, Path]:
         """The whole packs that hold arrays of this content."""
@@ -224,30 +257,30 @@ class Checkpoints:
         """In the background: when all processes have written their parts, the first one checks, and says so last."""
         response.result()
         if is_first():
+            self._confirm()
             (pack / ARRAYS_FILE).write_text(json.dumps(arrays, indent=1) + "\n")
             write_checksums(pack)
             settle(self._packs)
 
     def _finish(self, step: int, response: Any) -> None:
-        """In the background: when all processes have written their parts, the first one checks and names the step."""
+        """In the background: when all processes have written their parts, the first one checks, and says so last."""
         response.result()
         if not is_first():
             return
+        folder = self._folder / str(step)
         if self._reference:
             reference = {pack.name: shapes for pack, shapes in self._reference.items()}
-            (self._unfinished(step) / REFERENCE_FILE).write_text(json.dumps(reference, indent=1) + "\n")
-        write_checksums(self._unfinished(step))
-        final = self._folder / str(step)
-        os.rename(self._unfinished(step), final)
+            (folder / REFERENCE_FILE).write_text(json.dumps(reference, indent=1) + "\n")
+        write_checksums(folder, self._confirm)
+        remove(self._mark(step))
         settle(self._folder)
         tqdm.write(f"saved {self._named / str(step)}")
         steps = finished_steps(self._folder)
         newest = steps[-self._keep :]
         best = best_steps(self._named.parent, newest)  # of each: if the newest is damaged, the one before counts
         for old in sorted({*steps} - {*newest} - best):
-            doomed = self._unfinished(old)
-            os.rename(self._folder / str(old), doomed)  # so that nobody takes a half for the whole
-            _remove([doomed])
+            self._begin(old)
+            self._drop(old)
         self._sweep()
 
     def _sweep(self) -> None:
@@ -263,8 +296,8 @@ class Checkpoints:
 
     @staticmethod
     def _delete(pack: Path) -> None:
-        (pack / CHECKSUMS_FILE).unlink(missing_ok=True)  # so that nobody takes a half for the whole
-        _remove([pack])
+        remove(pack / CHECKSUMS_FILE)  # so that nobody takes a half for the whole
+        remove(pack)
 
 
 def _refuse_folders_of_their_own(folder: Path) -> None:
@@ -275,12 +308,6 @@ def _refuse_folders_of_their_own(folder: Path) -> None:
     process_allgather(np.int32(0))  # wait for it
     seen = process_allgather(np.int32(token.exists()))
     if is_first():
-        token.unlink()
+        remove(token)
     if not seen.all():
         raise UserError(f"'{folder}' is not the same folder for all processes; set --config.workdir to a shared disk.")
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -15,6 +15,7 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.files import expanded, write_whole
 from dinov3seg_jax.processes import is_first
+from dinov3seg_jax.training.growing import Growing
 from dinov3seg_jax.training.trackers import open_trackers
 
 LOG_FILE = "log.jsonl"
@@ -50,10 +51,11 @@ class Logs:
         workdir = expanded(config.workdir)
         known = _read_record(workdir / RECORD_FILE)
         self.began = known.setdefault("began", self.began)
-        self._trackers = open_trackers(config, start, known.setdefault("trackers", {}))
+        self._growing = Growing(workdir)
+        self._trackers = open_trackers(config, self._growing.folder, start, known.setdefault("trackers", {}))
         write_whole(workdir / RECORD_FILE, (json.dumps(known) + "\n").encode())
-        path = workdir / LOG_FILE
-        kept = [line for line in _read_lines(path) if json.loads(line)["step"] <= start]
+        kept = [line for line in _read_lines(workdir / LOG_FILE) if json.loads(line)["step"] <= start]
+        path = self._growing.folder / LOG_FILE
         write_whole(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
 
@@ -102,6 +104,12 @@ class Logs:
         self._file.flush()
         for tracker in self._trackers:
             tracker.scalars(step, values)
+        self._growing.now_and_then()
+
+    def keep(self) -> None:
+        """Have all records in the run's folder: to be called before a step is saved."""
+        if self._tells:
+            self._growing.keep()
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Give trackers pictures as of a step, uint8 [h, w, 3] by name."""
@@ -116,6 +124,7 @@ class Logs:
             self._file.close()
             for tracker in self._trackers:
                 tracker.close()
+            self._growing.close()
 
 
 def _read_record(path: Path) -> dict[str, Any]:

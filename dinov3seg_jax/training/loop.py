@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import signal
@@ -24,7 +25,8 @@ from dinov3seg_jax.data.pipeline import Batches, StreamKind, refuse_other_stream
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded
 from dinov3seg_jax.models.low_rank import merge
-from dinov3seg_jax.processes import is_first, say
+from dinov3seg_jax.places import check_writable
+from dinov3seg_jax.processes import check_once, is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.agreement import mean_iou
@@ -35,6 +37,7 @@ from dinov3seg_jax.training.clock import Clock
 from dinov3seg_jax.training.data_check import DataCheck
 from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.finetune import join
+from dinov3seg_jax.training.lease import Lease, leased
 from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
@@ -66,9 +69,11 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
             checkpoint cannot be written or none is whole.
         Stopped: a signal came; what was done is saved.
     """
+    workdir = expanded(config.workdir)
     config = with_tokenizer(config)
-    refuse_missing_libraries(config.train.trackers)
-    refuse_other_run(expanded(config.workdir), config)
+    refuse_missing_libraries(config.train.trackers, workdir)
+    check_once(functools.partial(check_writable, workdir))
+    refuse_other_run(workdir, config)
     refuse_misfits(config.train)
     dataset = open_training(config.data)
     checked = DataCheck(config, dataset)
@@ -78,13 +83,13 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
             raise ValueError("train.eval_every needs a validator; call dinov3seg_jax.train")
         validator = make_validator(config)
     dataset = for_rare_classes(dataset, config.data.balance, config.train.class_weights)
-    seconds, home = 0.0, None
-    for before in runs_before(config):
-        home = expanded(config.workdir)
-        run = _run(before, dataset, checked, seconds, None, home=home)
-        seconds = RunFolder(run).progress()["train_seconds"]
-        config = dataclasses.replace(config, init_from=str(run))
-    return _run(config, dataset, checked, seconds, validator)
+    seconds = 0.0
+    with leased(workdir) as lease:
+        for before in runs_before(config):
+            run = _run(before, dataset, checked, seconds, None, lease, home=workdir)
+            seconds = RunFolder(run).progress()["train_seconds"]
+            config = dataclasses.replace(config, init_from=str(run))
+        return _run(config, dataset, checked, seconds, validator, lease)
 
 
 def runs_before(config: Config) -> list[Config]:
@@ -149,6 +154,7 @@ def _run(
     checked: DataCheck,
     seconds_before: float,
     validator: Validator | None,
+    lease: Lease,
     home: Path | None = None,
 ) -> Path:
     workdir = expanded(config.workdir)
@@ -162,7 +168,7 @@ def _run(
     if is_first():
         write_config(workdir, config)
         checked.write(workdir)
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, home)
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, home, lease.confirm)
     beginning = take_up(config, program, checkpoints, seconds_before)
     start = int(beginning.state.step)
     validation = Validation(config.train, validator, workdir, start)
@@ -252,6 +258,7 @@ def _loop(
             progress = {"data": {"stream": dataclasses.asdict(around.stream)}, "train_seconds": seconds}
             progress["step_seconds"] = around.clock.in_steps
             with around.clock.outside():
+                around.logs.keep()
                 trainable, optimizer = exchange(state.trainable, state.optimizer)
                 around.checkpoints.save(step, trainable, optimizer, progress)
         around.checkpoints.check()

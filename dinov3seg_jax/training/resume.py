@@ -11,6 +11,7 @@ import numpy as np
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import EXPORT_FILE
+from dinov3seg_jax.folders import children
 from dinov3seg_jax.models.graph import build
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.store.converted import is_converted
@@ -125,7 +126,7 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
     if not is_run(workdir):
         return
     old, new = (dataclasses.asdict(_without_resumable(c)) for c in (read_config(workdir), config))
-    if not (workdir / LOG_FILE).exists() and not any((workdir / STEPS_FOLDER).glob("*")):
+    if not (workdir / LOG_FILE).exists() and not children(workdir / STEPS_FOLDER):
         return  # it failed before its first step: what is mended since then makes no other run
     for name, before, after in _differences(old, new):
         raise UserError(

@@ -13,6 +13,7 @@ from dinov3seg_jax.convert.run import convert
 from dinov3seg_jax.convert.sources import TORCH_SUFFIXES, sha256
 from dinov3seg_jax.errors import UserError, did_you_mean, note, reason
 from dinov3seg_jax.files import expanded
+from dinov3seg_jax.places import local_copy
 from dinov3seg_jax.store.converted import Manifest, read_manifest
 from dinov3seg_jax.store.kept import is_kept, models_folder
 from dinov3seg_jax.store.released import RELEASED, PublishedFile, Released
@@ -123,7 +124,7 @@ def _take(name: str, row: Released, source: str, folder: Path) -> Path:
             raise UserError(f"'{source}' names no file; name the address of one.")
         known = _published(row, file_name)
         return _from(name, row, Address(source, size=known.size, sha256=known.sha256), folder / file_name)
-    path = expanded(source)
+    path = local_copy(expanded(source))
     known = _published(row, path.name)
     if known.sha256 and path.is_file() and (digest := sha256(path)) != known.sha256:
         raise UserError(

@@ -4,7 +4,7 @@ import pytest
 
 from dinov3seg_jax.cli.parsing import amount_of_memory
 from dinov3seg_jax.cli.plan import main
-from dinov3seg_jax.costs import dry_run
+from dinov3seg_jax.costs import dry_run, prediction
 from dinov3seg_jax.errors import UserError
 
 
@@ -30,3 +30,34 @@ def test_an_amount_that_is_none(size):
 def test_amounts_of_memory():
     assert amount_of_memory("24GB") == 24 * 10**9
     assert amount_of_memory("24 GiB") == 24 * 2**30
+
+
+def test_predictions_are_planned_with_what_was_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(prediction, "plan_prediction", lambda config, *rest: asked.append(rest))
+    base = ["--config", "pod", "--predict", "--topology", "v5e:2x4"]
+    for more in ([], ["--names", "5, 7"], ["--benchmark", "ade20k_847", "--batch_size", "4"]):
+        assert main([*base, *more]) == 0
+    assert asked == [
+        ((20, 150, 847), "v5e:2x4", 1, ""),
+        ((5, 7), "v5e:2x4", 1, ""),
+        ((20, 150, 847), "v5e:2x4", 4, "ade20k_847"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--names", "20"], "^--names is for predictions; add --predict"),
+        (["--benchmark", "ade20k_847"], "^--benchmark is for predictions; add --predict"),
+        (["--predict", "--devices", "8"], "^--devices is for a training step; leave it out"),
+        (["--predict", "--names", "20", "--benchmark", "voc_20"], "^--names and --benchmark both say"),
+        (["--predict", "--benchmark", "ade20k_848"], r"^--benchmark ade20k_848 is not known \(did you mean"),
+        (["--predict", "--benchmark", "x"], "^--benchmark x is not known; there are coco_stuff_171, "),
+        (["--predict", "--names", "20,many"], "^--names 20,many: 'many' is no whole number; give numbers of names"),
+        (["--predict", "--names", "0"], "^--names 0: 0 is less than 1; give numbers"),
+    ],
+)
+def test_options_that_do_not_fit_together(options, message):
+    with pytest.raises(UserError, match=message):
+        main(["--config", "pod", *options])

@@ -69,13 +69,14 @@ def free_port():
     [
         ("here", "give local, auto, HOST:PORT"),
         ("10.0.0.2:", "give local, auto, HOST:PORT"),
-        (f"127.0.0.1:{free_port()}", "nobody answers at 127.0.0.1:"),
-        (f"ray://127.0.0.1:{free_port()}", "nobody answers at ray://127.0.0.1:"),
+        ("127.0.0.1:PORT", "nobody answers at 127.0.0.1:"),
+        ("ray://127.0.0.1:PORT", "nobody answers at ray://127.0.0.1:"),
         ("127.0.0.1:99999", "nobody answers"),
     ],
 )
 def test_addresses_where_there_is_no_cluster(monkeypatch, address, message):
     monkeypatch.setattr(connecting, "import_ray", lambda: None)
+    address = address.replace("PORT", str(free_port()))
     with pytest.raises(UserError, match=message), connected(address):
         raise AssertionError("went on")
 
@@ -88,7 +89,19 @@ def test_a_cluster_that_cannot_be_joined(monkeypatch, address, mend):
         raise ConnectionError("Version mismatch:\n the cluster has Ray 1.0")
 
     monkeypatch.setattr(connecting, "import_ray", lambda: types.SimpleNamespace(init=init))
+    monkeypatch.setattr(connecting, "_noted_address", lambda _: "127.0.0.1:1")
+    monkeypatch.setattr(connecting, "_reach", lambda _: None)
     with pytest.raises(UserError, match=f"Version mismatch: the cluster has Ray 1.0.*{mend}"), connected(address):
+        raise AssertionError("went on")
+
+
+def test_the_cluster_of_this_machine_has_ended_or_never_began(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(UserError, match="nobody answers at 127.0.0.1:"), connected("auto"):
+        raise AssertionError("went on")
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    with pytest.raises(UserError, match="no Ray runs on this machine; start one"), connected("auto"):
         raise AssertionError("went on")
 
 

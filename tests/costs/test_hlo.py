@@ -35,6 +35,7 @@ def test_an_array_takes_its_tiles(array, size, in_memory):
         ("replica_groups={{0,1,2},{3,4,5}}", 3),
         ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}", 2),
         ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", 8),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}", 4),
         ("dimensions={0}", 1),
     ],
 )

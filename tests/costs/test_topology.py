@@ -1,7 +1,6 @@
 """Estimates for slices of TPUs that are not there."""
 
 import importlib.util
-from collections import Counter
 from types import SimpleNamespace
 
 import jax
@@ -25,8 +24,7 @@ HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
 def make_estimate(flops=197e12, memory=81.9e9, sent=20e9):
     """One second of arithmetic, and a tenth of one of each traffic."""
     traffic = Traffic(memory, {"decoder": memory}, [(2, Exchange("all-gather", sent, 2))])
-    waits = Counter({MATRIX: 1.5, MEMORY: 0.5})
-    bound = Bound(waits, Counter({"decoder": 1.2, "vit": 0.8}), unfilled=0.25, silent=3)
+    bound = Bound({MATRIX: 1.5, MEMORY: 0.5}, {"decoder": 1.2, "vit": 0.8}, unfilled=0.25, silent=3)
     return Estimate("v5e:4x4", "TPU v5e", 16, CHIP, 1, 60, int(2e9), int(3e9), flops, flops / 2, traffic, bound)
 
 

@@ -227,7 +227,7 @@ def test_what_killed_processes_left_is_cleared_away(tmp_path):
     ended.wait()
     for name in (f".out.export.{ended.pid}", ".out.export.1", ".out.export.notes", f".out.{ended.pid}"):
         (tmp_path / name / "deeper").mkdir(parents=True)
-    write_new_folder(tmp_path / "out", lambda folder: None)
+    write_new_folder(tmp_path / "out", lambda folder: None, "export.json")
     assert {path.name for path in tmp_path.iterdir()} == {
         ".out.export.1",
         ".out.export.notes",

@@ -138,7 +138,7 @@ def test_only_a_few_pictures_are_in_memory(tmp_path, model, monkeypatch, room, m
     batch, read, written = 2, itertools.count(), 0
     so_far = [0]
     picture = np.zeros((4, 4, 3), np.uint8)
-    monkeypatch.setattr(pictures, "read_pixels", lambda *_: so_far.__setitem__(0, next(read) + 1) or Pixels(picture))
+    monkeypatch.setattr(pictures, "pixels_of", lambda *_: so_far.__setitem__(0, next(read) + 1) or Pixels(picture))
     monkeypatch.setattr(pictures, "_segment", lambda _, __, images, *___: [UserError("no")] * len(images))
     wanted = listed(make_pictures(tmp_path / "many", [(4, 4)] * 40), tmp_path)
     most = 0
@@ -223,13 +223,13 @@ def test_another_picture_of_the_same_stem_is_done_again(folder, tmp_path, capsys
 
 
 def test_a_picture_that_changes_while_it_waits_is_done_again(folder, tmp_path, monkeypatch, capsys):
-    def read(path, view):
+    def read(path, name, view):
         os.utime(path, ns=(0, 0))
-        return pictures_read(path, view)
+        return pictures_read(path, name, view)
 
-    pictures_read = pictures.read_pixels
+    pictures_read = pictures.pixels_of
     with monkeypatch.context() as patched:
-        patched.setattr(pictures, "read_pixels", read)
+        patched.setattr(pictures, "pixels_of", read)
         main(words(folder, "out"))
     capsys.readouterr()
     assert main(words(folder, "out")) == 0

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
+from dinov3seg_jax.folders import children
 from dinov3seg_jax.store.frozen import wrong_with
+from dinov3seg_jax.store.run import UNFINISHED, finished_steps
 
 CONFIG_FILE = """
 from dinov3seg_jax.config import to_config_dict
@@ -27,12 +29,14 @@ STARTED: list[subprocess.Popen] = []  # in this test
 class Run:
     """One run: its folder, the command that starts it, and what its processes have said so far."""
 
-    def __init__(self, folder, name, processes=1, devices=1, **options):
+    def __init__(self, folder, name, processes=1, devices=1, workdir=None, **options):
         """`folder` is shared by runs, for their config and compiled programs; `options`: of "train".
+
+        The run's own folder is `workdir`, or of its name in `folder`.
 
         With several `devices` for each process, every parameter is cut over them all.
         """
-        self.workdir, self._folder, self._processes = folder / name, folder, processes
+        self.workdir, self._folder, self._processes = workdir or folder / name, folder, processes
         (folder / "config.py").write_text(CONFIG_FILE)
         words = [f"--config.train.{option}={value}" for option, value in options.items()]
         self._command = [sys.executable, "train.py", "--config", str(folder / "config.py"), *words]
@@ -101,15 +105,18 @@ class Run:
         lines = [line for line in self.said().splitlines() if line.startswith(READY)]
         return int(lines[0].split(" from step ")[1].split(" ")[0]) if lines else None
 
+    def has_begun(self):
+        """Whether the last life has come to its first step."""
+        return self.began_at() is not None
+
     def whole_steps(self):
         """The checkpoints on disk that match their manifests, and those of what they refer to."""
         folder = self.workdir / "checkpoints"
-        steps = [path for path in folder.glob("*") if path.name.isdecimal()]
-        return sorted(int(path.name) for path in steps if wrong_with(path, {}) is None)
+        return [step for step in finished_steps(folder) if wrong_with(folder / str(step), {}) is None]
 
     def is_saving(self):
         """Whether a step is being written, or an old one deleted."""
-        return any((self.workdir / "checkpoints").glob("*.unfinished*"))
+        return any(path.name.endswith(UNFINISHED) for path in children(self.workdir / "checkpoints"))
 
     def _output(self, index):
         return self._folder / f"{self.workdir.name}.{self._lives}.{index}.txt"

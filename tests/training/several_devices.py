@@ -7,6 +7,8 @@ prints, one line of JSON for each mesh of (data, model), what came of it.
 
 import dataclasses
 import json
+import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +47,7 @@ CONFIG = Config(model=SMALL, train=TrainConfig(batch_size=BATCH, finetune="full"
 
 
 def main(
-    meshes: list[tuple[int, int]],
+    meshes: list[tuple[int, ...]],
     steps: int,
     objective: str = "masks",
     model: str = "small",
@@ -55,7 +57,7 @@ def main(
     """Run every mesh.
 
     Args:
-        meshes: their devices along data and model.
+        meshes: their devices along data and model and, if told, the number of replicas.
         steps: of training.
         objective: of training.
         model: a key of MODELS.
@@ -69,12 +71,13 @@ def main(
     fused_swin.INTERPRET = True
     config = dataclasses.replace(CONFIG, model=parts, train=train)
     for index, shape in enumerate(meshes):
-        print(json.dumps(run(config, *shape, steps, side, index in gradients)), flush=True)
+        print(json.dumps(run(config, tuple(shape), steps, side, index in gradients)), flush=True)
 
 
-def run(config: Config, data: int, model: int, steps: int, side: int, gradients: bool) -> dict[str, Any]:
-    """Losses, and how the memories of several devices share arrays out."""
-    mesh = make_mesh(data, model, jax.devices()[: data * model])
+def run(config: Config, shape: tuple[int, ...], steps: int, side: int, gradients: bool) -> dict[str, Any]:
+    """Losses, how the memories of several devices share arrays out, and which of them gather from one another."""
+    data, model, *replicas = shape
+    mesh = make_mesh(data, model, jax.devices()[: data * model], *replicas)
     run = describe_step(config, mesh)
     placed, frozen_at, everywhere, by_example = run.shardings
     trainable, frozen = partition(initialize(config.model, jax.random.key(0)), config.model, config.train)
@@ -87,13 +90,50 @@ def run(config: Config, data: int, model: int, steps: int, side: int, gradients:
         gradient = on_mesh(make_gradient(config, build(config.model)[0], placed.trainable), mesh)
         batch = jax.device_put(batch_of(0, side), by_example)
         found["cuts"]["gradients"] = cuts(jax.jit(gradient)(trainable, frozen, state.step, names, batch)[2])
+    compiled = run.step.lower(state, frozen, names, jax.device_put(batch_of(0, side), by_example)).compile()
+    found["gathers"] = groups_of("all-gather", compiled.as_text())
     for step in range(steps):
-        state, metrics = run.step(state, frozen, names, jax.device_put(batch_of(step, side), by_example))
+        state, metrics = compiled(state, frozen, names, jax.device_put(batch_of(step, side), by_example))
         found["losses"].append(float(metrics["loss"]))
     (adam,) = (part for part in jax.tree.leaves(state.optimizer, is_leaf=is_adam) if is_adam(part))
     trees = {"parameters": state.trainable, "first moments": adam.mu, "second moments": adam.nu}
     found["cuts"] |= {title: cuts(tree) for title, tree in trees.items()}
     return found
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """As in "2,4"."""
+    return tuple(map(int, text.split(",")))
+
+
+def groups_of(kind: str, text: str) -> list[tuple[list[int], int]]:
+    """Every group of devices that some collective of that kind joins, and the numbers in the largest result."""
+    found: dict[tuple[int, ...], int] = {}
+    for shape_of_result, instruction in re.findall(rf"= \(?\w+\[([\d,]*)\].*?( {kind}(?:-start)?\(.*)", text):
+        size = math.prod(numbers(shape_of_result)) if shape_of_result else 1
+        if explicit := re.search(r"replica_groups=\{\{([\d,{} ]*)\}\}", instruction):
+            groups = [[int(device) for device in group.split(",")] for group in explicit[1].split("},{")]
+        elif counted := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", instruction):
+            shape, sides = numbers(counted[1]), numbers(counted[2])
+            order = numbers(counted[3]) if counted[3] else None
+            groups = np.arange(math.prod(sides)).reshape(sides).transpose(order).reshape(shape).tolist()
+        else:
+            form = r"replica_groups=@?mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\]T\(([\d,]+)\)\))? \{([^}]*)\}"
+            named = re.search(form, instruction)
+            assert named, instruction
+            axes = re.findall(r"'(\w+)'=(\d+)", named[1])
+            sides = [int(side) for _, side in axes]
+            devices = np.arange(math.prod(sides))
+            if named[2]:
+                devices = devices.reshape(numbers(named[2])).transpose(numbers(named[3]))
+            inside = [place for place, (axis, _) in enumerate(axes) if f"'{axis}'" in named[4]]
+            devices = np.moveaxis(devices.reshape(sides), inside, range(-len(inside), 0))
+            groups = devices.reshape(-1, math.prod(sides[place] for place in inside)).tolist()
+        for group in groups:
+            if len(group) > 1:
+                key = tuple(sorted(group))
+                found[key] = max(found.get(key, 0), size)
+    return [(list(group), size) for group, size in sorted(found.items())]
 
 
 def batch_of(step: int, side: int = SIDE) -> Batch:

@@ -16,6 +16,7 @@ import pytest
 from dinov3seg_jax.config import Config, TextConfig
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.graph import initialize
+from dinov3seg_jax.places import place
 from dinov3seg_jax.store.folder import load_parameters
 from dinov3seg_jax.store.run import RunFolder, read_config, write_config
 from dinov3seg_jax.training import checkpoint
@@ -169,6 +170,12 @@ def test_processes_that_do_not_see_one_folder_are_refused(tmp_path, monkeypatch,
         with pytest.raises(UserError, match="is not the same folder for all processes; set --config.workdir to a shar"):
             Checkpoints(tmp_path, keep=1)
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_several_processes_are_refused_where_only_one_can_write(s3, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"'s3://.*/run' takes steps from one process alone, and this run has 2; set"):
+        Checkpoints(place(f"{s3}/run"), keep=1)
 
 
 def test_the_config_comes_back(tmp_path):

@@ -164,7 +164,7 @@ def only_4(run):
 
 
 def test_the_last_good_step_goes_only_when_the_next_is_whole(run, only_4, monkeypatch, capsys):
-    def fail(folder):
+    def fail(folder, confirm):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:

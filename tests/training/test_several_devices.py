@@ -83,6 +83,19 @@ def test_twenty_steps_of_the_whole_method_are_the_same_on_one_device_and_on_eigh
 
 
 @pytest.mark.slow
+def test_parameters_are_gathered_inside_a_replica():
+    """Names are the text tower's examples, of which both have some; all that is larger stays on four devices."""
+    whole, halves = results(start(8, meshes=[(8, 1), (8, 1, 2)], steps=3))
+    assert_equal_losses(halves, whole)
+    assert_shared_out(halves, 4, 1)
+
+    def largest_across(found):
+        return max(size for group, size in found["gathers"] if min(group) < 4 <= max(group))
+
+    assert largest_across(halves) <= 8 * 32 < largest_across(whole)
+
+
+@pytest.mark.slow
 def test_the_fused_block_trains_on_eight_devices_like_the_steps_on_one():
     one, by_data, by_both = results(start(8, meshes=[(1, 1), (8, 1), (2, 4)], steps=5, model="fused"))
     assert_equal_losses(by_data, one)

@@ -19,6 +19,7 @@ from dinov3seg_jax.data.prepare.workers import outcomes
 from dinov3seg_jax.data.prepared import FORMAT, MANIFEST
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
+from dinov3seg_jax.places import is_remote, local_copy
 
 UNFINISHED = ".unfinished.json"
 
@@ -54,6 +55,9 @@ def prepare(
     out, paths = expanded(out), [expanded(source) for source in sources]
     if workers < 1:
         raise UserError(f"--workers={workers} is no number of processes; use 1 or more.")
+    if is_remote(out):
+        raise UserError(f"prepare writes to a folder of this machine, not to {out}; copy it there afterwards.")
+    paths = [local_copy(path) for path in paths]
     keys = _split_keys(name, splits)
     new = not out.exists()
     try:

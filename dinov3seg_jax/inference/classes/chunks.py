@@ -195,12 +195,24 @@ class ClassChunks:
         Both are decided by what one device has to hold. Devices that share a list out have chunks as long as one has,
         so that their sums are the same.
         """
-        options = self.config.inference
         cells = sum(int(np.prod(scene.refined.shape[:3])) for scene in scenes) // self._devices
-        numbers = CHUNK_NUMBERS.get(jax.default_backend(), OTHER_CHUNK_NUMBERS)
-        suiting = max(numbers // (cells * self.config.model.late.dim), 1)
-        if classes <= 2 * suiting:  # rather one chunk than a second that is mostly filling
-            suiting = 2 * suiting
-        length = min(options.class_chunk or suiting, bucket(classes))
-        filled = -(-classes // (length * copies)) * length
-        return length, kept_bytes(self.config.model, filled, cells) <= options.kept_megabytes * 2**20
+        return plan_chunks(self.config, cells, classes, jax.default_backend(), copies)
+
+
+def plan_chunks(config: Config, cells: int, classes: int, platform: str, copies: int = 1) -> tuple[int, bool]:
+    """See `ClassChunks.plan`.
+
+    Args:
+        config: of the model, and how it is used.
+        cells: of the grids of all views on one device.
+        classes: of the list.
+        platform: that it runs on, as in "tpu".
+        copies: among how many devices the list is shared out.
+    """
+    options = config.inference
+    suiting = max(CHUNK_NUMBERS.get(platform, OTHER_CHUNK_NUMBERS) // (cells * config.model.late.dim), 1)
+    if classes <= 2 * suiting:  # rather one chunk than a second that is mostly filling
+        suiting = 2 * suiting
+    length = min(options.class_chunk or suiting, bucket(classes))
+    filled = -(-classes // (length * copies)) * length
+    return length, kept_bytes(config.model, filled, cells) <= options.kept_megabytes * 2**20

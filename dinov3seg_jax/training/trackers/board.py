@@ -23,6 +23,7 @@ class Board:
         """See `Tracker`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        self._writer.flush()
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """See `Tracker`."""

@@ -3,7 +3,8 @@
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from dinov3seg_jax.config import Config
 from dinov3seg_jax.errors import UserError, note, one_line
-from dinov3seg_jax.files import expanded
+from dinov3seg_jax.places import is_remote
 
 
 class Tracker(Protocol):
@@ -32,7 +33,7 @@ class Tracker(Protocol):
 class Opening(NamedTuple):
     """What a tracker is opened with."""
 
-    workdir: Path  # the run's folder
+    workdir: Path  # the run's folder, or one on a disk whose files are copied there
     title: str  # of the run, for people
     start: int  # step from which the run goes on: what was recorded past it is void
     identity: str  # from an earlier process of the run, or ""
@@ -48,12 +49,17 @@ TRACKERS = {  # name: module with `open_tracker(Opening) -> Tracker`, library th
 MENDS = {"wandb": "log in, or set WANDB_MODE=offline"}
 
 
-def refuse_missing_libraries(names: Iterable[str]) -> None:
+def refuse_missing_libraries(names: Sequence[str], workdir: Path) -> None:
     """Stop before there is work that could be lost.
 
     Raises:
-        UserError: a tracker's library is not installed.
+        UserError: a tracker's library is not installed, or it would keep a data base in a bucket.
     """
+    if "mlflow" in names and is_remote(workdir) and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError(
+            f"train.trackers names mlflow, whose data base would be in '{workdir}', and a bucket holds none; set "
+            "MLFLOW_TRACKING_URI to a server, or leave it out."
+        )
     for name in names:
         _, library, extra = TRACKERS[name]
         if importlib.util.find_spec(library) is None:
@@ -63,11 +69,12 @@ def refuse_missing_libraries(names: Iterable[str]) -> None:
             )
 
 
-def open_trackers(config: Config, start: int, identities: dict[str, str]) -> list[Tracker]:
+def open_trackers(config: Config, folder: Path, start: int, identities: dict[str, str]) -> list[Tracker]:
     """Open those that `train.trackers` names; in one process of a run.
 
     Args:
         config: of the run.
+        folder: on a disk, for what they write to files.
         start: step from which it goes on.
         identities: what trackers called it in an earlier process; those of new ones are added.
 
@@ -76,9 +83,7 @@ def open_trackers(config: Config, start: int, identities: dict[str, str]) -> lis
     """
     opened: list[Tracker] = []
     for name in config.train.trackers:
-        opening = Opening(
-            expanded(config.workdir), config.workdir, start, identities.get(name, ""), dataclasses.asdict(config)
-        )
+        opening = Opening(folder, config.workdir, start, identities.get(name, ""), dataclasses.asdict(config))
         try:
             module = importlib.import_module(f"dinov3seg_jax.training.trackers.{TRACKERS[name][0]}")
             tracker = module.open_tracker(opening)

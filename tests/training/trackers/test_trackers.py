@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.places import place
 from dinov3seg_jax.training.logs import RECORD_FILE, Logs
 from dinov3seg_jax.training.trackers import table
 
@@ -152,7 +154,7 @@ def test_one_that_cannot_be_reached_is_an_error_before_the_first_step(tmp_path, 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^train.trackers names mlflow, .*pip install 'dinov3seg_jax\[mlflow\]'"):
-        table.refuse_missing_libraries(("mlflow",))
+        table.refuse_missing_libraries(("mlflow",), Path("run"))
 
 
 def test_a_damaged_record_is_named(tmp_path):
@@ -175,3 +177,11 @@ def test_trackers_may_change_when_a_run_goes_on():
 
     one, other = (dataclasses.replace(config_of("x", *names)) for names in (("wandb",), ()))
     assert _without_resumable(one) == _without_resumable(other)
+
+
+def test_a_data_base_in_a_bucket_is_refused_before_work_starts(monkeypatch, gcs):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"mlflow, whose data base would be in 'gs://.*/run', and a bucket holds none"):
+        table.refuse_missing_libraries(("mlflow",), place(f"{gcs}/run"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    table.refuse_missing_libraries(("mlflow",), place(f"{gcs}/run"))

@@ -1,0 +1,112 @@
+"""What lies in folders, on a disk or in a bucket, which has no folders: only objects whose names begin alike."""
+
+import contextlib
+import glob
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from dinov3seg_jax import places
+from dinov3seg_jax.files import has_ended
+from dinov3seg_jax.places import is_remote
+
+if TYPE_CHECKING:
+    from dinov3seg_jax.buckets import BucketPath
+
+
+def children(folder: Path) -> list[Path]:
+    """What lies in a folder, in the order of names; of one that is not there, nothing."""
+    try:
+        return sorted(folder.iterdir(), key=lambda path: path.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """All files of a folder and of the folders in it, by their names in it, which have "/" between their parts."""
+    if is_remote(folder):
+        with contextlib.suppress(FileNotFoundError):
+            return {str(path).removeprefix(f"{folder}/"): path for path in places.files_below(folder)}
+        return {}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def fetch(folder: Path, to: Path) -> None:
+    """Copy a folder of a bucket to this machine."""
+    _in_bucket(folder).fetch(files_below(folder), to)
+
+
+def create(path: Path, content: bytes) -> None:
+    """Write a file that must not be there yet; of several that do so at once, one succeeds.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    if is_remote(path):
+        _in_bucket(path).create(content)
+        return
+    with path.open("xb") as file:
+        file.write(content)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder and what is in it, unless it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        if is_remote(path):
+            _in_bucket(path).remove()
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def move(folder: Path, to: Path) -> None:
+    """Give a folder another name; in a bucket by copies, all of which are there before the first original goes."""
+    if is_remote(folder):
+        for name, path in files_below(folder).items():
+            _in_bucket(path).copy_to(_in_bucket(to / name))
+        remove(folder)
+    else:
+        os.rename(folder, to)
+
+
+def scratch_folder() -> Path:
+    """A new folder on the local disk for what goes to a bucket; those of processes that were killed go away."""
+    begins = f"dinov3seg-{socket.gethostname()}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(begins)}*"):
+        owner = left.name.removeprefix(begins).partition("-")[0]
+        if owner.isdecimal() and int(owner) != os.getpid() and has_ended(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{begins}{os.getpid()}-"))
+
+
+def settle(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut; some network disks do not do folders.
+
+    An object of a bucket does as soon as it is there.
+    """
+    if is_remote(path):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def settle_all(folder: Path) -> None:
+    """The same of all that is in a folder, and of the folder."""
+    if not is_remote(folder):
+        for path in (*folder.rglob("*"), folder):
+            settle(path)
+
+
+def _in_bucket(path: Path) -> "BucketPath":
+    return cast("BucketPath", path)
