@@ -120,7 +120,7 @@ def towers_alone(config: Config) -> Config:
     return _before(config, TOWERS_FOLDER, objective=objective, steps=train.alignment_steps, finetune=finetune)
 
 
-def _before(config: Config, folder: str, objective: str, **changes: Any) -> Config:
+def _before(config: Config, folder: str, objective: Any, **changes: Any) -> Config:
     train = config.train
     options = dataclasses.replace(
         train,

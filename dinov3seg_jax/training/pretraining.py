@@ -4,6 +4,8 @@ No mask is looked at. First the vision backbone learns from pictures alone; then
 text tower learn from captions, as dinov3.txt's did (DINOv3's specification, 8).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +32,9 @@ def caption_loss(
     """
     features = model.see(images)
     shown = jnp.concatenate([features.cls, features.patches.mean(axis=(1, 2))], axis=-1)
-    scale = jnp.exp(jnp.clip(model.text.logit_scale[...], 0, np.log(HIGHEST_SCALE)))
-    return nearest_to_own(shown, model.text(captions), scale)
+    text: Any = model.text  # a tower with two halves
+    scale = jnp.exp(jnp.clip(text.logit_scale[...], 0, np.log(HIGHEST_SCALE)))
+    return nearest_to_own(shown, text(captions), scale)
 
 
 def recognition_loss(
