@@ -53,15 +53,16 @@ def test_a_machine_dies_in_the_middle(words, tmp_path, capsys):
         capsys.readouterr()
         assert main([*words, *formats, "--out", str(out), "--cluster", cluster.address]) == 2
         said = capsys.readouterr()
-        assert main([*words, *formats, "--out", str(out), "--cluster", cluster.address]) == 2
-        again = capsys.readouterr()
     finally:
         cluster.shutdown()
     assert contents(out) == contents(tmp_path / "alone")
+    (tmp_path / "pictures" / "007.png").unlink()
+    assert main([*words, *formats, "--out", str(out), "--cluster", cluster.address]) == 0  # which is not there any more
+    again = capsys.readouterr()
     assert sum(".png: " in line for line in said.out.splitlines()) == COUNT - 1
     assert f"error: 1 of {COUNT} pictures could not be segmented" in said.err
     assert "007.png is no picture that can be read" in said.err
-    assert f"{COUNT - 1} of {COUNT} pictures are done already" in again.out
+    assert f"{COUNT - 1} of {COUNT - 1} pictures are done already" in again.out
     assert ".png: " not in again.out
 
 
