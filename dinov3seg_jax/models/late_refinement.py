@@ -340,8 +340,8 @@ class ClassRefinementBlock(nnx.Module):
                 sums = self.add_padding(sums, self.missing(sum_classes(_present(x, class_mask))))
             attended = self.attention.read(normed, guidance, sums)
         else:
-            whole = [None if part is None else gather_classes(part) for part in (normed, guidance, class_mask)]
-            attended = self.attention(normed, guidance, *self._pad(*whole))
+            others = (None if part is None else gather_classes(part) for part in (guidance, class_mask))
+            attended = self.attention(normed, guidance, *self._pad(gather_classes(normed), *others))
         y = x + attended
         return y + self.ffn(self.norm2(y))
 

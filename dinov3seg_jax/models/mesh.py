@@ -4,6 +4,7 @@ A mesh has three axes: `REPLICA` and `DATA` share examples out, `MODEL` shares o
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ MODEL = "model"  # along which the towers' matrices are cut, and behind them the
 EXAMPLES = (REPLICA, DATA)
 BY_EXAMPLE = P(EXAMPLES)
 BY_CLASS = P(EXAMPLES, MODEL)  # of arrays [b, t, ...]
+
+Sums = TypeVar("Sums")  # an array, or several
 
 
 def divides(batch: int) -> bool:
@@ -62,8 +65,8 @@ def fill_classes(x: Float[Array, "b t *n"]) -> Float[Array, "b t2 *n"]:
     return jnp.pad(x, [(0, 0), (0, -x.shape[1] % _shares((MODEL,))), *[(0, 0)] * (x.ndim - 2)])
 
 
-def sum_classes(x: Array) -> Array:
-    """The sum over the devices that share the class list, where `on_each_device` runs on their parts; else x."""
+def sum_classes(x: Sums) -> Sums:
+    """Arrays' sums over the devices that share the class list, where `on_each_device` runs on their parts; else x."""
     return jax.lax.psum(x, MODEL) if _apart() else x
 
 

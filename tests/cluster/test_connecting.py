@@ -69,13 +69,14 @@ def free_port():
     [
         ("here", "give local, auto, HOST:PORT"),
         ("10.0.0.2:", "give local, auto, HOST:PORT"),
-        (f"127.0.0.1:{free_port()}", "nobody answers at 127.0.0.1:"),
-        (f"ray://127.0.0.1:{free_port()}", "nobody answers at ray://127.0.0.1:"),
+        ("127.0.0.1:PORT", "nobody answers at 127.0.0.1:"),
+        ("ray://127.0.0.1:PORT", "nobody answers at ray://127.0.0.1:"),
         ("127.0.0.1:99999", "nobody answers"),
     ],
 )
 def test_addresses_where_there_is_no_cluster(monkeypatch, address, message):
     monkeypatch.setattr(connecting, "import_ray", lambda: None)
+    address = address.replace("PORT", str(free_port()))
     with pytest.raises(UserError, match=message), connected(address):
         raise AssertionError("went on")
 
