@@ -213,7 +213,7 @@ def _score(model: Model, of_data: DatasetConfig, dataset: Dataset, folder: Path)
     opened = model.opened
     model.segmenter.check_names(dataset.classes)
     names = dataset.classes  # as they were published, which reports keep
-    seen = seen_classes(dataset, opened.config) if opened.way == "run" and not model.linear else None
+    seen = seen_classes(dataset, opened.config) if opened.folder.kind == "run" and not model.linear else None
     classes, seen = counted(dataset, seen)
     progress = count_pixels(
         model.segmenter, dataset, names, len(classes), folder, identify(*_decisive(model), of_data, dataset)
