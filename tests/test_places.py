@@ -39,11 +39,11 @@ def test_a_local_path_is_pathlibs_and_loads_nothing(tmp_path):
 
 
 def test_a_path_in_a_bucket_has_pathlibs_methods(bucket):
-    root = expanded(f"{bucket}/folder")
+    root = expanded(f"{bucket}/folder#1")  # which is no version of a file, as gcsfs would have it
     picture = root / "a#b ü.png"
     write_whole(picture, b"one")
     assert is_remote(root)
-    assert str(picture) == f"{bucket}/folder/a#b ü.png"
+    assert str(picture) == f"{bucket}/folder#1/a#b ü.png"
     assert expanded(picture) is picture
     assert picture.read_bytes() == b"one"
     assert picture.stat().st_size == 3
@@ -65,7 +65,7 @@ def test_a_path_in_a_bucket_has_pathlibs_methods(bucket):
         assert [line.strip() for line in lines] == ["x", "y"]
     with pytest.raises(FileNotFoundError, match="No such file") as caught:
         (root / "no").read_bytes()
-    assert caught.value.filename == f"{bucket}/folder/no"
+    assert caught.value.filename == f"{bucket}/folder#1/no"
     picture.unlink()
     picture.unlink(missing_ok=True)
     assert not picture.exists()
@@ -160,6 +160,12 @@ def test_without_a_cache_copies_last_as_long_as_the_process(s3):
     copy = subprocess.check_output([sys.executable, "-c", code, str(file)], text=True).strip()
     assert copy.endswith("/a.bin")
     assert not Path(copy).exists()
+
+
+def test_a_cache_is_on_this_machine(monkeypatch):
+    monkeypatch.setenv("DINOV3SEG_CACHE", "s3://bucket/cache")
+    with pytest.raises(UserError, match="DINOV3SEG_CACHE is s3://bucket/cache, but a cache is on this machine; name"):
+        places.cache_folder()
 
 
 def test_a_tree_is_copied_with_its_manifest_last(s3, s3_faults, tmp_path):
