@@ -68,7 +68,7 @@ def cache_folder() -> Path | None:
     """
     named = os.environ.get(VARIABLE, "")
     if _URL.match(named):
-        raise UserError(f"{VARIABLE} is {named}, but a cache is on this machine; name a folder here, or set it to {OFF}")
+        raise UserError(f"{VARIABLE} is {named}, but a cache is on this machine; name a folder here, or say {OFF}")
     if named:
         return None if named == OFF else place(named)
     base = os.environ.get("XDG_CACHE_HOME", "")

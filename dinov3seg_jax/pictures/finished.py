@@ -152,7 +152,10 @@ def to_do(
         if not picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats, listed)
     ]
     shared = _joined(out, outputs.formats) if earlier is None and outputs.folder is not None else []
-    foreign = (*(path for path in shared if path.exists()), *(picture.foreign(outputs.formats, listed) for picture in left))
+    foreign = (
+        *(path for path in shared if path.exists()),
+        *(picture.foreign(outputs.formats, listed) for picture in left),
+    )
     if (path := next(filter(None, foreign), None)) is not None:
         raise UserError(
             f"{path} was not written by this program; choose another --out, or add --overwrite to replace it"
