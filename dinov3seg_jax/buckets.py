@@ -268,6 +268,8 @@ def open_bucket(url: str, scheme: str) -> BucketPath:
     """
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints what it raises
     patience = {} if scheme == "gs" or "AWS_MAX_ATTEMPTS" in os.environ else {"config_kwargs": {"retries": PATIENT}}
+    short = url.rstrip("/")
+    url = url if short.endswith(":") else short  # as pathlib has it; gcsfs keeps the slash
     path = BucketPath(url, protocol=scheme, use_listings_cache=False, **NAMES_AS_THEY_ARE[scheme], **patience)
     bucket, files = path.parts[0].strip("/"), path.fs
     if not bucket:
