@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do
-from dinov3seg_jax.pictures.listing import STANDARD_INPUT, find_pictures
+from dinov3seg_jax.pictures.listing import STANDARD_INPUT, find_pictures, named_files, readable_suffixes
 from dinov3seg_jax.pictures.places import refuse_place
 from dinov3seg_jax.places import check_writable, is_remote
 from dinov3seg_jax.processes import are_named
@@ -71,19 +70,33 @@ def worker_size(text: str) -> dict[str, float]:
     raise argparse.ArgumentTypeError(f"'{text}' is no size of a worker; write it as in gpu=1, tpu=4 or cpu=8")
 
 
+def check_cluster_arguments(options: argparse.Namespace) -> None:
+    """Check what needs no look at the model or at the pictures.
+
+    Raises:
+        UserError: the options contradict each other, or Ray is not installed.
+    """
+    if options.cluster is None:
+        if options.worker or options.results != FILES:
+            raise UserError("--worker and --results go with --cluster; add that, or leave them out")
+        return
+    if are_named(options):
+        raise UserError("--cluster starts its own processes; leave out --distributed, or --coordinator and its numbers")
+    if STANDARD_INPUT in options.image:
+        raise UserError("--image is -, which the machines of a cluster do not see; name files")
+    if options.results == PARQUET and options.formats != [",".join(DEFAULT)]:
+        raise UserError("--results parquet has columns of its own; leave --format out, or write --results files")
+    from dinov3seg_jax.cluster.connecting import import_ray
+
+    import_ray()
+
+
 def segment_on_cluster(options: argparse.Namespace, request: Request) -> int:
     """Segment what a command line names; the status as of `predict.run`.
 
     Raises:
         UserError: there are no pictures, the folder of results is another question's, or the cluster cannot be used.
     """
-    from dinov3seg_jax.cluster.connecting import import_ray
-
-    if are_named(options):
-        raise UserError("--cluster starts its own processes; leave out --distributed, or --coordinator and its numbers")
-    if STANDARD_INPUT in options.image:
-        raise UserError("--image is -, which the machines of a cluster do not see; name files")
-    import_ray()
     options.image = [_absolute(path) for path in options.image]
     options.out = _absolute(options.out)
     refuse_place(options.image, options.out)
@@ -128,8 +141,6 @@ def _segment_units(options: argparse.Namespace, request: Request, shards: Sequen
     from dinov3seg_jax.pictures.batches import several_neighbours
 
     table = options.results == PARQUET
-    if table and options.formats != [",".join(DEFAULT)]:
-        raise UserError("--results parquet has columns of its own; leave --format out, or write --results files")
     view = View(options.bands, options.stretch)
     request = with_own_config(request)
     if shards:
@@ -182,15 +193,16 @@ def _cluster(options: argparse.Namespace, request: Request, picture: Path) -> "I
     from dinov3seg_jax.cluster.connecting import check_nodes, connected, in_words, refuse_busy, workers_of
 
     probe, weights = options.out / PROBE, str(_absolute(request.folder.path))
-    with connected(options.cluster) as ray:
-        workers = workers_of(ray, options.worker)
-        refuse_busy(ray, workers)
+    try:  # before Ray starts, which takes seconds
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_whole(probe, b"")
+    except OSError as error:
+        raise UserError(f"{options.out} cannot be written ({reason(error)}); choose another --out") from error
+    with contextlib.ExitStack() as stack:
         try:
-            options.out.mkdir(parents=True, exist_ok=True)
-            write_whole(probe, b"")
-        except OSError as error:
-            raise UserError(f"{options.out} cannot be written ({reason(error)}); choose another --out") from error
-        try:
+            ray = stack.enter_context(connected(options.cluster))
+            workers = workers_of(ray, options.worker)
+            refuse_busy(ray, workers)
             check_nodes(ray, weights, options.step, request.folder.fingerprint, str(picture), str(probe))
         finally:
             probe.unlink(missing_ok=True)
@@ -212,7 +224,10 @@ def _without_videos(pictures: Sequence[Picture]) -> Sequence[Picture]:
         UserError: one is.
     """
     if (clip := next((one.path for one in pictures if is_clip(one.path)), None)) is not None:
-        raise UserError(f"{clip} is a video, and a cluster segments pictures alone; leave --cluster out for it")
+        raise UserError(
+            f"{clip} is a video, and a cluster segments pictures alone; name the pictures without it, and segment it "
+            "without --cluster"
+        )
     return pictures
 
 
@@ -220,29 +235,24 @@ def _shards(named: Sequence[Path], out: Path) -> list[Picture]:
     """The files of many pictures that were named, if there are some: by themselves, in folders, or by patterns.
 
     Raises:
-        UserError: pictures that are files are among them.
+        UserError: pictures that are files are among them, or there is no such file.
     """
-    from dinov3seg_jax.cluster.shards import KINDS, is_shard
+    from dinov3seg_jax.cluster.shards import is_shard
 
     roots: dict[Path, Path] = {}
-    others = []
+    others: list[Path] = []  # one of each path at most
+    pictures = readable_suffixes()
     for path in named:
-        if is_shard(path) and not glob.has_magic(path.name):
-            found = [path]
-        elif glob.has_magic(path.name) and not path.exists():
-            found = [match for match in sorted(path.parent.glob(path.name)) if is_shard(match)]
-        elif path.is_dir():
-            found = sorted(file for kind in KINDS for file in path.rglob(f"*{kind}"))
-        else:
-            found = []
-        roots |= dict.fromkeys(found, path if path.is_dir() else path.parent)
-        others += [] if found else [path]
+        files = {file: root for root, file in named_files(path)}
+        found = sorted(filter(is_shard, files))
+        roots |= {file: files[file] for file in found}
+        other = next((file for file in files if file.suffix.lower() in pictures), None if found else path)
+        others += [] if other is None else [other]
     if roots and others:
         raise UserError(
-            f"{others[0]} names pictures, and {next(iter(roots))} is a file of many; do one after the other"
+            f"{others[0]} is no file of many pictures, as {next(iter(roots))} is; give one kind at a time, as with "
+            "--image 'FOLDER/*.tar'"
         )
-    if missing := next((path for path in roots if not path.is_file()), None):
-        raise UserError(f"{missing} does not exist; check the path")
     return placed(roots, out) if roots else []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinov3seg_jax.cli.clips import Videos, add_clip_arguments
-from dinov3seg_jax.cli.cluster import FILES, add_cluster_arguments, segment_on_cluster
+from dinov3seg_jax.cli.cluster import add_cluster_arguments, check_cluster_arguments, segment_on_cluster
 from dinov3seg_jax.cli.drawing import add_drawing_arguments, draw_again
 from dinov3seg_jax.cli.parsing import Command, amount_of_memory, given_path
 from dinov3seg_jax.cli.picture_job import PictureJob, describe, follow
@@ -91,13 +91,12 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     Raises:
         UserError: no picture can be segmented with these arguments.
     """
+    check_cluster_arguments(options)
     if are_named(options) and STANDARD_INPUT in options.image:
         raise UserError("--image is -, and standard input is one process's own; name a file that all processes see")
     request = check_request(options, overrides)
     if options.cluster is not None:
         return segment_on_cluster(options, request)
-    if options.worker or options.results != FILES:
-        raise UserError("--worker and --results go with --cluster; add that, or leave them out")
     with standard_input(options.image) as named:
         refuse_place(named, options.out)
         check_writable(options.out)

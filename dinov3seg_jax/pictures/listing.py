@@ -59,6 +59,18 @@ def find_pictures(named: Sequence[Path]) -> Listing:
     return Listing(roots, passed_over, single)
 
 
+def named_files(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Root and path of each file that a path names, whatever it holds; arguments and errors as for `find_pictures`."""
+    if _is_pattern(path):
+        root = _before_magic(path)
+        for match in _matches(path, root):
+            yield from ((root, file) for file in (_files_below(match, Counter()) if match.is_dir() else [match]))
+    elif _is_folder(path):
+        yield from ((path, file) for file in _files_below(path, Counter()))
+    else:
+        yield path.parent, path
+
+
 def describe_passed_over(passed_over: Counter[str]) -> str:
     """One line about files that were not taken for pictures; empty if there were none."""
     if not passed_over:
@@ -103,26 +115,28 @@ def _expand(path: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]
     """Root and path of each picture that is meant."""
     if _is_pattern(path):
         root = _before_magic(path)
-        matches = _matches(path, root)
-        if not matches:
-            raise UserError(f"no file matches {path}; check the pattern")
-        found = [picture for match in matches for _, picture in _expand_match(match, passed_over)]
+        found = [picture for match in _matches(path, root) for _, picture in _expand_match(match, passed_over)]
         if not found:
             raise UserError(f"no picture matches {path}; use files that end in {', '.join(sorted(SUFFIXES))}")
         yield from ((root, picture) for picture in found)
         return
+    if _is_folder(path):
+        yield from _of_folder(path, passed_over)
+    else:
+        yield path.parent, path
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder, and no file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from error
-    if stat.S_ISREG(mode):
-        yield path.parent, path
-    elif stat.S_ISDIR(mode):
-        yield from _of_folder(path, passed_over)
-    else:  # a pipe would be waited for
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for
         raise UserError(f"{path} is neither a file nor a folder; give a picture, or a folder of pictures")
+    return stat.S_ISDIR(mode)
 
 
 def _expand_match(path: Path, passed_over: Counter[str]) -> Iterable[tuple[Path, Path]]:
@@ -138,8 +152,12 @@ def _is_pattern(path: Path) -> bool:
 
 def _matches(pattern: Path, root: Path) -> list[Path]:
     if is_remote(pattern):
-        return sorted(root.glob(pattern.relative_to(root).as_posix()))
-    return sorted(map(Path, glob.glob(str(pattern), recursive=True)))
+        found = list(root.glob(pattern.relative_to(root).as_posix()))
+    else:
+        found = list(map(Path, glob.glob(str(pattern), recursive=True)))
+    if not found:
+        raise UserError(f"no file matches {pattern}; check the pattern")
+    return sorted(found)
 
 
 def _before_magic(pattern: Path) -> Path:
@@ -158,18 +176,23 @@ def _of_folder(folder: Path, passed_over: Counter[str]) -> list[tuple[Path, Path
 
 
 def _walk(top: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:
-    below: list[Path] = []
+    below = _keep(_files_below(top, passed_over), passed_over)
+    if not is_remote(top):  # which is sorted
+        below.sort(key=lambda file: file.relative_to(top).as_posix())
+    return ((top, file) for file in below)
+
+
+def _files_below(top: Path, passed_over: Counter[str]) -> Iterator[Path]:
+    """The files of a folder and its subfolders that are not hidden, in any order; links to folders are counted."""
     if is_remote(top):
         listed = ((file, file.relative_to(top).parts) for file in files_below(top))
-        below = _keep([file for file, parts in listed if not any(part.startswith(".") for part in parts)], passed_over)
-        return ((top, file) for file in below)
+        yield from (file for file, parts in listed if not any(part.startswith(".") for part in parts))
+        return
     for folder, subfolders, names in os.walk(top, onerror=_refuse_folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        passed_over[LINK] += sum(Path(folder, name).is_symlink() for name in subfolders)
-        below += _keep([Path(folder, name) for name in names if not name.startswith(".")], passed_over)
-    if not passed_over[LINK]:
-        del passed_over[LINK]
-    return ((top, file) for file in sorted(below, key=lambda file: file.relative_to(top).as_posix()))
+        if links := sum(Path(folder, name).is_symlink() for name in subfolders):
+            passed_over[LINK] += links
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _keep(files: Iterable[Path], passed_over: Counter[str]) -> list[Path]:

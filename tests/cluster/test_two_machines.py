@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+import jax
 import pytest
 
 from dinov3seg_jax.cli.predict import main
@@ -30,6 +31,8 @@ def words(tmp_path, monkeypatch):
     """A command line, but for its end; machines that start from here on find the package of this checkout."""
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.values["jax_compilation_cache_dir"])
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     folder = make_pictures(tmp_path / "pictures", [(40, 48), (24, 24)] * (COUNT // 2))
     (folder / "007.png").write_bytes(b"no picture")
     run = save_run(tmp_path / "run")
@@ -42,6 +45,7 @@ def test_a_machine_dies_in_the_middle(words, tmp_path, capsys):
     assert main([*words, *formats, "--out", str(tmp_path / "alone")]) == 2
     cluster, second = two_machines()
     out = tmp_path / "out"
+    command = [*words, *formats, "--out", str(out), "--cluster", cluster.address]
 
     def remove():
         while len(list(out.glob("*.json"))) < 10:
@@ -51,17 +55,18 @@ def test_a_machine_dies_in_the_middle(words, tmp_path, capsys):
     threading.Thread(target=remove, daemon=True).start()
     try:
         capsys.readouterr()
-        assert main([*words, *formats, "--out", str(out), "--cluster", cluster.address]) == 2
+        assert main(command) == 2
         said = capsys.readouterr()
-        assert main([*words, *formats, "--out", str(out), "--cluster", cluster.address]) == 2
-        again = capsys.readouterr()
     finally:
         cluster.shutdown()
     assert contents(out) == contents(tmp_path / "alone")
+    (tmp_path / "pictures" / "007.png").unlink()
+    assert main(command) == 0  # without the cluster, which is gone: nothing is left to do
+    again = capsys.readouterr()
     assert sum(".png: " in line for line in said.out.splitlines()) == COUNT - 1
     assert f"error: 1 of {COUNT} pictures could not be segmented" in said.err
     assert "007.png is no picture that can be read" in said.err
-    assert f"{COUNT - 1} of {COUNT} pictures are done already" in again.out
+    assert f"{COUNT - 1} of {COUNT - 1} pictures are done already" in again.out
     assert ".png: " not in again.out
 
 

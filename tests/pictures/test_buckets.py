@@ -9,7 +9,7 @@ from PIL import Image
 from dinov3seg_jax.cli import request
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.pictures.listing import find_pictures
+from dinov3seg_jax.pictures.listing import find_pictures, named_files
 from dinov3seg_jax.pictures.places import output_places, refuse_place, titles
 from dinov3seg_jax.places import copy_tree, files_below, place
 from dinov3seg_jax.store.run import write_config
@@ -74,6 +74,28 @@ def test_a_changed_picture_is_done_again(folder, s3, capsys):
     assert json.loads((out / "a.json").read_bytes())["width"] == 50
     with pytest.raises(UserError, match=r"holds results of other names; choose another --out"):
         main(words(root, out, classes="grass"))
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_files_of_any_kind(here, request, tmp_path):
+    """As a cluster takes them: of a folder, of a pattern, by themselves; none that is hidden."""
+    root = tmp_path / "x" if here else place(f"{request.getfixturevalue('s3')}/x")
+    for name in ("s.tar", "deep/t.TAR", "deep/a.png", ".hidden/u.tar"):
+        if here:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    found = {
+        name: sorted(named_files(root / name if name else root)) for name in ("", "*.tar", "d*", "**/*.TAR", "s.tar")
+    }
+    assert found == {
+        "": [(root, root / name) for name in ("deep/a.png", "deep/t.TAR", "s.tar")],
+        "*.tar": [(root, root / "s.tar")],
+        "d*": [(root, root / name) for name in ("deep/a.png", "deep/t.TAR")],
+        "**/*.TAR": [(root, root / "deep/t.TAR")],
+        "s.tar": [(root, root / "s.tar")],
+    }
+    with pytest.raises(UserError, match="/x/t.tar does not exist"):
+        list(named_files(root / "t.tar"))
 
 
 def test_what_is_found_in_a_bucket(folder, bucket):
