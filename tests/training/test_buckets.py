@@ -23,7 +23,8 @@ FROZEN = {"frozen/kernel": jnp.asarray(np.random.default_rng(1).normal(size=(40,
 
 @pytest.fixture
 def workdir(bucket):
-    workdir = place(f"{bucket}/runs/one 1")
+    """A folder, or all of a bucket."""
+    workdir = place(f"{bucket}/runs/one 1" if bucket.startswith("gs") else bucket)
     write_config(workdir, Config())
     return workdir
 
