@@ -31,12 +31,12 @@ def sees(weights: str, step: str, picture: str, probe: str) -> Words:
     try:
         found[weights] = open_folder(expanded(weights), step).fingerprint
     except UserError as error:
-        found[weights] = one_line(error, 100)
+        found[weights] = one_line(error, 300)
     for path in (picture, probe):
         try:
             found[path] = "" if expanded(path).exists() else "is not there"
         except (OSError, UserError) as error:
-            found[path] = one_line(error, 100)
+            found[path] = one_line(error, 300)
     return found
 
 

@@ -28,6 +28,7 @@ from dinov3seg_jax.places import check_writable
 from dinov3seg_jax.processes import check_once, is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import training_prompts
+from dinov3seg_jax.training import program as training_program
 from dinov3seg_jax.training.agreement import mean_iou
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
@@ -81,13 +82,28 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
             raise ValueError("train.eval_every needs a validator; call dinov3seg_jax.train")
         validator = make_validator(config)
     dataset = for_rare_classes(dataset, config.data.balance, config.train.class_weights)
+    before = [towers_alone(config)] if config.train.alignment_steps and not config.init_from else []
+    for one in (*before, config):
+        _refuse_unfit(one, dataset)
     seconds = 0.0
     with leased(workdir) as lease:
-        if config.train.alignment_steps and not config.init_from:
-            towers = _run(towers_alone(config), dataset, checked, seconds, None, lease, home=workdir)
+        for one in before:
+            towers = _run(one, dataset, checked, seconds, None, lease, home=workdir)
             seconds = RunFolder(towers).progress()["train_seconds"]
             config = dataclasses.replace(config, init_from=str(towers))
         return _run(config, dataset, checked, seconds, validator, lease)
+
+
+def _refuse_unfit(config: Config, dataset: Dataset) -> None:
+    """Stop before a run leaves a file that its devices or its data set do not fit.
+
+    Raises:
+        UserError: it names the options.
+    """
+    if config.model.linear.classes:
+        check_linear(config, len(dataset.classes))
+    refuse_uneven_batches(config, make_mesh(config.data_parallel, config.model_parallel, replicas=config.replicas))
+    training_program.refuse_misfits(config)
 
 
 def towers_alone(config: Config) -> Config:
@@ -128,10 +144,7 @@ def _run(
 ) -> Path:
     workdir = expanded(config.workdir)
     refuse_other_run(workdir, config)
-    if config.model.linear.classes:
-        check_linear(config, len(dataset.classes))
     mesh = make_mesh(config.data_parallel, config.model_parallel, replicas=config.replicas)
-    refuse_uneven_batches(config, mesh)
     names = training_prompts(dataset.classes, config)
     program = describe_step(config, mesh)
     if is_first():

@@ -164,4 +164,4 @@ def test_what_a_machine_says_of_itself(tmp_path):
     found = nodes.sees(str(tmp_path / "run"), "7", str(tmp_path / "a.png"), str(tmp_path / "probe"))
     assert found[str(tmp_path / "a.png")] == "is not there"
     assert found[str(tmp_path / "probe")] == ""
-    assert "does not exis" in found[str(tmp_path / "run")]
+    assert "does not exist" in found[str(tmp_path / "run")]

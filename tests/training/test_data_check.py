@@ -135,7 +135,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch, opt
     asked, mesh = config(tmp_path, **options), loop.make_mesh()
     if devices:
         more = {"shape": mesh.shape | {"data": devices}, "size": devices}
-        monkeypatch.setattr(loop, "make_mesh", lambda *_: type("Mesh", (), more))
+        monkeypatch.setattr(loop, "make_mesh", lambda *_, **__: type("Mesh", (), more))
     with pytest.raises(UserError, match=f"cannot be shared out {message}"):
         train(asked)
     assert not (tmp_path / "run").exists()

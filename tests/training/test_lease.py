@@ -116,11 +116,13 @@ def of_ten_that_start_at_once(workdir):
 
 def test_of_several_that_start_at_once_one_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "has_ended", lambda process: False)
+    monkeypatch.setattr(lease, "STALE", 60)  # on a busy machine, who has it may be slow to show that it lives
     assert of_ten_that_start_at_once(tmp_path) == 1
 
 
 def test_in_a_bucket_too(bucket, monkeypatch):
     monkeypatch.setattr(lease, "has_ended", lambda process: False)
+    monkeypatch.setattr(lease, "STALE", 60)  # on a busy machine, who has it may be slow to show that it lives
     workdir = place(f"{bucket}/run")
     assert of_ten_that_start_at_once(workdir) == 1
     assert leases(workdir) == []
