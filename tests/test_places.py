@@ -144,6 +144,7 @@ def test_a_copy_is_named_kept_and_refreshed(bucket, copies, capsys):
 
 @pytest.mark.slow
 def test_a_copy_that_was_cut_off_is_none(s3, s3_faults, copies, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     file = place(f"{s3}/a.bin")
     file.write_bytes(bytes(100_000))
     s3_faults.cut(keep=0.5, times=100, name="a.bin")
