@@ -22,6 +22,8 @@ from dinov3seg_jax.errors import UserError, one_line
 
 PATIENCE_SECONDS = 20  # for a bucket's first answer; the libraries' own retries take up to half an hour
 PATIENT = {"mode": "standard", "max_attempts": 10}  # a busy bucket is asked again for about a minute, not 7 seconds
+# gcsfs would take "#1" and "?generation=1" at the end of a URL for a version of the file, not for a part of its name.
+NAMES_AS_THEY_ARE: dict[str, dict[str, bool]] = {"gs": {"version_aware": False}, "s3": {}}
 READ_AHEAD = 2**20  # bytes; s3fs would fetch 50 MB for the first bytes of a file
 # Of a whole file: else s3fs asks for its size first, and takes the parts of a large one from whatever it is by then.
 ONE_REQUEST: dict[str, dict[str, int]] = {"gs": {}, "s3": {"max_concurrency": 1}}
@@ -266,7 +268,9 @@ def open_bucket(url: str, scheme: str) -> BucketPath:
     """
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints what it raises
     patience = {} if scheme == "gs" or "AWS_MAX_ATTEMPTS" in os.environ else {"config_kwargs": {"retries": PATIENT}}
-    path = BucketPath(url, protocol=scheme, use_listings_cache=False, **patience)
+    short = url.rstrip("/")
+    url = url if short.endswith(":") else short  # as pathlib has it; gcsfs keeps the slash
+    path = BucketPath(url, protocol=scheme, use_listings_cache=False, **NAMES_AS_THEY_ARE[scheme], **patience)
     bucket, files = path.parts[0].strip("/"), path.fs
     if not bucket:
         raise UserError(f"{url} names no bucket; write {scheme}://bucket/folder")

@@ -20,6 +20,7 @@ OUTAGES = {
     "google.auth.exceptions.TransportError",
 }
 BUSY = {408, 429, 500, 502, 503, 504}  # statuses that mend themselves
+GAVE_UP = "retry attempts failed"  # in what TensorStore says, whose errors are all of one type
 
 
 class UserError(Exception):
@@ -52,7 +53,7 @@ def is_outage(error: BaseException | None) -> bool:
 
 def _is_a_clients_outage(error: BaseException) -> bool:
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
-    if kinds & OUTAGES:
+    if kinds & OUTAGES or (type(error) is ValueError and GAVE_UP in str(error)):
         return True
     said: object = getattr(error, "code", None) if "gcsfs.retry.HttpError" in kinds else None
     if "botocore.exceptions.ClientError" in kinds:
@@ -62,8 +63,9 @@ def _is_a_clients_outage(error: BaseException) -> bool:
 
 def outage_sentence(error: BaseException) -> str:
     """What to say of one, whatever came of it on the way up."""
+    said = one_line(reason(error), 150).strip(", ")  # gcsfs puts a comma before a status without a word
     return (
-        f"a bucket does not answer, or breaks off ({one_line(reason(error), 150)}); give the same command again when "
+        f"a bucket does not answer, or breaks off ({said}); give the same command again when "
         "it does: what is finished counts."
     )
 

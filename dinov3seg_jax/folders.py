@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from dinov3seg_jax import places
 from dinov3seg_jax.files import has_ended
 from dinov3seg_jax.places import is_remote
 
@@ -29,7 +28,7 @@ def files_below(folder: Path) -> dict[str, Path]:
     """All files of a folder and of the folders in it, by their names in it, which have "/" between their parts."""
     if is_remote(folder):
         with contextlib.suppress(FileNotFoundError):
-            return {str(path).removeprefix(f"{folder}/"): path for path in places.files_below(folder)}
+            return cast("dict[str, Path]", _in_bucket(folder).files())
         return {}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in paths}

@@ -62,8 +62,13 @@ def cache_folder() -> Path | None:
     """Where what can be had again is kept: in what `DINOV3SEG_CACHE` names, or the user's folder for caches.
 
     None where the variable says "off".
+
+    Raises:
+        UserError: the variable names a URL.
     """
     named = os.environ.get(VARIABLE, "")
+    if _URL.match(named):
+        raise UserError(f"{VARIABLE} is {named}, but a cache is on this machine; name a folder here, or say {OFF}")
     if named:
         return None if named == OFF else place(named)
     base = os.environ.get("XDG_CACHE_HOME", "")

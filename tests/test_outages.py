@@ -42,6 +42,20 @@ def test_by_the_connection():
     assert is_outage(pytest.importorskip("fsspec.exceptions").FSTimeoutError())
 
 
+def test_by_tensorstores_words(gcs, gcs_faults):
+    import tensorstore
+
+    bucket = gcs.removeprefix("gs://")
+    store = {"driver": "gcs", "bucket": bucket, "path": "a/"}
+    context = tensorstore.Context({"gcs_request_retries": {"max_retries": 1, "initial_delay": "10ms"}})
+    for status, expected in ((503, True), (429, True), (403, False)):
+        gcs_faults.clear()
+        gcs_faults.answer(status)
+        with pytest.raises(ValueError, match="ABORTED|PERMISSION_DENIED") as caught:
+            tensorstore.KvStore.open(store, context=context).result().write("b", b"1").result()
+        assert is_outage(raised(OSError(5, "said"), caught.value)) is expected
+
+
 @pytest.mark.parametrize("error", [None, ValueError("503"), OSError(5, "a disk"), TimeoutError()])
 def test_nothing_else_is(error):
     assert not is_outage(error)

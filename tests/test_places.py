@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dinov3seg_jax import buckets, places
+from dinov3seg_jax import buckets, folders, places
 from dinov3seg_jax.errors import UserError, note
 from dinov3seg_jax.files import appearing, expanded, write_whole
 from dinov3seg_jax.places import check_writable, copy_tree, files_below, is_remote, local_copy, place
@@ -39,11 +39,11 @@ def test_a_local_path_is_pathlibs_and_loads_nothing(tmp_path):
 
 
 def test_a_path_in_a_bucket_has_pathlibs_methods(bucket):
-    root = expanded(f"{bucket}/folder")
+    root = expanded(f"{bucket}/folder#1")  # which is no version of a file, as gcsfs would have it
     picture = root / "a#b ü.png"
     write_whole(picture, b"one")
     assert is_remote(root)
-    assert str(picture) == f"{bucket}/folder/a#b ü.png"
+    assert str(picture) == f"{bucket}/folder#1/a#b ü.png"
     assert expanded(picture) is picture
     assert picture.read_bytes() == b"one"
     assert picture.stat().st_size == 3
@@ -61,11 +61,14 @@ def test_a_path_in_a_bucket_has_pathlibs_methods(bucket):
     assert sorted(path.name for path in root.iterdir()) == ["a#b ü.png", "deep"]
     assert [path.name for path in root.glob("*.png")] == ["a#b ü.png"]
     assert files_below(root) == [picture, root / "deep" / "b.txt"]
+    assert list(folders.files_below(root)) == ["a#b ü.png", "deep/b.txt"]
+    assert list(folders.files_below(place(bucket))) == ["folder#1/a#b ü.png", "folder#1/deep/b.txt"]
+    assert str(expanded(f"{bucket}/folder#1/")) == str(root)
     with (root / "deep" / "b.txt").open() as lines:
         assert [line.strip() for line in lines] == ["x", "y"]
     with pytest.raises(FileNotFoundError, match="No such file") as caught:
         (root / "no").read_bytes()
-    assert caught.value.filename == f"{bucket}/folder/no"
+    assert caught.value.filename == f"{bucket}/folder#1/no"
     picture.unlink()
     picture.unlink(missing_ok=True)
     assert not picture.exists()
@@ -141,6 +144,7 @@ def test_a_copy_is_named_kept_and_refreshed(bucket, copies, capsys):
 
 @pytest.mark.slow
 def test_a_copy_that_was_cut_off_is_none(s3, s3_faults, copies, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     file = place(f"{s3}/a.bin")
     file.write_bytes(bytes(100_000))
     s3_faults.cut(keep=0.5, times=100, name="a.bin")
@@ -160,6 +164,12 @@ def test_without_a_cache_copies_last_as_long_as_the_process(s3):
     copy = subprocess.check_output([sys.executable, "-c", code, str(file)], text=True).strip()
     assert copy.endswith("/a.bin")
     assert not Path(copy).exists()
+
+
+def test_a_cache_is_on_this_machine(monkeypatch):
+    monkeypatch.setenv("DINOV3SEG_CACHE", "s3://bucket/cache")
+    with pytest.raises(UserError, match="DINOV3SEG_CACHE is s3://bucket/cache, but a cache is on this machine; name"):
+        places.cache_folder()
 
 
 def test_a_tree_is_copied_with_its_manifest_last(s3, s3_faults, tmp_path):

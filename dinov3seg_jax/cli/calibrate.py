@@ -10,6 +10,7 @@ from dinov3seg_jax.config_files import load_config, override_inference
 from dinov3seg_jax.data.datasets import open_dataset
 from dinov3seg_jax.data.held_out import open_evaluation
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.places import check_writable
 
 DESCRIPTION = "fit a model's confidence to labelled pictures; labels stay as they are"
 OF_DATA = "data."  # overrides of a recipe; all others are of the model
@@ -54,7 +55,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from dinov3seg_jax.store.folder import open_folder
 
     keep_programs()
-    model = open_model(open_folder(options.checkpoint, options.step), options.zero_shot)
+    folder = open_folder(options.checkpoint, options.step)
+    check_writable(folder.path)
+    model = open_model(folder, options.zero_shot)
     section = section_of(model.way)
     config = override_inference(
         model.config, [override for override in overrides if not override.startswith(OF_DATA)], section

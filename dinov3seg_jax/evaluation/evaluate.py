@@ -29,6 +29,7 @@ from dinov3seg_jax.evaluation.report import picture_row, write_report
 from dinov3seg_jax.inference.base import BaseSegmenter
 from dinov3seg_jax.inference.load import OpenModel, open_model, section_of, way_of, with_own_recipe
 from dinov3seg_jax.inference.recipes import describe_zero_shot
+from dinov3seg_jax.places import check_writable
 from dinov3seg_jax.processes import check_once, is_first, say
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
 from dinov3seg_jax.store.run import NEWEST
@@ -139,11 +140,12 @@ def _at(checkpoint: str | Path | ModelFolder, step: str) -> str | Path | ModelFo
 
 
 def _check(config: Config, checkpoint: str | Path | ModelFolder, zero_shot: bool, datasets: Sequence[Dataset]) -> None:
-    """Refuse names and masks that cannot be scored, before weights are read.
+    """Refuse names and masks that cannot be scored, and a place for the scores, before weights are read.
 
     Raises:
-        UserError: as for `text.prompts.check_names` and `data.census.check_masks`.
+        UserError: as for `places.check_writable`, `text.prompts.check_names` and `data.census.check_masks`.
     """
+    check_once(functools.partial(check_writable, report_folder(checkpoint, zero_shot)))
     asked = _prompts(config, checkpoint, zero_shot)
     for dataset in datasets:
         if asked is not None:

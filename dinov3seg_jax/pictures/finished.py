@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import has_ended, write_whole
+from dinov3seg_jax.folders import files_below
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.formats.table import FORMATS, is_summary
 from dinov3seg_jax.formats.writing import CLASSES_FILE, join_folder, part_path
@@ -27,6 +28,7 @@ NAME_BYTES = 255  # that a file's name can have
 
 ALONE = Outputs()  # the usual files of each picture, none of the whole folder
 Question = dict[str, Any]  # what results depend on, by the words that a user knows it by
+Listed = frozenset[str] | None  # the files of a folder in a bucket; None: on this machine, where each is asked for
 
 
 class Picture(NamedTuple):
@@ -63,27 +65,29 @@ class Picture(NamedTuple):
             return ""
         return f"{self.path.name}, {found.st_size} bytes, {found.st_mtime_ns} ns"
 
-    def is_done(self, recorded: str, formats: Iterable[str] = DEFAULT) -> bool:
+    def is_done(self, recorded: str, formats: Iterable[str] = DEFAULT, listed: Listed = None) -> bool:
         """Whether the results in all formats are there, and the picture's state is the recorded one."""
         try:
             return recorded == self.state() != "" and all(
-                any(path.exists() for path in choices) for name in formats for choices in self._files(name)
+                any(path.exists() if listed is None else str(path) in listed for path in choices)
+                for name in formats
+                for choices in self._files(name)
             )
         except OSError:
             return False
 
-    def summary_is_ours(self) -> bool | None:
+    def summary_is_ours(self, listed: Listed = None) -> bool | None:
         """Whether it holds what this program writes; None if there is none."""
         try:
-            return is_summary(self.summary)
+            return is_summary(self.summary) if _may_be_there(self.summary, listed) else None
         except OSError:
             return None
 
-    def foreign(self, formats: Iterable[str]) -> Path | None:
+    def foreign(self, formats: Iterable[str], listed: Listed = None) -> Path | None:
         """A file in the place of a result that this program did not write, as far as that can be told."""
         for name in formats:
             if (is_ours := FORMATS[name].is_ours) is not None:
-                for path in self.results([name]):
+                for path in (path for path in self.results([name]) if _may_be_there(path, listed)):
                     with contextlib.suppress(OSError):
                         if not is_ours(path):
                             return path
@@ -134,7 +138,7 @@ def to_do(
     """
     if overwrite:
         return list(pictures)
-    earlier = _read(out)
+    earlier, listed = _read(out), _listed(out)
     if earlier is not None and (differing := _differing(question, earlier)):
         raise UserError(
             f"{out} holds results of other {' and '.join(differing)}; choose another --out, or add --overwrite to "
@@ -143,10 +147,15 @@ def to_do(
     lost = bool(_joined(out, outputs.formats)) and outputs.folder is not None and not (out / CLASSES_FILE).exists()
     recorded = {} if lost else _record(earlier)  # without its classes, no file of the folder can be written
     left = [
-        picture for picture in pictures if not picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats)
+        picture
+        for picture in pictures
+        if not picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats, listed)
     ]
     shared = _joined(out, outputs.formats) if earlier is None and outputs.folder is not None else []
-    foreign = (*(path for path in shared if path.exists()), *(picture.foreign(outputs.formats) for picture in left))
+    foreign = (
+        *(path for path in shared if path.exists()),
+        *(picture.foreign(outputs.formats, listed) for picture in left),
+    )
     if (path := next(filter(None, foreign), None)) is not None:
         raise UserError(
             f"{path} was not written by this program; choose another --out, or add --overwrite to replace it"
@@ -171,7 +180,7 @@ def begin(out: Path, question: Question | None, pictures: Sequence[Picture], out
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        earlier = _read(out)
+        earlier, listed = _read(out), _listed(out)
         recorded = _record(earlier)
         goes_on = question is not None and earlier is not None and not _differing(question, earlier)
         if not goes_on:
@@ -187,11 +196,12 @@ def begin(out: Path, question: Question | None, pictures: Sequence[Picture], out
             states = {picture: state for picture in pictures if (state := picture.state()) or not goes_on}
             for picture in states:
                 key = _key(out, picture)
-                ours = key in recorded or picture.summary_is_ours()
+                ours = key in recorded or picture.summary_is_ours(listed)
                 stands = goes_on and recorded.get(key) == states[picture]  # in formats that are not asked for now
                 marks = ("json",) if "json" in outputs.formats else outputs.formats  # without which it is not done
                 for path in picture.results((outputs.formats if stands else formats) if ours else marks):
-                    path.unlink(missing_ok=True)
+                    if _may_be_there(path, listed):
+                        path.unlink(missing_ok=True)
             record = (recorded if goes_on else {}) | {_key(out, picture): state for picture, state in states.items()}
             asked = list(formats) if goes_on else list(outputs.formats)
             others = goes_on and recorded.keys() - {_key(out, picture) for picture in pictures}
@@ -227,9 +237,11 @@ def together(out: Path, pictures: Iterable[Picture], outputs: Outputs) -> list[P
     Raises:
         UserError: one of them cannot be written.
     """
-    recorded = _record(_read(out))
+    recorded, listed = _record(_read(out)), _listed(out)
     done = [
-        picture.target for picture in pictures if picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats)
+        picture.target
+        for picture in pictures
+        if picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats, listed)
     ]
     try:
         return join_folder(outputs, done)
@@ -250,6 +262,15 @@ def clear(out: Path, pictures: Iterable[Picture], outputs: Outputs = ALONE) -> N
                 name, _, process = entry.name.removeprefix(".").rpartition(".")
                 if entry.name.startswith(".") and name in known and process.isdecimal() and has_ended(int(process)):
                     Path(entry.path).unlink(missing_ok=True)
+
+
+def _listed(out: Path) -> Listed:
+    """What lies in a folder of results: of a bucket, by a request for a thousand files instead of one for each."""
+    return frozenset(map(str, files_below(out).values())) if is_remote(out) else None
+
+
+def _may_be_there(path: Path, listed: Listed) -> bool:
+    return listed is None or str(path) in listed
 
 
 def _differing(question: Question, earlier: Question) -> list[str]:

@@ -5,6 +5,7 @@ reads them with TensorStore alone, since importing orbax takes longer than readi
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,8 @@ from dinov3seg_jax.places import is_remote
 from dinov3seg_jax.store.frozen import pieces
 from dinov3seg_jax.store.staging import Copied, is_reached, readable
 
+# Else TensorStore waits without end on a connection on which nothing comes any more; so it tries another one.
+PATIENCE = {"TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60", "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1"}
 PARAMETERS, OPTIMIZER, PROGRESS = "parameters", "optimizer", "progress"  # what a step holds
 
 
@@ -53,6 +56,7 @@ def _base(folder: Path) -> dict[str, str]:
     """What TensorStore calls a folder; not a URL, in which # and % mean something."""
     if not is_remote(folder):
         return {"driver": "file", "path": f"{folder}/"}
+    _set_patience()
     bucket, _, path = str(folder).removeprefix("gs://").partition("/")
     return {"driver": "gcs", "bucket": bucket, "path": f"{path}/"}
 
@@ -109,9 +113,15 @@ def _named(folder: Path) -> Path | str:
         return folder
     import fsspec
 
+    _set_patience()
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return str(folder)
+
+
+def _set_patience() -> None:
+    for variable, value in PATIENCE.items():
+        os.environ.setdefault(variable, value)
 
 
 def read_sharded(

@@ -99,5 +99,6 @@ def steps_that_may_refer(home: Path, steps_folder: str) -> Iterator[Path]:
 
 
 def _find(step: Path, digest: str) -> Path:
-    own, above = (folder / FROZEN_FOLDER / digest for folder in (step.parents[1], step.parents[2]))
+    run = step.parent.parent
+    own, above = (folder / FROZEN_FOLDER / digest for folder in (run, run.parent))  # a bucket is its own parent
     return above if above.is_dir() and not own.is_dir() else own

@@ -44,7 +44,7 @@ def results(out):
     return {name: content for name, content in sorted(named.items()) if name != ".predictions.json"}
 
 
-def test_results_are_those_of_this_machine(folder, bucket, tmp_path, capsys):
+def test_results_are_those_of_this_machine(folder, bucket, faults, tmp_path, capsys):
     copy_tree(folder, place(f"{bucket}/pictures"))
     place(f"{bucket}/names.txt").write_text("red circle\ngrass\nsky\n")
     formats = ("--formats", "overlay,labels,json,coco")
@@ -55,8 +55,10 @@ def test_results_are_those_of_this_machine(folder, bucket, tmp_path, capsys):
     assert len(here) == 3 * 4 + 2
     assert here == results(out)
     capsys.readouterr()
+    faults.seen.clear()
     assert main(words(f"{bucket}/pictures", out, *formats)) == 0
     assert "3 of 3 pictures are done already" in capsys.readouterr().out
+    assert not [path for _, path in faults.seen if "_overlay" in path]  # no result is asked for: all are listed
 
 
 def test_a_changed_picture_is_done_again(folder, s3, capsys):

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import sys
 import tempfile
 import time
@@ -145,6 +146,24 @@ def loss(bucket: Bucket, straight: Straight, kind: str, capsys: pytest.CaptureFi
     assert "4.damaged" in bucket.names()
 
 
+def pack_loss(
+    bucket: Bucket, straight: Straight, kind: str = "", capsys: pytest.CaptureFixture[str] | None = None
+) -> None:
+    bucket.begin()
+    assert bucket.live(steps=4) == 2
+    lost = largest(bucket.workdir / "frozen")
+    content = lost.read_bytes()
+    lost.unlink()
+    assert bucket.live() == 2
+    if capsys is not None:
+        pack = lost.relative_to(bucket.workdir).parts[1]
+        assert re.search(f"error: .*frozen/{pack}", capsys.readouterr().err)
+    assert {"3", "4"} <= {*bucket.names()}
+    lost.write_bytes(content)
+    assert bucket.live() == 0
+    assert_the_same_end(bucket, straight, STEPS)
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Straight]:
     with compiled_once():
@@ -164,12 +183,17 @@ def test_what_was_lost_is_passed_over(straight, gcs, gcs_faults, kind, capsys):
     loss(Bucket(gcs, gcs_faults), straight, kind, capsys)
 
 
+@pytest.mark.slow
+def test_a_lost_pack_stops_a_run_until_it_is_put_back(straight, s3, s3_faults, capsys):
+    pack_loss(Bucket(s3, s3_faults), straight, capsys=capsys)
+
+
 def _told(emulator: Emulator, wanted: list[str]) -> None:
     os.environ.update(emulator.environment, NO_PROXY="127.0.0.1")
     bucket = Bucket(emulator.new_bucket(), emulator.faults)
     with compiled_once():
         straight = Straight(Path(tempfile.mkdtemp(), "straight"))
-        for kinds, do in ((LOSSES, loss), (OUTAGES, outage)):
+        for kinds, do in ((LOSSES, loss), (["a lost object of a pack"], pack_loss), (OUTAGES, outage)):
             for kind in [kind for kind in kinds if not wanted or kind in wanted]:
                 began = time.monotonic()
                 print(f"\n## {kind}", flush=True)
