@@ -10,7 +10,9 @@ from dinov3seg_jax.config import Config, DataConfig, DatasetConfig, InferenceCon
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.evaluation import evaluate as module
 from dinov3seg_jax.evaluation.evaluate import evaluate, evaluate_benchmarks
-from dinov3seg_jax.store.run import write_config
+from dinov3seg_jax.inference.load import OpenModel
+from dinov3seg_jax.store.run import RunFolder, write_config
+from tests.evaluation.stub import Reading
 from tests.tiny import MODEL
 
 
@@ -81,3 +83,11 @@ def test_a_benchmark_without_a_label(tmp_path, run):
         evaluate_benchmarks(asked, run)
     assert module.report_folder(run, False) == run
     assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("zero_shot", [False, True])
+def test_a_runs_scores_tell_the_names_it_trained_on_from_others_also_of_its_towers_alone(run, monkeypatch, zero_shot):
+    asked = Config(model=MODEL, data=DataConfig(eval=DatasetConfig(split="eval", size=3, image_size=32)))
+    opened = OpenModel(RunFolder(run), "zero_shot" if zero_shot else "run", asked, {})
+    monkeypatch.setattr(module, "open_to_score", lambda *_: module.Model(Reading(), asked, opened))
+    assert {"seen_miou", "unseen_miou", "boundary_iou"} <= evaluate(asked, run, zero_shot).keys()
