@@ -125,6 +125,7 @@ def test_the_mesh_of_devices_that_are_not_there():
     assert shapes == [{"replica": 1, "data": 4, "model": 2}, {"replica": 2, "data": 2, "model": 2}]
 
 
+@pytest.mark.slow
 def test_devices_that_share_the_classes_out_hold_fewer_each():
     config = load_config("quickstart", ["train.hardest_classes=0"])
     alone, shared = (

@@ -25,7 +25,7 @@ def zeros(config):
     return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in described.items()}
 
 
-@pytest.mark.parametrize("fusion", ["features", "logits"])
+@pytest.mark.parametrize("fusion", ["features", pytest.param("logits", marks=pytest.mark.slow)])
 def test_the_programs_are_those_that_a_segmenter_runs(monkeypatch, fusion):
     config = dataclasses.replace(CONFIG, inference=dataclasses.replace(OPTIONS, fusion=fusion))
     segmenter = Segmenter(config, zeros(config))
