@@ -48,6 +48,7 @@ def assert_same(here, there):
             np.testing.assert_array_equal(one[key], other[key])
 
 
+@pytest.mark.parametrize("bucket", ["s3", pytest.param("gcs", marks=pytest.mark.slow)], indirect=True)
 def test_a_folder_is_the_same_and_read_once(folder, bucket, faults):
     root = place(f"{bucket}/data")
     copy_tree(folder, root)
@@ -86,6 +87,7 @@ def test_batches_are_the_same(folder, s3, workers):
     there.close()
 
 
+@pytest.mark.parametrize("bucket", ["s3", pytest.param("gcs", marks=pytest.mark.slow)], indirect=True)
 def test_coco_json(tmp_path, bucket):
     (tmp_path / "images").mkdir()
     (tmp_path / "annotations").mkdir()

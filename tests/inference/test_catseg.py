@@ -69,7 +69,8 @@ def test_scores_of_every_class(folder):
 OURS = ["inference.resize=short_side", "inference.all_classes=True", "inference.stride=48"]
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [5, 300])
 def test_our_mode_without_rejected_classes(folder, count):
     """On one square view that rejects nothing it is the published one; in chunks or at once, the same."""
     names = [f"thing {number}" for number in range(count)]

@@ -88,7 +88,7 @@ def at(config, **options):
 @pytest.mark.parametrize(
     ("options", "least"),
     [
-        ({"weights": "int8"}, 0.9),
+        pytest.param({"weights": "int8"}, 0.9, marks=pytest.mark.slow),
         pytest.param({"dtype": "bfloat16", "weights": "bfloat16"}, 0.85, marks=pytest.mark.slow),
         pytest.param({"dtype": "bfloat16", "weights": "int8"}, 0.85, marks=pytest.mark.slow),
     ],

@@ -48,7 +48,7 @@ def frozen():
     return gradients(TOWERS_ONLY, FrozenBlocks(*STACKS.values()))
 
 
-@pytest.mark.parametrize("name", ["whole", "frozen"])
+@pytest.mark.parametrize("name", [pytest.param("whole", marks=pytest.mark.slow), "frozen"])
 def test_finite(name, request):
     for parameter, value in request.getfixturevalue(name).items():
         assert np.isfinite(value).all(), parameter

@@ -44,6 +44,7 @@ def results(out):
     return {name: content for name, content in sorted(named.items()) if name != ".predictions.json"}
 
 
+@pytest.mark.parametrize("bucket", ["s3", pytest.param("gcs", marks=pytest.mark.slow)], indirect=True)
 def test_results_are_those_of_this_machine(folder, bucket, faults, tmp_path, capsys):
     copy_tree(folder, place(f"{bucket}/pictures"))
     place(f"{bucket}/names.txt").write_text("red circle\ngrass\nsky\n")

@@ -17,7 +17,6 @@ from dinov3seg_jax.training.checkpoint import Checkpoints
 from tests.training.test_damage import OPTIMIZER, PARAMETERS, restore, save
 
 SUCCESS = "commit_success.txt"
-SLOW = {kind: pytest.param(kind, marks=pytest.mark.slow) for kind in ("s3", "gcs")}
 FROZEN = {"frozen/kernel": jnp.asarray(np.random.default_rng(1).normal(size=(40, 10)).astype(np.float32))}
 
 
@@ -57,7 +56,7 @@ def largest(folder):
     return max(files_below(folder).values(), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("bucket", [SLOW["s3"], "gcs"], indirect=True)
+@pytest.mark.slow
 def test_saved_restored_and_passed_over_where_damaged(workdir, capsys):
     saved(workdir, 1, 6, 10)  # of which 1 goes, and 10 is not taken for a part of it
     assert names(workdir) == ["10", "6"]
@@ -88,7 +87,7 @@ def test_a_lost_object(workdir, lost):
     assert names(workdir) == ["4", "6.damaged"]
 
 
-@pytest.mark.parametrize("bucket", ["s3", SLOW["gcs"]], indirect=True)
+@pytest.mark.slow
 def test_what_was_not_finished_does_not_count_and_is_cleared_away(workdir):
     """As a kill leaves it: in a save, and in a deletion."""
     saved(workdir, 4, 6)

@@ -395,6 +395,7 @@ def test_the_second_signal_stops_at_once():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_towers_ends_the_whole_run(tmp_path, monkeypatch):
     def place(*arguments):
         signal.raise_signal(signal.SIGTERM)
