@@ -12,30 +12,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
+from dinov3seg_jax.models import kernel_parts
 from dinov3seg_jax.models.functions import gelu
-from dinov3seg_jax.models.kernels import on_tpu
-from dinov3seg_jax.models.layers import NORM_EPSILON
-from dinov3seg_jax.models.mesh import BY_EXAMPLE, divides, on_each_device
-
-SUBLANES, LANES = 16, 128  # a tile of bfloat16
-MAPS = 4  # at once
-INTERPRET = False  # True runs the kernels anywhere, slowly: for tests
-FAST_MEMORY = 48 * 2**20  # bytes that the kernels may use: v5p has 64 MB a core, v5e and v6e have 128
-APART = -1e30  # as a score
-PARAMETERS = pltpu.CompilerParams(
-    vmem_limit_bytes=FAST_MEMORY, dimension_semantics=("parallel", "arbitrary", "arbitrary")
+from dinov3seg_jax.models.kernel_parts import (
+    BETWEEN,
+    MIXED,
+    PARAMETERS,
+    ROWS,
+    SUBLANES,
+    Weights,
+    add,
+    begin,
+    norm,
+    product,
+    read,
 )
+from dinov3seg_jax.models.mesh import BY_EXAMPLE, on_each_device
 
-Weights = dict[str, Float[Array, "_ _"]]  # by the names of the block's parameters; vectors as one row
-Dimensions = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
-
-ROWS: Dimensions = ((1,), (0,)), ((), ())  # x w
-BETWEEN: Dimensions = ((2,), (2,)), ((0,), (0,))  # q k', map by map
-MIXED: Dimensions = ((2,), (1,)), ((0,), (0,))  # p v, map by map
+MAPS = 4  # at once
+APART = -1e30  # as a score
 
 
 class Maps(NamedTuple):
@@ -48,7 +46,7 @@ class Maps(NamedTuple):
 
 def fits(cells: int, dim: int, batch: int) -> bool:
     """Whether there is a TPU, windows of `cells` positions and `dim` channels fill its tiles, and the batch divides."""
-    return (on_tpu() or INTERPRET) and cells % SUBLANES == 0 and dim % LANES == 0 and divides(batch)
+    return cells % SUBLANES == 0 and kernel_parts.available(dim, batch)
 
 
 def score_bias(
@@ -104,7 +102,7 @@ def run(heads: int, weights: Weights, maps: Maps, bias: Array) -> Array:
 
     def body(x: Any, query: Any, key: Any, bias: Any, *others: Any) -> None:
         *held, out = others
-        out[...] = _window(heads, _read(names, held), x[...], query[...], key[...], bias[...])
+        out[...] = _window(heads, read(names, held), x[...], query[...], key[...], bias[...])
 
     maps = _fill(maps)
     grid = _Grid(maps, weights)
@@ -116,7 +114,7 @@ def run(heads: int, weights: Weights, maps: Maps, bias: Array) -> Array:
         out_shape=jax.ShapeDtypeStruct(maps.x.shape, maps.x.dtype),
         compiler_params=PARAMETERS,
         cost_estimate=_cost(heads, weights, maps, 1),
-        interpret=INTERPRET,
+        interpret=kernel_parts.INTERPRET,
     )(*maps, bias, *weights.values())[:, :classes]
 
 
@@ -128,11 +126,12 @@ def run_backward(heads: int, weights: Weights, maps: Maps, bias: Array, change: 
         held, sums = others[: len(names)], others[len(names) + 1 :]
         out = others[len(names)]
         window = functools.partial(_window, heads, bias=bias[...])
-        _, pull = jax.vjp(window, _read(names, held), x[...], query[...], key[...])
+        _, pull = jax.vjp(window, read(names, held), x[...], query[...], key[...])
         changes, out[...], *guided = pull(change[...])
         first = pl.program_id(2) == 0  # of an example's steps, which sum up what all classes say of the guidance
-        _add(sums[:2], guided, first)
-        _add(sums[2:], changes.values(), first & (pl.program_id(1) == 0))
+        begin(sums[:2], first)
+        begin(sums[2:], first & (pl.program_id(1) == 0))
+        add(sums, [*guided, *changes.values()])
 
     maps, (change, *_) = _fill(maps), _fill(Maps(change, maps.query, maps.key))
     grid = _Grid(maps, weights)
@@ -147,7 +146,7 @@ def run_backward(heads: int, weights: Weights, maps: Maps, bias: Array, change: 
         out_shape=[jax.ShapeDtypeStruct(maps.x.shape, maps.x.dtype), *wide],
         compiler_params=PARAMETERS,
         cost_estimate=_cost(heads, weights, maps, 3),
-        interpret=INTERPRET,
+        interpret=kernel_parts.INTERPRET,
     )(*maps, bias, change, *weights.values())
     guided = (query.astype(maps.query.dtype), key.astype(maps.key.dtype))
     sums = (change.sum(axis=0) for change in changes)
@@ -193,20 +192,6 @@ def _fill(maps: Maps) -> Maps:
     return maps._replace(x=jnp.pad(maps.x, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0))))
 
 
-def _read(names: list[str], held: Any) -> Weights:
-    return {name: reference[...] for name, reference in zip(names, held, strict=True)}
-
-
-def _add(sums: Any, terms: Any, first: Array) -> None:
-    @pl.when(first)
-    def _() -> None:
-        for total in sums:
-            total[...] = jnp.zeros_like(total)
-
-    for total, term in zip(sums, terms, strict=True):
-        total[...] += term.astype(total.dtype)
-
-
 def _window(
     heads: int,
     weights: Weights,
@@ -220,10 +205,10 @@ def _window(
 
     def dense(x: Array, name: str) -> Array:
         kernel, offset = weights[f"{name}/kernel"], weights[f"{name}/bias"]
-        return _product(ROWS, x, kernel.astype(x.dtype)) + offset.astype(x.dtype)
+        return product(ROWS, x, kernel.astype(x.dtype)) + offset.astype(x.dtype)
 
     rows = x.reshape(t * n, d)
-    normed = _norm(rows, weights, "norm1")
+    normed = norm(rows, weights, "norm1").astype(x.dtype)
     queries = dense(normed, "attention/query").reshape(x.shape) + query
     keys = dense(normed, "attention/key").reshape(x.shape) + key
     values = dense(normed, "attention/value").reshape(x.shape)
@@ -232,48 +217,10 @@ def _window(
     mixed = jnp.zeros(x.shape, jnp.float32)
     for head in range(heads):
         own = (channels == head).astype(x.dtype)
-        scores = _product(BETWEEN, queries * own, keys, jnp.float32) * (d // heads) ** -0.5 + bias
+        scores = product(BETWEEN, queries * own, keys, jnp.float32) * (d // heads) ** -0.5 + bias
         exponential = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
         shares = exponential / exponential.sum(axis=-1, keepdims=True)
-        mixed += _product(MIXED, shares.astype(x.dtype), values * own, jnp.float32)
+        mixed += product(MIXED, shares.astype(x.dtype), values * own, jnp.float32)
     rows += dense(mixed.astype(x.dtype).reshape(t * n, d), "attention/out")
-    rows += dense(gelu(dense(_norm(rows, weights, "norm2"), "ffn/up")), "ffn/down")
+    rows += dense(gelu(dense(norm(rows, weights, "norm2").astype(x.dtype), "ffn/up")), "ffn/down")
     return rows.reshape(x.shape)
-
-
-def _norm(x: Float[Array, "n d"], weights: Weights, name: str) -> Float[Array, "n d"]:
-    wide = x.astype(jnp.float32)
-    centred = wide - wide.mean(axis=-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + NORM_EPSILON)
-    return (normed * weights[f"{name}/scale"] + weights[f"{name}/bias"]).astype(x.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _product(dimensions: Dimensions, left: Array, right: Array, dtype: Any = None) -> Array:
-    """A matrix product summed up in float32. Its gradients are products of two arrays of one type, as TPUs want it."""
-    return _dot(dimensions, left, right, dtype or left.dtype)
-
-
-def _dot(dimensions: Dimensions, left: Array, right: Array, dtype: Any) -> Array:
-    # Both of one type: in float32 all bits count, which TPUs leave out unless told.
-    precision = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None
-    wide = jax.lax.dot_general(left, right, dimensions, precision=precision, preferred_element_type=jnp.float32)
-    return wide.astype(dtype)
-
-
-def _product_forward(dimensions: Dimensions, left: Array, right: Array, dtype: Any) -> tuple[Array, Any]:
-    return _product(dimensions, left, right, dtype), (left, right)
-
-
-def _product_backward(dimensions: Dimensions, dtype: Any, kept: tuple[Array, Array], change: Array) -> Any:
-    left, right = kept
-    change = change.astype(left.dtype)
-    (_, (summed,)), (batch, _) = dimensions
-    rows, columns = len(batch), len(batch) + 1  # axes, after that of the maps
-    among = (batch, batch)
-    to_left = _dot((((columns,), (rows + columns - summed,)), among), change, right, left.dtype)
-    pair = (left, change) if summed == rows else (change, left)
-    return to_left, _dot((((rows,), (rows,)), among), *pair, right.dtype)
-
-
-_product.defvjp(_product_forward, _product_backward)

@@ -14,7 +14,7 @@ from dinov3seg_jax.models.attention import dot_product_attention, penalty
 from dinov3seg_jax.models.blocks import Mlp, recomputed
 from dinov3seg_jax.models.functions import linear_weights
 from dinov3seg_jax.models.layers import LayerNorm, Linear
-from dinov3seg_jax.models.mesh import gather_classes, over_batch, sum_classes
+from dinov3seg_jax.models.mesh import gather_classes, over_batch, shares_classes, sum_classes
 from dinov3seg_jax.models.scene import ClassSums, GuidedHalf
 
 LINEAR_ATTENTION_EPSILON = 1e-6
@@ -148,18 +148,13 @@ class SwinBlock(nnx.Module):
 
         b, _, h, w, d = x.shape
         window, shift = self.attention.windows_of(h, w)
-        parameters = {
-            "/".join(map(str, path)): value[...].reshape(-1, value.shape[-1])
-            for path, value in nnx.to_flat_state(nnx.state(self, nnx.Param))
-        }
-        weights = {name: value for name, value in parameters.items() if "guidance" not in name}
         nothing = jnp.zeros((b, 1, h, w, d), x.dtype)
         maps = fused_swin.Maps(
             cut_windows(x, window, shift),
             *(cut_windows(part, window, shift)[:, 0] for part in half or (nothing, nothing)),
         )
         bias = fused_swin.score_bias(shifted_window_mask(h, w, window, shift), maps.query.shape[1:3])
-        refined = fused_swin.swin_block(weights, maps, bias, self.attention.heads)
+        refined = fused_swin.swin_block(_of_kernel(self), maps, bias, self.attention.heads)
         return stitch_windows(refined, h, w, window, shift)
 
 
@@ -311,7 +306,10 @@ class ClassRefinementBlock(nnx.Module):
         if self.config.without == "classes":
             return x
         pooled = average_pool(x, self.config.pooling, self.config.pooling)
-        y = self.mix(pooled, guidance, class_mask, sums)
+        if sums is None and self._has_kernel(pooled):
+            y = self._fused(pooled, guidance, class_mask)
+        else:
+            y = self.mix(pooled, guidance, class_mask, sums)
         # CAT-Seg adds y, which holds the pooled input already, to the unpooled input.
         update = y if self.config.doubled_residual else y - pooled
         return x + resize_aligned(update, x.shape[2], x.shape[3])
@@ -350,6 +348,26 @@ class ClassRefinementBlock(nnx.Module):
         y = x + attended
         return y + self.ffn(self.norm2(y))
 
+    def _has_kernel(self, x: Array) -> bool:
+        config = self.config
+        if config.class_kernel != "fused" or config.class_attention != "linear" or config.pad_classes:
+            return False
+        from dinov3seg_jax.models.fused_classes import fits  # here, because importing Pallas takes a while
+
+        return not shares_classes() and fits(x.shape[1], x.shape[-1], x.shape[0])
+
+    def _fused(self, x: Array, guidance: Array | None, class_mask: Array | None) -> Array:
+        from dinov3seg_jax.models import fused_classes
+
+        b, t, h, w, d = x.shape
+        query = key = jnp.zeros((b, t, d), x.dtype)
+        if guidance is not None:
+            query, key = self.attention.query_guidance(guidance), self.attention.key_guidance(guidance)
+        maps = fused_classes.Maps(
+            x.reshape(b, t, h * w, d), query, key, fused_classes.present(class_mask, query)
+        )
+        return fused_classes.class_block(_of_kernel(self), maps, self.attention.heads).reshape(x.shape)
+
     def missing(self, present: Int[Array, " b"]) -> Float[Array, " b"]:
         """How many learned entries fill each list, which has so many classes, up to `pad_classes`."""
         return jnp.maximum(self.config.pad_classes - present, 0).astype(jnp.float32)
@@ -381,6 +399,15 @@ class ClassRefinementBlock(nnx.Module):
             used = jnp.arange(longest) < self.missing(_present(x, class_mask))[:, None]
             class_mask = jnp.concatenate([class_mask, used], axis=1)
         return jnp.concatenate([x, filler], axis=1), guidance, class_mask
+
+
+def _of_kernel(block: nnx.Module) -> dict[str, Array]:
+    """The parameters that a block's kernel takes, by name, vectors as one row; the guidance is projected before it."""
+    parameters = {
+        "/".join(map(str, path)): value[...].reshape(-1, value.shape[-1])
+        for path, value in nnx.to_flat_state(nnx.state(block, nnx.Param))
+    }
+    return {name: value for name, value in parameters.items() if "guidance" not in name}
 
 
 def _present(x: Float[Array, "b t h w d"], class_mask: Bool[Array, "b t"] | None) -> Int[Array, " b"]:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from dinov3seg_jax.config import Config, LateRefinementConfig
 from dinov3seg_jax.costs.topology import topology_mesh
-from dinov3seg_jax.models import fused_swin
+from dinov3seg_jax.models import fused_swin, kernel_parts
 from dinov3seg_jax.models.late_refinement import SpatialRefinementBlock
 from dinov3seg_jax.training.sharding import batch_sharding, on_mesh, replicated
 from tests.models.tiny import random
@@ -54,7 +54,7 @@ def interpreted(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(fused_swin, "INTERPRET", True)
+    monkeypatch.setattr(kernel_parts, "INTERPRET", True)
     for kernel in (fused_swin.run, fused_swin.run_backward):
         monkeypatch.setattr(fused_swin, kernel.__name__, counted(kernel))
     return calls
@@ -102,7 +102,7 @@ def test_the_kernels_lose_no_more_in_bfloat16_than_the_steps_do(interpreted):
     ids=["cells", "channels", "no TPU"],
 )
 def test_what_the_kernels_cannot_do_goes_step_by_step(monkeypatch, shape, interpret):
-    monkeypatch.setattr(fused_swin, "INTERPRET", interpret)
+    monkeypatch.setattr(kernel_parts, "INTERPRET", interpret)
     monkeypatch.setattr(fused_swin, "swin_block", lambda *_: pytest.fail("the kernel was called"))
     config = LateRefinementConfig(dim=shape[-1], heads=4, window=WINDOW, kernel="fused")
     block = SpatialRefinementBlock(config, 0, dtype=jnp.float32, rngs=nnx.Rngs(0))
