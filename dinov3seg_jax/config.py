@@ -125,7 +125,7 @@ class LateRefinementConfig:
     class_attention: Literal["linear", "full"] = "linear"  # "full" is the usual softmax; it needs all classes at once
     remat: Flag = False  # recompute each block in the backward pass instead of keeping its activations
     kernel: Literal["xla", "fused"] = "xla"  # of the spatial blocks: "fused" is one TPU kernel (models/fused_swin.py)
-    class_kernel: Literal["xla", "fused"] = "xla"  # of the class blocks: one TPU kernel (models/fused_classes.py)
+    class_kernel: Literal["xla", "fused"] = "xla"  # of linear class blocks, the same (models/fused_classes.py)
     appearance_dim: NonNegative = 0  # width of the projected appearance that guides spatial blocks; 0: dim
     text_dim: NonNegative = 0  # width of the projected text that guides class blocks; 0: dim
     pooling: Positive = 1  # the class block works on a grid reduced by this factor

@@ -17,14 +17,27 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.models import kernel_parts
-from dinov3seg_jax.models.kernel_parts import MIXED, PARAMETERS, ROWS, SUBLANES, SUMMED, Weights, add, begin, product
+from dinov3seg_jax.models.kernel_parts import (
+    LANES,
+    MIXED,
+    PARAMETERS,
+    ROWS,
+    SUBLANES,
+    SUMMED,
+    Weights,
+    add,
+    begin,
+    norm,
+    product,
+    read,
+)
 from dinov3seg_jax.models.mesh import BY_EXAMPLE, on_each_device
 
 EPSILON = 1e-6  # of the attention's denominators
 POSITIONS = SUBLANES  # at once in fast memory
 CORES = 2  # that share the positions out, on a chip that has two
 ROWS_AT_ONCE = 768  # classes of some positions, of which all that lies between is in fast memory
-CLASSES = 512  # at most
+LIST = 1696  # bytes of a channel of one position, all classes, at most: 848 classes in bfloat16
 
 
 class Maps(NamedTuple):
@@ -36,12 +49,13 @@ class Maps(NamedTuple):
     present: Float[Array, "b t d"]  # 0 or 1: classes that only fill the list count for nothing
 
 
-def fits(classes: int, dim: int, batch: int) -> bool:
-    """Whether there is a TPU and so many classes are not too many for its fast memory."""
-    return classes <= CLASSES and kernel_parts.available(dim, batch)
+def fits(x: Float[Array, "b t h w d"]) -> bool:
+    """Whether there is a TPU, a tile holds the channels, and its fast memory all classes of some positions."""
+    batch, classes, *_, dim = x.shape
+    return dim == LANES and classes * x.dtype.itemsize <= LIST and kernel_parts.available(batch)
 
 
-def present(class_mask: Bool[Array, "b t"] | None, like: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+def presence(class_mask: Bool[Array, "b t"] | None, like: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
     """`Maps.present`; without a mask, all are."""
     return jnp.ones_like(like) if class_mask is None else jnp.ones_like(like) * class_mask[..., None]
 
@@ -84,7 +98,7 @@ def run(heads: int, weights: Weights, maps: Maps) -> Array:
         inputs[...] = _by_position(x[...], inputs.shape[1])
 
         def some(at: Any) -> None:
-            outputs[at] = _attend(heads, kernel_parts.read(names, held), inputs[at], query[...], key[...], present[...])
+            outputs[at] = _attend(heads, read(names, held), inputs[at], query[...], key[...], present[...])
 
         _in_parts(inputs.shape, some)
         out[...] = _by_class(outputs[...], out.shape[0])
@@ -119,7 +133,7 @@ def run_backward(heads: int, weights: Weights, maps: Maps, change: Array) -> tup
 
         def some(at: Any) -> None:
             attend = functools.partial(_attend, heads, present=present[...])
-            _, pull = jax.vjp(attend, kernel_parts.read(names, held), inputs[at], query[...], key[...])
+            _, pull = jax.vjp(attend, read(names, held), inputs[at], query[...], key[...])
             of_weights, outputs[at], *guided = pull(changes[at])
             add(sums, [*guided, *of_weights.values()])
 
@@ -181,7 +195,7 @@ def _cost(weights: Weights, maps: Maps, passes: int) -> pl.CostEstimate:
 
 def _fill(maps: Maps) -> Maps:
     """With positions of zeros up to whole steps of each core, and guidance of absent classes up to whole tiles."""
-    b, t, n, d = maps.x.shape
+    _, t, n, _ = maps.x.shape
     classes, positions = -t % SUBLANES, -n % (POSITIONS * CORES)
     x = jnp.pad(maps.x, ((0, 0), (0, 0), (0, positions), (0, 0)))
     return Maps(x, *(jnp.pad(part, ((0, 0), (0, classes), (0, 0))) for part in maps[1:]))
@@ -224,7 +238,7 @@ def _attend(
         return product(ROWS, x, weights[f"{name}/kernel"].astype(x.dtype), jnp.float32) + weights[f"{name}/bias"]
 
     rows = x.reshape(p * t, d).astype(jnp.float32)
-    normed = kernel_parts.norm(rows, weights, "norm1").astype(x.dtype)
+    normed = norm(rows, weights, "norm1").astype(x.dtype)
     queries = _positive(dense(normed, "attention/query").reshape(x.shape) + query)
     keys = _positive(dense(normed, "attention/key").reshape(x.shape) + key) * present
     values = dense(normed, "attention/value").reshape(x.shape).astype(x.dtype)
@@ -236,7 +250,7 @@ def _attend(
     parts = (queries * keys.sum(axis=1, keepdims=True)).astype(x.dtype)
     denominator = product(ROWS, parts.reshape(p * t, d), same_head.astype(x.dtype), jnp.float32)
     rows += numerator.reshape(p * t, d) / (denominator + EPSILON)
-    hidden = jax.nn.relu(dense(kernel_parts.norm(rows, weights, "norm2").astype(x.dtype), "ffn/up"))
+    hidden = jax.nn.relu(dense(norm(rows, weights, "norm2").astype(x.dtype), "ffn/up"))
     rows += dense(hidden.astype(x.dtype), "ffn/down")
     return rows.reshape(x.shape).astype(x.dtype)
 

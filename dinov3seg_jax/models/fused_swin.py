@@ -19,6 +19,7 @@ from dinov3seg_jax.models import kernel_parts
 from dinov3seg_jax.models.functions import gelu
 from dinov3seg_jax.models.kernel_parts import (
     BETWEEN,
+    LANES,
     MIXED,
     PARAMETERS,
     ROWS,
@@ -46,7 +47,7 @@ class Maps(NamedTuple):
 
 def fits(cells: int, dim: int, batch: int) -> bool:
     """Whether there is a TPU, windows of `cells` positions and `dim` channels fill its tiles, and the batch divides."""
-    return cells % SUBLANES == 0 and kernel_parts.available(dim, batch)
+    return cells % SUBLANES == 0 and dim % LANES == 0 and kernel_parts.available(batch)
 
 
 def score_bias(

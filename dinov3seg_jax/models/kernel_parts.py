@@ -29,9 +29,9 @@ MIXED: Dimensions = ((2,), (1,)), ((0,), (0,))  # p v, one by one
 SUMMED: Dimensions = ((1,), (1,)), ((0,), (0,))  # k' v, one by one
 
 
-def available(dim: int, batch: int) -> bool:
-    """Whether there is a TPU, `dim` channels fill its tiles, and its devices share the batch out evenly."""
-    return (on_tpu() or INTERPRET) and dim % LANES == 0 and divides(batch)
+def available(batch: int) -> bool:
+    """Whether there are TPUs, and they share the batch out evenly."""
+    return (on_tpu() or INTERPRET) and divides(batch)
 
 
 def read(names: list[str], held: Any) -> Weights:

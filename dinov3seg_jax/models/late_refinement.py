@@ -14,7 +14,7 @@ from dinov3seg_jax.models.attention import dot_product_attention, penalty
 from dinov3seg_jax.models.blocks import Mlp, recomputed
 from dinov3seg_jax.models.functions import linear_weights
 from dinov3seg_jax.models.layers import LayerNorm, Linear
-from dinov3seg_jax.models.mesh import gather_classes, over_batch, shares_classes, sum_classes
+from dinov3seg_jax.models.mesh import gather_classes, over_batch, runs_apart, sum_classes
 from dinov3seg_jax.models.scene import ClassSums, GuidedHalf
 
 LINEAR_ATTENTION_EPSILON = 1e-6
@@ -308,6 +308,8 @@ class ClassRefinementBlock(nnx.Module):
         pooled = average_pool(x, self.config.pooling, self.config.pooling)
         if sums is None and self._has_kernel(pooled):
             y = self._fused(pooled, guidance, class_mask)
+            if pooled is x and not self.config.doubled_residual:
+                return y
         else:
             y = self.mix(pooled, guidance, class_mask, sums)
         # CAT-Seg adds y, which holds the pooled input already, to the unpooled input.
@@ -349,12 +351,13 @@ class ClassRefinementBlock(nnx.Module):
         return y + self.ffn(self.norm2(y))
 
     def _has_kernel(self, x: Array) -> bool:
+        """Whether the kernel does this; it has to have the whole list, all of it real classes."""
         config = self.config
-        if config.class_kernel != "fused" or config.class_attention != "linear" or config.pad_classes:
+        if config.class_kernel != "fused" or config.class_attention != "linear" or config.pad_classes or runs_apart():
             return False
         from dinov3seg_jax.models.fused_classes import fits  # here, because importing Pallas takes a while
 
-        return not shares_classes() and fits(x.shape[1], x.shape[-1], x.shape[0])
+        return fits(x)
 
     def _fused(self, x: Array, guidance: Array | None, class_mask: Array | None) -> Array:
         from dinov3seg_jax.models import fused_classes
@@ -363,9 +366,7 @@ class ClassRefinementBlock(nnx.Module):
         query = key = jnp.zeros((b, t, d), x.dtype)
         if guidance is not None:
             query, key = self.attention.query_guidance(guidance), self.attention.key_guidance(guidance)
-        maps = fused_classes.Maps(
-            x.reshape(b, t, h * w, d), query, key, fused_classes.present(class_mask, query)
-        )
+        maps = fused_classes.Maps(x.reshape(b, t, h * w, d), query, key, fused_classes.presence(class_mask, query))
         return fused_classes.class_block(_of_kernel(self), maps, self.attention.heads).reshape(x.shape)
 
     def missing(self, present: Int[Array, " b"]) -> Float[Array, " b"]:

@@ -67,20 +67,21 @@ def fill_classes(x: Float[Array, "b t *n"]) -> Float[Array, "b t2 *n"]:
 
 def sum_classes(x: Sums) -> Sums:
     """Arrays' sums over the devices that share the class list, where `on_each_device` runs on their parts; else x."""
-    return jax.lax.psum(x, MODEL) if _apart() else x
+    return jax.lax.psum(x, MODEL) if runs_apart() else x
 
 
 def gather_classes(x: Float[Array, "b t *n"]) -> Float[Array, "b t2 *n"]:
     """Of all classes, what each device that shares the list has of its own, where they run apart; else x."""
-    return jax.lax.all_gather(x, MODEL, axis=1, tiled=True) if _apart() else x
+    return jax.lax.all_gather(x, MODEL, axis=1, tiled=True) if runs_apart() else x
 
 
 def first_class(classes: int) -> int | Int[Array, ""]:
     """The place in the list of the first of the classes that a device has, each having so many; 0 where none shares."""
-    return jax.lax.axis_index(MODEL) * classes if _apart() else 0
+    return jax.lax.axis_index(MODEL) * classes if runs_apart() else 0
 
 
-def _apart() -> bool:
+def runs_apart() -> bool:
+    """Whether what is being traced is one device's part of a class list that several share."""
     mesh = jax.sharding.get_abstract_mesh()
     return MODEL in mesh.manual_axes and mesh.shape[MODEL] > 1
 

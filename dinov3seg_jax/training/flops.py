@@ -33,7 +33,7 @@ def as_counted(model: ModelConfig) -> ModelConfig:
         model,
         remat=False,
         early=dataclasses.replace(model.early, remat=False),
-        late=dataclasses.replace(model.late, remat=False, kernel="xla"),
+        late=dataclasses.replace(model.late, remat=False, kernel="xla", class_kernel="xla"),
         decoder=dataclasses.replace(model.decoder, remat=False),
         attention="portable" if jax.default_backend() == "gpu" else "auto",  # a kernel's products are not seen
     )

@@ -168,11 +168,12 @@ def refuse_misfits(config: Config) -> None:
             "train.negatives 'unbiased' needs classes drawn evenly, and train.hardest_classes chooses them; set "
             "--config.train.hardest_classes=0 or --config.train.negatives=as_drawn."
         )
-    if model.float32_residual == "all" and model.late.kernel == "fused":
-        raise UserError(
-            "model.late.kernel 'fused' adds up in model.dtype, and model.float32_residual is 'all'; set "
-            "--config.model.late.kernel=xla or --config.model.float32_residual=encoders."
-        )
+    for option in ("kernel", "class_kernel"):
+        if model.float32_residual == "all" and getattr(model.late, option) == "fused":
+            raise UserError(
+                f"model.late.{option} 'fused' adds up in model.dtype, and model.float32_residual is 'all'; set "
+                f"--config.model.late.{option}=xla or --config.model.float32_residual=encoders."
+            )
     if linear.classes and list(linear.layers) != sorted({*linear.layers} & {*range(model.vision.depth)}):
         raise UserError(
             f"model.linear.layers is {linear.layers}, but blocks are counted from 0 and model.vision.depth is "

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dinov3seg_jax.costs.hlo import Program
-from dinov3seg_jax.models import fused_swin
+from dinov3seg_jax.models import kernel_parts
 from dinov3seg_jax.models.graph import bind, build, initialize
 from dinov3seg_jax.models.mesh import BY_EXAMPLE
 from dinov3seg_jax.models.semantic_prior import Guidance
@@ -28,7 +28,7 @@ from tests.tiny import MODEL
 
 HEAD = ("embed_correlation", "project_text", "late", "decoder")
 GRID, NAMES = 4, 12
-FUSED = {"dim": 128, "heads": 4, "window": 4, "kernel": "fused"}
+FUSED = {"dim": 128, "heads": 4, "window": 4, "kernel": "fused", "class_kernel": "fused"}
 CASES: dict[str, tuple[tuple[int, int], int, int, dict[str, Any]]] = {  # mesh, batch, classes, options of late
     "8 classes, two layers": ((1, 8), 1, 8, {"layers": 2}),
     "5 classes, learned entries": ((2, 4), 4, 5, {"remat": True, "pad_classes": 7}),
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[tuple[int, int], int, int, dict[str, Any]]] = {  # mesh, 
 
 def main(names: list[str]) -> None:
     """Run these cases."""
-    fused_swin.INTERPRET = True
+    kernel_parts.INTERPRET = True
     for name in names:
         print(json.dumps({"case": name, **run(*CASES[name])}), flush=True)
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from dinov3seg_jax.config import Config, DecoderConfig, LateRefinementConfig, TextConfig, TrainConfig, VisionConfig
-from dinov3seg_jax.models import fused_swin
+from dinov3seg_jax.models import kernel_parts
 from dinov3seg_jax.models.graph import build, initialize
 from dinov3seg_jax.training.finetune import partition
 from dinov3seg_jax.training.optimizer import make_optimizer
@@ -40,7 +40,8 @@ SMALL = dataclasses.replace(
     late=LateRefinementConfig(enabled=False, dim=16),
     decoder=DecoderConfig(dims=(16, 16), guidance_dims=(8, 8)),
 )
-FUSED = dataclasses.replace(SMALL, late=LateRefinementConfig(layers=1, dim=128, heads=4, window=4, kernel="fused"))
+LATE = LateRefinementConfig(layers=1, dim=128, heads=4, window=4, kernel="fused", class_kernel="fused")
+FUSED = dataclasses.replace(SMALL, late=LATE)
 MODELS = {"small": (SMALL, SIDE), "whole": (WHOLE, SIDE), "fused": (FUSED, 2 * SIDE)}  # and the side of their crops
 # The paper's rates, at which rounding stays as small as it is: Adam amplifies it where a gradient is nothing else.
 CONFIG = Config(model=SMALL, train=TrainConfig(batch_size=BATCH, finetune="full"), fsdp_bytes=0)
@@ -68,7 +69,7 @@ def main(
         jax.distributed.initialize(*processes)
     train = dataclasses.replace(CONFIG.train, objective=objective)
     parts, side = MODELS[model]
-    fused_swin.INTERPRET = True
+    kernel_parts.INTERPRET = True
     config = dataclasses.replace(CONFIG, model=parts, train=train)
     for index, shape in enumerate(meshes):
         print(json.dumps(run(config, tuple(shape), steps, side, index in gradients)), flush=True)

@@ -25,6 +25,10 @@ PROBE = ("model.linear.classes=3", "model.vision.depth=2")
             ("model.float32_residual=all", "model.late.kernel=fused"),
             "'fused' adds up in model.dtype, and model.float32_residual is 'all'; set --config.model.late.kernel=xla",
         ),
+        (
+            ("model.float32_residual=all", "model.late.class_kernel=fused"),
+            "'fused' adds up in model.dtype, .* set --config.model.late.class_kernel=xla or",
+        ),
         (("train.accumulate=3",), "train.batch_size 16 cannot be run in train.accumulate=3 equal parts"),
         (("train.finetune=lora", "train.lora_rank=65"), "train.lora_rank 65 is more than the towers are wide"),
         (
