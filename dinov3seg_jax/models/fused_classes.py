@@ -156,8 +156,8 @@ def run_backward(heads: int, weights: Weights, maps: Maps, change: Array) -> tup
         interpret=kernel_parts.INTERPRET,
     )(*filled, change, *weights.values())
     query, key, *changes = (part.sum(axis=0) for part in sums)
-    guided = (part[:, :classes].astype(maps.query.dtype) for part in (query, key))
-    return dict(zip(names, changes, strict=True)), Maps(x[:, :, :positions], *guided, jnp.zeros_like(maps.present))
+    query, key = (part[:, :classes].astype(maps.query.dtype) for part in (query, key))
+    return dict(zip(names, changes, strict=True)), Maps(x[:, :, :positions], query, key, jnp.zeros_like(maps.present))
 
 
 class _Grid:
@@ -215,7 +215,7 @@ def _by_class(x: Float[Array, "p t2 d"], classes: int) -> Float[Array, "t p d"]:
 
 def _in_parts(shape: tuple[int, int, int], some: Any) -> None:
     """Call `some` on parts of the positions, which are the first axis of the shape."""
-    positions, classes, _ = shape
+    positions, classes = shape[:2]
     at_once = next(n for n in range(positions, 0, -1) if positions % n == 0 and (n * classes <= ROWS_AT_ONCE or n == 1))
 
     @pl.loop(0, positions // at_once)
@@ -262,7 +262,7 @@ def _positive(x: Array) -> Array:
 
 
 @_positive.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _positive_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (change,) = primals, tangents
     out = _positive(x)
     return out, change * jnp.minimum(out, 1)
