@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dinov3seg_jax.places import is_remote, place, put, scratch
+from dinov3seg_jax.places import is_remote, place, put
+from dinov3seg_jax.scratch import scratch
 
 EXPORT_FILE = "export.json"  # what an exported model says of itself, and is known by
 
@@ -46,16 +47,3 @@ def stamp(path: Path) -> tuple[str, int, int]:
     except OSError:
         return str(path), -1, -1
     return str(path), stat.st_size, stat.st_mtime_ns
-
-
-def has_ended(process: int) -> bool:
-    """Whether no other process has this number, as far as one host can tell."""
-    if process == os.getpid():  # which has written nothing yet
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # another user's
-        pass
-    return False

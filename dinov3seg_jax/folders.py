@@ -1,19 +1,12 @@
 """What lies in folders, on a disk or in a bucket, which has no folders: only objects whose names begin alike."""
 
 import contextlib
-import glob
 import os
 import shutil
-import socket
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from dinov3seg_jax.files import has_ended
-from dinov3seg_jax.places import is_remote
-
-if TYPE_CHECKING:
-    from dinov3seg_jax.buckets import BucketPath
+from dinov3seg_jax.places import in_bucket, is_remote, put
 
 
 def children(folder: Path) -> list[Path]:
@@ -24,11 +17,18 @@ def children(folder: Path) -> list[Path]:
         return []
 
 
-def files_below(folder: Path) -> dict[str, Path]:
-    """All files of a folder and of the folders in it, by their names in it, which have "/" between their parts."""
+def files_below(folder: Path, keep: bool = False) -> dict[str, Path]:
+    """All files of a folder and of the folders in it, by their names in it, which have "/" between their parts, sorted.
+
+    Of a bucket, by one request for a thousand.
+
+    Args:
+        folder: where they lie; of one that is not there, there are none.
+        keep: whether `places.content_of` one of a bucket is kept in the cache.
+    """
     if is_remote(folder):
         with contextlib.suppress(FileNotFoundError):
-            return cast("dict[str, Path]", _in_bucket(folder).files())
+            return cast("dict[str, Path]", in_bucket(folder).files(keep))
         return {}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in paths}
@@ -36,7 +36,23 @@ def files_below(folder: Path) -> dict[str, Path]:
 
 def fetch(folder: Path, to: Path) -> None:
     """Copy a folder of a bucket to this machine."""
-    _in_bucket(folder).fetch(files_below(folder), to)
+    in_bucket(folder).fetch(files_below(folder), to)
+
+
+def copy_tree(local: Path, remote: Path, last: str = "") -> None:
+    """Write the files of a folder below a path in a bucket, each whole or not at all.
+
+    Args:
+        local: folder.
+        remote: where its files go.
+        last: the file that says that all others are there; it is written after them.
+
+    Raises:
+        OSError: one of them cannot be written.
+    """
+    files = files_below(local)
+    for name in sorted(files, key=lambda name: name == last):
+        put(files[name], remote / name)
 
 
 def create(path: Path, content: bytes) -> None:
@@ -46,7 +62,7 @@ def create(path: Path, content: bytes) -> None:
         FileExistsError: it is there.
     """
     if is_remote(path):
-        _in_bucket(path).create(content)
+        in_bucket(path).create(content)
         return
     with path.open("xb") as file:
         file.write(content)
@@ -56,7 +72,7 @@ def remove(path: Path) -> None:
     """Delete a file, or a folder and what is in it, unless it is gone."""
     with contextlib.suppress(FileNotFoundError):
         if is_remote(path):
-            _in_bucket(path).remove()
+            in_bucket(path).remove()
         elif path.is_dir():
             shutil.rmtree(path)
         else:
@@ -67,20 +83,10 @@ def move(folder: Path, to: Path) -> None:
     """Give a folder another name; in a bucket by copies, all of which are there before the first original goes."""
     if is_remote(folder):
         for name, path in files_below(folder).items():
-            _in_bucket(path).copy_to(_in_bucket(to / name))
+            in_bucket(path).copy_to(in_bucket(to / name))
         remove(folder)
     else:
         os.rename(folder, to)
-
-
-def scratch_folder() -> Path:
-    """A new folder on the local disk for what goes to a bucket; those of processes that were killed go away."""
-    begins = f"dinov3seg-{socket.gethostname()}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(begins)}*"):
-        owner = left.name.removeprefix(begins).partition("-")[0]
-        if owner.isdecimal() and int(owner) != os.getpid() and has_ended(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{begins}{os.getpid()}-"))
 
 
 def settle(path: Path) -> None:
@@ -105,7 +111,3 @@ def settle_all(folder: Path) -> None:
     if not is_remote(folder):
         for path in (*folder.rglob("*"), folder):
             settle(path)
-
-
-def _in_bucket(path: Path) -> "BucketPath":
-    return cast("BucketPath", path)

@@ -4,7 +4,6 @@ A path in a bucket ("gs://bucket/folder", "s3://bucket/folder") has `pathlib.Pat
 the operating system knows gets a `UserError` (see `buckets`). Libraries for buckets are loaded when one is named.
 """
 
-import atexit
 import contextlib
 import functools
 import hashlib
@@ -12,13 +11,13 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 from uuid import uuid4
 
 from dinov3seg_jax.errors import UserError, note, one_line, reason
+from dinov3seg_jax.scratch import scratch
 
 if TYPE_CHECKING:
     from dinov3seg_jax.buckets import BucketPath
@@ -41,7 +40,7 @@ def place(text: str | Path) -> Path:
     if is_remote(text):
         return text
     if isinstance(text, str) and (scheme := _URL.match(text)):
-        return cast(Path, _in_bucket(text, scheme[1].lower()))  # which has the methods, but not the class
+        return cast(Path, _opened(text, scheme[1].lower()))  # which has the methods, but not the class
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
@@ -88,9 +87,9 @@ def local_copy(path: Path) -> Path:
     """
     if not is_remote(path):
         return path
-    home = (cache_folder() or _scratch()) / "copies" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    home = (cache_folder() or _without_cache()) / "copies" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
     copy, record = home / path.name, home / "versions.json"
-    listed = {name: file.listed for name, file in _bucket_path(path).files().items() if file.listed}
+    listed = {name: file.listed for name, file in in_bucket(path).files().items() if file.listed}
     earlier = _read(record)
     missing = [
         name for name, it in listed.items() if earlier.get(name) != it.version or not _has(copy / name, it.st_size)
@@ -99,27 +98,11 @@ def local_copy(path: Path) -> Path:
         (copy / name).unlink(missing_ok=True)
     if missing:
         note(f"{path} is read from a copy on this machine, {copy}")
-        _bucket_path(path).fetch(missing, copy)
+        in_bucket(path).fetch(missing, copy)
         temporary = record.with_name(f".{record.name}.{os.getpid()}")
         temporary.write_text(json.dumps({name: it.version for name, it in listed.items()}), encoding="utf-8")
         os.replace(temporary, record)
     return copy
-
-
-def copy_tree(local: Path, remote: Path, last: str = "") -> None:
-    """Write the files of a folder below a path in a bucket, each whole or not at all.
-
-    Args:
-        local: folder.
-        remote: where its files go.
-        last: the file that says that all others are there; it is written after them.
-
-    Raises:
-        OSError: one of them cannot be written.
-    """
-    names = sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())
-    for name in sorted(names, key=lambda name: name == last):
-        put(local / name, remote / name)
 
 
 def put(local: Path, remote: Path) -> None:
@@ -128,7 +111,7 @@ def put(local: Path, remote: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    _bucket_path(remote).put(local)
+    in_bucket(remote).put(local)
 
 
 def check_writable(path: Path) -> None:
@@ -148,26 +131,13 @@ def check_writable(path: Path) -> None:
             ) from error
 
 
-def files_below(folder: Path, keep: bool = False) -> list[Path]:
-    """All files of a folder in a bucket and its subfolders, sorted: one request for a thousand.
-
-    Args:
-        folder: in a bucket.
-        keep: whether `content_of` one of them is kept in the cache.
-
-    Raises:
-        OSError: they cannot be listed, or there are none.
-    """
-    return cast("list[Path]", list(_bucket_path(folder).files(keep).values()))
-
-
 def content_of(path: Path) -> bytes:
     """All bytes of a file in a bucket; of one that was listed to be kept, from the cache where they are there.
 
     Raises:
         OSError: it cannot be read.
     """
-    listed, folder = _bucket_path(path).listed, cache_folder()
+    listed, folder = in_bucket(path).listed, cache_folder()
     if listed is None or not listed.keep or folder is None:
         return path.read_bytes()
     digest = hashlib.sha256(f"{path}, {listed.version}".encode()).hexdigest()
@@ -186,17 +156,13 @@ def content_of(path: Path) -> bytes:
     return content
 
 
-def scratch() -> Path:
-    """A new folder of this machine, which is gone when this process ends."""
-    return Path(tempfile.mkdtemp(dir=_scratch()))
-
-
-def _bucket_path(path: Path) -> "BucketPath":
+def in_bucket(path: Path) -> "BucketPath":
+    """A path in a bucket, with all that such a one can do."""
     return cast("BucketPath", path)
 
 
 @functools.lru_cache(maxsize=1000)  # a bucket that was found need not be asked for again
-def _in_bucket(url: str, scheme: str) -> "BucketPath":
+def _opened(url: str, scheme: str) -> "BucketPath":
     if scheme not in EXTRAS:
         known = " or ".join(f"{name}://" for name in EXTRAS)
         raise UserError(f"'{one_line(url, 200)}' is an address of a kind that is not read; name a path, or {known}")
@@ -212,10 +178,8 @@ def _in_bucket(url: str, scheme: str) -> "BucketPath":
 
 
 @functools.cache
-def _scratch() -> Path:
-    folder = tempfile.mkdtemp(prefix="dinov3seg-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+def _without_cache() -> Path:
+    return scratch()  # one, so that what was copied serves again
 
 
 def _has(copy: Path, size: int) -> bool:

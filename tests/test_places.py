@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dinov3seg_jax import buckets, folders, places
+from dinov3seg_jax import buckets, places
 from dinov3seg_jax.errors import UserError, note
 from dinov3seg_jax.files import appearing, expanded, write_whole
-from dinov3seg_jax.places import check_writable, copy_tree, files_below, is_remote, local_copy, place
+from dinov3seg_jax.folders import copy_tree, files_below
+from dinov3seg_jax.places import check_writable, is_remote, local_copy, place
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ def test_a_path_in_a_bucket_has_pathlibs_methods(bucket):
     assert (root / "deep" / "b.txt").read_text() == "x\ny\n"
     assert sorted(path.name for path in root.iterdir()) == ["a#b ü.png", "deep"]
     assert [path.name for path in root.glob("*.png")] == ["a#b ü.png"]
-    assert files_below(root) == [picture, root / "deep" / "b.txt"]
-    assert list(folders.files_below(root)) == ["a#b ü.png", "deep/b.txt"]
-    assert list(folders.files_below(place(bucket))) == ["folder#1/a#b ü.png", "folder#1/deep/b.txt"]
+    assert list(files_below(root).values()) == [picture, root / "deep" / "b.txt"]
+    assert list(files_below(root)) == ["a#b ü.png", "deep/b.txt"]
+    assert list(files_below(place(bucket))) == ["folder#1/a#b ü.png", "folder#1/deep/b.txt"]
     assert str(expanded(f"{bucket}/folder#1/")) == str(root)
     with (root / "deep" / "b.txt").open() as lines:
         assert [line.strip() for line in lines] == ["x", "y"]

@@ -15,7 +15,7 @@ from dinov3seg_jax.app.limits import Limits
 from dinov3seg_jax.app.models import Models
 from dinov3seg_jax.app.results import Results
 from dinov3seg_jax.errors import UserError, reason
-from dinov3seg_jax.files import has_ended
+from dinov3seg_jax.scratch import has_ended
 
 PREFIX = "dinov3seg-app-"  # of folders; then comes the process's number
 SWEEP_EVERY = 60  # seconds

@@ -12,12 +12,12 @@ from dinov3seg_jax.cli.request import Request, with_own_config
 from dinov3seg_jax.cli.results import outputs_of
 from dinov3seg_jax.data.clips import is_clip
 from dinov3seg_jax.data.scenes import View
-from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.pictures.finished import Picture, begin, to_do
 from dinov3seg_jax.pictures.listing import STANDARD_INPUT, find_pictures, named_files, readable_suffixes
-from dinov3seg_jax.pictures.places import refuse_place
+from dinov3seg_jax.pictures.places import refuse_place, written_to
 from dinov3seg_jax.places import check_writable, is_remote
 from dinov3seg_jax.processes import are_named
 from dinov3seg_jax.text.prompts import understood
@@ -193,11 +193,9 @@ def _cluster(options: argparse.Namespace, request: Request, picture: Path) -> "I
     from dinov3seg_jax.cluster.connecting import check_nodes, connected, in_words, refuse_busy, workers_of
 
     probe, weights = options.out / PROBE, str(_absolute(request.folder.path))
-    try:  # before Ray starts, which takes seconds
+    with written_to(options.out):  # before Ray starts, which takes seconds
         options.out.mkdir(parents=True, exist_ok=True)
         write_whole(probe, b"")
-    except OSError as error:
-        raise UserError(f"{options.out} cannot be written ({reason(error)}); choose another --out") from error
     with contextlib.ExitStack() as stack:
         try:
             ray = stack.enter_context(connected(options.cluster))

@@ -16,7 +16,7 @@ from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.pictures.finished import Picture
 from dinov3seg_jax.pictures.listing import find_pictures
-from dinov3seg_jax.pictures.places import output_places, refuse_place
+from dinov3seg_jax.pictures.places import output_places, refuse_place, written_to
 from dinov3seg_jax.places import check_writable
 from dinov3seg_jax.visualize import Drawing, compare, encode
 
@@ -82,11 +82,9 @@ def _compare(
         raise UserError(f"{path} is a video, and only pictures are compared; leave it out")
     first, second = (read_earlier(Picture(path, target), view, drawing) for target in targets)
     written = place.with_name(f"{place.name}_compared.png")
-    try:
+    with written_to(written):
         written.parent.mkdir(parents=True, exist_ok=True)
         write_whole(written, encode(Image.fromarray(compare(first, second, titles))))
-    except OSError as error:
-        raise UserError(f"{written} cannot be written ({error.strerror or error}); choose another --out") from error
     return written
 
 

@@ -20,6 +20,7 @@ from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.formats.outputs import Outputs
 from dinov3seg_jax.pictures.batches import BATCHES_LOOKED_AT, Outcome, neighbours
 from dinov3seg_jax.pictures.finished import Picture
+from dinov3seg_jax.pictures.places import written_to
 
 IN_A_TABLE = Outputs(("labels", "json"))  # what is written of a picture, for a row to be made of it
 TIFF_STARTS = (b"II*\0", b"MM\0*")
@@ -81,14 +82,12 @@ class Unit:
                 for file in Path(folder).iterdir():
                     file.unlink()
         made = Made(state, failed)
-        try:
+        with written_to(self.mark):
             self.mark.parent.mkdir(parents=True, exist_ok=True)
             if self.table:
                 write_table(self.mark, rows, asked.names.names, made)
             else:
                 write_whole(self.mark, json.dumps(made._asdict()).encode())
-        except OSError as error:
-            raise UserError(f"{self.mark} cannot be written ({reason(error)}); choose another --out") from error
 
     def _near(self, batch_size: int, folder: Path) -> Iterator[Sequence[Picture]]:
         """The pictures as files, those that may share a batch together; what is not kept goes to a folder."""

@@ -12,7 +12,9 @@ from dinov3seg_jax.convert.sources import Source, hash_note, open_source, sha256
 from dinov3seg_jax.convert.tables.rules import RULES_VERSION, Plan, carry_out, plan_rules
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import expanded, write_whole
-from dinov3seg_jax.places import check_writable, copy_tree, is_remote, scratch
+from dinov3seg_jax.folders import copy_tree
+from dinov3seg_jax.places import check_writable, is_remote
+from dinov3seg_jax.scratch import scratch
 from dinov3seg_jax.store import safetensors
 from dinov3seg_jax.store.converted import (
     MANIFEST_FILE,

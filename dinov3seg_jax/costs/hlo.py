@@ -193,7 +193,7 @@ class Program:
         constants = [re.match(r"(\d+)\)", limit.rest) for limit in limits if limit.opcode == "constant"]
         return next((int(found[1]) for found in constants if found), 1)
 
-    def moved(self, instruction: Instruction, known: dict[str, Instruction]) -> float:
+    def moved(self, instruction: Instruction, known: Mapping[str, Instruction]) -> float:
         opcode = instruction.opcode
         sources = [known[name] for name in instruction.operands if name in known]
         if opcode == "async-start":  # how the compiler itself writes what JAX prints as slice-start and the like
@@ -249,7 +249,7 @@ class Program:
             total += size * in_memory
         return total
 
-    def exchanges(self, instruction: Instruction, known: dict[str, Instruction]) -> list[Exchange]:
+    def exchanges(self, instruction: Instruction, known: Mapping[str, Instruction]) -> list[Exchange]:
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
             sizes = [size for size, _ in instruction.arrays if size > 8] or [0]

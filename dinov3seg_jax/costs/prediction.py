@@ -4,6 +4,7 @@ The programs are those of `inference.segmenter`; each device labels its own pict
 and resizing pictures, and bringing scores to a picture's own size, are left out.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -208,47 +209,44 @@ def parts(
 
 
 def _traced(config: Config, part: Part) -> Cost:
-    function = partial(getattr(head_functions(config), part.name), **part.static)
-    traced = jax.make_jaxpr(function)(*part.arguments)
-    given = sum(map(array_bytes, jax.tree.leaves(_without_parameters(part))))
+    function = getattr(head_functions(config), part.name)
+    traced = jax.make_jaxpr(partial(function, **part.static))(*part.arguments)
     made = peak(traced.jaxpr, Reading(part_of, platform=jax.default_backend())).total()
-    return Cost(count_traced(traced), given + made)
+    return Cost(count_traced(traced), _given(function, part) + made)
 
 
 def _compiled(config: Config, part: Part, topology: str, mesh: Mesh) -> Cost:
     """Of one device: what it computes is traced for it alone, and compiled with all others beside it."""
-    names = getattr(common_arguments(config), part.name)
-    function = on_own_pictures(mesh, names)(getattr(head_functions(config), part.name))
-    whole = _on_all(part, names, mesh.size)
-    traced = jax.jit(partial(function, **part.static)).trace(*whole)
+    names, function = (getattr(of(config), part.name) for of in (common_arguments, head_functions))
+    shared = partial(on_own_pictures(mesh, names)(function), **part.static)
+    traced = jax.jit(shared).trace(*_on_all(function, part, names, mesh.size))
     compiled, text = compile_for(topology, traced, f"labelling pictures ({part.name})", MEND)
     memory = compiled.memory_analysis()
-    given = sum(map(array_bytes, jax.tree.leaves(_without_parameters(part))))
     chip = find_chip(mesh.devices.flat[0].device_kind)
     assert chip is not None
     seconds = bound(Program(text), chip).seconds
-    held = given + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    held = _given(function, part) + memory.temp_size_in_bytes + memory.output_size_in_bytes
     return Cost(count_traced(traced.jaxpr) / mesh.size, held, seconds)
 
 
-def _on_all(part: Part, common: Sequence[str], devices: int) -> list[Any]:
+def _on_all(function: Any, part: Part, common: Sequence[str], devices: int) -> list[Any]:
     """The arguments of all devices together."""
-    order = {
-        "start": ("parameters", "images"),
-        "collect": ("parameters", "scene", "chunk", "sums", "kept", "total"),
-        "decode": ("parameters", "scene", "chunk", "sums", "kept"),
-        "blend": ("local", "whole"),
-    }[part.name]
 
     def wider(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct((devices * leaf.shape[0], *leaf.shape[1:]), leaf.dtype)
 
-    named = zip(order, part.arguments, strict=True)
+    named = _named(function, part).items()
     return [argument if name in common else jax.tree.map(wider, argument) for name, argument in named]
 
 
-def _without_parameters(part: Part) -> tuple[Any, ...]:
-    return part.arguments if part.name == "blend" else part.arguments[1:]
+def _named(function: Any, part: Part) -> dict[str, Any]:
+    return dict(zip(inspect.signature(function).parameters, part.arguments, strict=False))  # static ones come last
+
+
+def _given(function: Any, part: Part) -> int:
+    """Bytes of the arguments, without the parameters."""
+    held = [argument for name, argument in _named(function, part).items() if name != "parameters"]
+    return sum(map(array_bytes, jax.tree.leaves(held)))
 
 
 def _embedding(config: Config, parameters: AbstractParameters) -> Any:

@@ -19,8 +19,9 @@ from dinov3seg_jax.data.masks import UNLABELLED, IndexReader, Mask
 from dinov3seg_jax.data.orientation import UPRIGHT
 from dinov3seg_jax.data.run_lengths import decode_runs
 from dinov3seg_jax.errors import UserError, note, one_line
+from dinov3seg_jax.folders import files_below
 from dinov3seg_jax.formats.libraries import needed
-from dinov3seg_jax.places import files_below, is_remote
+from dinov3seg_jax.places import is_remote
 
 FOLDERS = ("", "images", "data", "images/{split}", "{split}", "images/default", "images/{split}2017", "{split}2017")
 
@@ -206,10 +207,7 @@ def _at(place: Path, file: str, listed: dict[Path, dict[str, Path]]) -> Path | N
     if not is_remote(place):
         return place / file if (place / file).is_file() else None
     if place not in listed:
-        try:
-            listed[place] = {path.relative_to(place).as_posix(): path for path in files_below(place, keep=True)}
-        except FileNotFoundError:
-            listed[place] = {}
+        listed[place] = files_below(place, keep=True)
     return listed[place].get(PurePosixPath(file).as_posix())
 
 

@@ -11,7 +11,8 @@ from dinov3seg_jax.data.images import SUFFIXES, open_picture, read_header, read_
 from dinov3seg_jax.data.masks import ANY_BITS, Mask, MaskReader
 from dinov3seg_jax.data.orientation import UPRIGHT, fits, turn_mask
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.places import files_below, is_remote
+from dinov3seg_jax.folders import files_below
+from dinov3seg_jax.places import is_remote
 
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 
@@ -174,10 +175,9 @@ def _on_disk(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _in_bucket(folder: Path) -> Iterator[tuple[Path, str]]:
-    for path in files_below(folder, keep=True):  # since they are read again in each epoch
-        below = path.relative_to(folder)
-        if not any(part.startswith(".") for part in below.parts):
-            yield path, below.as_posix()
+    for below, path in files_below(folder, keep=True).items():  # since they are read again in each epoch
+        if not any(part.startswith(".") for part in below.split("/")):
+            yield path, below
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -16,8 +16,8 @@ from dinov3seg_jax.config import DatasetConfig
 from dinov3seg_jax.data.datasets import Dataset
 from dinov3seg_jax.errors import UserError, one_line
 from dinov3seg_jax.files import expanded, stamp, write_whole
+from dinov3seg_jax.folders import files_below
 from dinov3seg_jax.inference.recipes import RESULTS_VERSION
-from dinov3seg_jax.places import files_below, is_remote
 
 Identity = dict[str, str]  # what must not differ, as digests: "config", "checkpoint" and "data set"
 
@@ -96,19 +96,13 @@ def identify(recipe: Any, weights: Iterable[Path], config: DatasetConfig, datase
     if hasattr(source, "files"):
         paths = [path for index in range(len(source)) for path in source.files(index)[1:]]
     else:
-        paths = _below(expanded(config.root)) if config.root else []
+        paths = list(files_below(expanded(config.root)).values()) if config.root else []
     described = [dataclasses.asdict(config), len(source), dataset.classes, dataset.merge_from]
     return {
         "config": _digest([RESULTS_VERSION, jax.process_count(), recipe]),
         "checkpoint": _digest([stamp(path) for path in weights]),
         "data set": _digest([described, [stamp(path) for path in paths]]),
     }
-
-
-def _below(folder: Path) -> list[Path]:
-    if is_remote(folder):
-        return files_below(folder)
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _digest(values: Any) -> str:

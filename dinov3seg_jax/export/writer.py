@@ -24,7 +24,8 @@ from dinov3seg_jax.config import Config
 from dinov3seg_jax.config_files import override_inference
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.export.scorer import EMBEDDINGS_FILE, VERSION, WEIGHTS_FILE, checksum_of, size_name
-from dinov3seg_jax.files import EXPORT_FILE, expanded, has_ended
+from dinov3seg_jax.files import EXPORT_FILE, expanded
+from dinov3seg_jax.folders import copy_tree
 from dinov3seg_jax.inference.classes.embeddings import ClassEmbeddings, text_encoder
 from dinov3seg_jax.inference.device.precision import at_precision
 from dinov3seg_jax.inference.load import way_of
@@ -34,7 +35,8 @@ from dinov3seg_jax.models.chunked import can_chunk
 from dinov3seg_jax.models.graph import ALL_FROZEN, bind, build
 from dinov3seg_jax.models.parameters import AbstractParameters, Parameters
 from dinov3seg_jax.models.towers import text_width
-from dinov3seg_jax.places import check_writable, copy_tree, is_remote, scratch
+from dinov3seg_jax.places import check_writable, is_remote
+from dinov3seg_jax.scratch import has_ended, scratch
 from dinov3seg_jax.store.folder import ModelFolder, open_folder
 from dinov3seg_jax.text.class_lists import ClassList, Names
 

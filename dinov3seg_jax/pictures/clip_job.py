@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import has_ended
 from dinov3seg_jax.inference.clips import check_clip_options
 from dinov3seg_jax.pictures.clip_labels import delete_frames
 from dinov3seg_jax.pictures.clip_record import ClipRecord
 from dinov3seg_jax.pictures.finished import Picture, Question
+from dinov3seg_jax.scratch import has_ended
 from dinov3seg_jax.visualize import Drawing
 
 OVERLAY, FOLDER, ARCHIVE = "_overlay.mp4", "_labels", "_labels.npz"

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import has_ended, write_whole
+from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.folders import files_below
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.formats.table import FORMATS, is_summary
 from dinov3seg_jax.formats.writing import CLASSES_FILE, join_folder, part_path
+from dinov3seg_jax.pictures.places import written_to
 from dinov3seg_jax.places import is_remote
+from dinov3seg_jax.scratch import has_ended
 from dinov3seg_jax.visualize import Drawing
 
 RUN_FILE = ".predictions.json"  # hidden, so that no picture's results can have its name
@@ -178,7 +180,7 @@ def begin(out: Path, question: Question | None, pictures: Sequence[Picture], out
     Raises:
         UserError: the folder cannot be written.
     """
-    try:
+    with written_to(out):
         out.mkdir(parents=True, exist_ok=True)
         earlier, listed = _read(out), _listed(out)
         recorded = _record(earlier)
@@ -209,8 +211,6 @@ def begin(out: Path, question: Question | None, pictures: Sequence[Picture], out
             text = json.dumps(question | {ASKED: asked, DRAWN: drawn, RECORD: dict(sorted(record.items()))}, indent=1)
             write_whole(out / RUN_FILE, f"{text}\n".encode())
         clear(out, pictures, outputs)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error
 
 
 def is_drawn_so(out: Path, outputs: Outputs) -> bool:
@@ -225,10 +225,8 @@ def record_drawing(out: Path, outputs: Outputs) -> None:
         UserError: the folder cannot be written.
     """
     text = json.dumps((_read(out) or {}) | {DRAWN: _plain(outputs.drawing)}, indent=1)
-    try:
+    with written_to(out):
         write_whole(out / RUN_FILE, f"{text}\n".encode())
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error
 
 
 def together(out: Path, pictures: Iterable[Picture], outputs: Outputs) -> list[Path]:
@@ -243,10 +241,8 @@ def together(out: Path, pictures: Iterable[Picture], outputs: Outputs) -> list[P
         for picture in pictures
         if picture.is_done(recorded.get(_key(out, picture), ""), outputs.formats, listed)
     ]
-    try:
+    with written_to(out):
         return join_folder(outputs, done)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error
 
 
 def clear(out: Path, pictures: Iterable[Picture], outputs: Outputs = ALONE) -> None:

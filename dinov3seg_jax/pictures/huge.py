@@ -39,7 +39,8 @@ from dinov3seg_jax.pictures.rasters import (
     Raster,
     open_raster,
 )
-from dinov3seg_jax.places import is_remote, scratch
+from dinov3seg_jax.places import is_remote
+from dinov3seg_jax.scratch import scratch
 from dinov3seg_jax.text.class_lists import ClassList, Names
 
 BYTES_PER_PIXEL = 48  # what a picture takes that is handled as a whole: itself, labels, scores, overlay

@@ -15,8 +15,9 @@ from typing import NamedTuple, NoReturn
 from dinov3seg_jax.data import clips
 from dinov3seg_jax.data.images import FORMATS, SUFFIXES
 from dinov3seg_jax.errors import UserError, reason
+from dinov3seg_jax.folders import files_below
 from dinov3seg_jax.pictures.finished import is_result
-from dinov3seg_jax.places import files_below, is_remote
+from dinov3seg_jax.places import is_remote
 
 STANDARD_INPUT = Path("-")
 HEIF = FORMATS["HEIF"]
@@ -185,8 +186,8 @@ def _walk(top: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:
 def _files_below(top: Path, passed_over: Counter[str]) -> Iterator[Path]:
     """The files of a folder and its subfolders that are not hidden, in any order; links to folders are counted."""
     if is_remote(top):
-        listed = ((file, file.relative_to(top).parts) for file in files_below(top))
-        yield from (file for file, parts in listed if not any(part.startswith(".") for part in parts))
+        listed = files_below(top).items()
+        yield from (file for name, file in listed if not any(part.startswith(".") for part in name.split("/")))
         return
     for folder, subfolders, names in os.walk(top, onerror=_refuse_folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]

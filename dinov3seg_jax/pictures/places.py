@@ -1,11 +1,12 @@
 """Where the results of pictures go."""
 
 import collections
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.places import is_remote
 
 
@@ -16,6 +17,19 @@ def refuse_place(named: Sequence[Path], out: Path) -> None:
     for source in named:
         if is_remote(source) == is_remote(out) and source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             raise UserError(f"{out} lies in the folder of the pictures, {source}; choose another --out")
+
+
+@contextlib.contextmanager
+def written_to(out: Path) -> Iterator[None]:
+    """Turn what goes wrong where results are written into a sentence.
+
+    Raises:
+        UserError: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({reason(error)}); choose another --out") from error
 
 
 def titles(roots: Mapping[Path, Path]) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import dinov3seg_jax
-from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.formats.outputs import Outputs
 from dinov3seg_jax.formats.parts import Classes
@@ -18,6 +17,7 @@ from dinov3seg_jax.formats.table import FORMATS
 from dinov3seg_jax.formats.writing import CLASSES_FILE
 from dinov3seg_jax.pictures.batches import neighbours
 from dinov3seg_jax.pictures.finished import RUN_FILE, Picture, Question, begin
+from dinov3seg_jax.pictures.places import written_to
 from dinov3seg_jax.text.class_lists import ClassList
 
 ENDED = f"{RUN_FILE}.ended"  # begins the names of files that say which processes have done their share
@@ -40,13 +40,11 @@ def begin_for_all(
     one number, and so one temporary name.
     """
     begin(out, question, wanted, outputs)
-    try:
+    with written_to(out):
         for path in out.glob(f"{ENDED}.*"):
             path.unlink(missing_ok=True)
         if outputs.folder is not None and any(FORMATS[name].joined for name in outputs.formats):
             write_whole(out / CLASSES_FILE, Classes(asked.names, asked.colors).to_bytes())
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({reason(error)}); choose another --out") from error
 
 
 def own_share(
@@ -72,15 +70,14 @@ def is_last(out: Path, process: int, processes: int) -> bool:
     if processes == 1:
         return True
     ended = [out / f"{ENDED}.{number}" for number in range(processes)]
-    try:
-        write_whole(ended[process], b"")
-        if not all(path.exists() for path in ended):
+    with written_to(out):
+        try:
+            write_whole(ended[process], b"")
+            if not all(path.exists() for path in ended):
+                return False
+            ended[0].unlink()
+        except FileNotFoundError:  # another was quicker
             return False
-        ended[0].unlink()
-    except FileNotFoundError:  # another was quicker
-        return False
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({reason(error)}); choose another --out") from error
     for path in ended[1:]:
         path.unlink(missing_ok=True)
     return True

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dinov3seg_jax.folders import fetch, scratch_folder
-from dinov3seg_jax.places import copy_tree, is_remote, local_copy
+from dinov3seg_jax.folders import copy_tree, fetch
+from dinov3seg_jax.places import is_remote, local_copy
+from dinov3seg_jax.scratch import scratch
 
 REACHED = re.compile(r"gs://[^#?%*\[\]]+")  # without what orbax takes for a part of a URL, or for a pattern
 FINISHED = "commit_success.txt"  # orbax's own, without which it reads nothing that is in a bucket: a copy of a run
@@ -31,7 +32,7 @@ def readable(folder: Path, keep: bool = True) -> Iterator[Path]:
     elif keep:
         yield local_copy(folder)
     else:
-        stage = scratch_folder()
+        stage = scratch()
         try:
             fetch(folder, stage / folder.name)
             yield stage / folder.name
@@ -44,7 +45,7 @@ class Copied:
 
     def __init__(self, folder: Path, save: Callable[[Path], Any]):
         """Begin: `save` starts to write a new folder, and returns a response whose `result` waits for that."""
-        self._folder, self._stage = folder, scratch_folder()
+        self._folder, self._stage = folder, scratch()
         self._saving = save(self._stage / folder.name)
 
     def result(self) -> None:

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from dinov3seg_jax.files import stamp, write_whole
-from dinov3seg_jax.folders import files_below, scratch_folder
+from dinov3seg_jax.folders import files_below
 from dinov3seg_jax.places import is_remote
+from dinov3seg_jax.scratch import scratch
 
 SECONDS = 30.0  # between two uploads; more where they take long
 
@@ -21,7 +22,7 @@ class Growing:
     def __init__(self, workdir: Path):
         """Begin with nothing in it that the run's folder did not hold."""
         self._workdir = workdir
-        self.folder = scratch_folder() if is_remote(workdir) else workdir
+        self.folder = scratch() if is_remote(workdir) else workdir
         self._kept: dict[str, tuple[str, int, int]] = {}  # what files were when they were uploaded
         self._due = time.monotonic() + SECONDS
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dinov3seg_jax.errors import UserError, note
-from dinov3seg_jax.files import has_ended, write_whole
+from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.folders import children, create, remove
 from dinov3seg_jax.processes import check_once, is_first
+from dinov3seg_jax.scratch import has_ended
 
 PREFIX = "lease."
 RENEWED = 15.0  # seconds between two signs of life

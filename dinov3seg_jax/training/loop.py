@@ -29,7 +29,6 @@ from dinov3seg_jax.places import check_writable
 from dinov3seg_jax.processes import check_once, is_first, say
 from dinov3seg_jax.store.run import RunFolder, write_config
 from dinov3seg_jax.text.prompts import training_prompts
-from dinov3seg_jax.training import program as training_program
 from dinov3seg_jax.training.agreement import mean_iou
 from dinov3seg_jax.training.average import exchange
 from dinov3seg_jax.training.checkpoint import Checkpoints
@@ -43,13 +42,20 @@ from dinov3seg_jax.training.linear_probe import check_linear
 from dinov3seg_jax.training.logs import Logs, all_finite
 from dinov3seg_jax.training.preemption import Stopped, StopSignals
 from dinov3seg_jax.training.profiling import Profiler
-from dinov3seg_jax.training.program import CompiledStep, StepProgram, describe_step, model_flops, refuse_uneven_batches
+from dinov3seg_jax.training.program import (
+    CompiledStep,
+    StepProgram,
+    describe_step,
+    model_flops,
+    refuse_misfits,
+    refuse_uneven_batches,
+)
 from dinov3seg_jax.training.resume import Beginning, refuse_other_run, take_up
 from dinov3seg_jax.training.sharding import data_share, make_mesh
 from dinov3seg_jax.training.start import with_tokenizer
 from dinov3seg_jax.training.step import Batch
 from dinov3seg_jax.training.trackers import refuse_missing_libraries
-from dinov3seg_jax.training.validation import Validation, Validator, refuse_misfits
+from dinov3seg_jax.training.validation import Validation, Validator, refuse_vain_scoring
 
 TOWERS_FOLDER = "towers"
 BACKBONE_FOLDER = "backbone"
@@ -75,7 +81,7 @@ def train(config: Config, make_validator: Callable[[Config], Validator] | None =
     refuse_missing_libraries(config.train.trackers, workdir)
     check_once(functools.partial(check_writable, workdir))
     refuse_other_run(workdir, config)
-    refuse_misfits(config.train)
+    refuse_vain_scoring(config.train)
     dataset = open_training(config.data)
     checked = DataCheck(config, dataset)
     validator = None
@@ -105,7 +111,7 @@ def _refuse_unfit(config: Config, dataset: Dataset) -> None:
     if config.model.linear.classes:
         check_linear(config, len(dataset.classes))
     refuse_uneven_batches(config, make_mesh(config.data_parallel, config.model_parallel, replicas=config.replicas))
-    training_program.refuse_misfits(config)
+    refuse_misfits(config)
 
 
 def runs_before(config: Config) -> list[Config]:

@@ -55,7 +55,7 @@ class Validator(Protocol):
         """
 
 
-def refuse_misfits(options: TrainConfig) -> None:
+def refuse_vain_scoring(options: TrainConfig) -> None:
     """Stop before a run begins that would not do what its options say.
 
     Raises:

@@ -14,7 +14,8 @@ from dinov3seg_jax.data.pipeline import train_iterator
 from dinov3seg_jax.data.prepare.run import prepare
 from dinov3seg_jax.data.tfds_builder import write_records
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.places import copy_tree, place
+from dinov3seg_jax.folders import copy_tree
+from dinov3seg_jax.places import place
 from tests.data.test_tfds import prepared
 
 RNG = np.random.default_rng(0)

@@ -261,32 +261,12 @@ SCENES = 26
 @pytest.fixture(scope="module")
 def make_run(tmp_path_factory):
     """Makes the folder of a run of a tiny model, with random parameters."""
-    import jax
+    from dinov3seg_jax.config import DataConfig
+    from tests.saved_run import CONFIG, save_run
 
-    from dinov3seg_jax.config import DataConfig, InferenceConfig
-    from dinov3seg_jax.models.graph import initialize
-    from dinov3seg_jax.store.run import write_config
-    from dinov3seg_jax.training.checkpoint import Checkpoints
-    from tests.tiny import MODEL
-
-    config = Config(
-        model=MODEL,
-        data=DataConfig(eval=DatasetConfig(split="eval", size=SCENES, image_size=48)),
-        inference=InferenceConfig(image_size=48, window=32, stride=16),
-        report_images=2,
-    )
-
-    def make(name):
-        folder = tmp_path_factory.mktemp(name)
-        write_config(folder, config)
-        checkpoints = Checkpoints(folder, 1)
-        drawn = initialize(MODEL, jax.random.key(0))
-        drawn["decoder/head/kernel"] *= 20  # else all classes are nearly equal, and rounding decides
-        checkpoints.save(1, drawn, {"count": jax.numpy.zeros(1)}, {"train_seconds": 1.0})
-        checkpoints.close()
-        return folder
-
-    return make
+    data = DataConfig(eval=DatasetConfig(split="eval", size=SCENES, image_size=48))
+    config = dataclasses.replace(CONFIG, data=data, report_images=2)
+    return lambda name: save_run(tmp_path_factory.mktemp(name), config)
 
 
 def start(folder, devices=1, rank=-1, port=0, save_seconds=30.0):

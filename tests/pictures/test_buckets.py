@@ -9,9 +9,10 @@ from PIL import Image
 from dinov3seg_jax.cli import request
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.folders import copy_tree, files_below
 from dinov3seg_jax.pictures.listing import find_pictures, named_files
 from dinov3seg_jax.pictures.places import output_places, refuse_place, titles
-from dinov3seg_jax.places import copy_tree, files_below, place
+from dinov3seg_jax.places import place
 from dinov3seg_jax.store.run import write_config
 
 RNG = np.random.default_rng(0)
@@ -39,8 +40,7 @@ def words(pictures, out, *more, classes="red circle, grass, sky"):
 
 
 def results(out):
-    files = files_below(out) if hasattr(out, "listed") else [path for path in out.rglob("*") if path.is_file()]
-    named = {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+    named = {name: path.read_bytes() for name, path in files_below(out).items()}
     return {name: content for name, content in sorted(named.items()) if name != ".predictions.json"}
 
 

@@ -7,7 +7,8 @@ from dinov3seg_jax.config import ModelConfig
 from dinov3seg_jax.convert.run import _put_in_place
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.export.writer import write_new_folder
-from dinov3seg_jax.places import copy_tree, files_below, place
+from dinov3seg_jax.folders import copy_tree, files_below
+from dinov3seg_jax.places import place
 from dinov3seg_jax.store.converted import WEIGHTS_FILE
 from dinov3seg_jax.store.folder import open_folder
 from tests.converted import write_folder
@@ -50,7 +51,7 @@ def test_an_export_is_whole_or_not_there(s3, s3_faults):
         (folder / "weights.npz").write_bytes(b"1")
 
     write_new_folder(out, write, "export.json")
-    assert [path.name for path in files_below(out)] == ["export.json", "weights.npz"]
+    assert [path.name for path in files_below(out).values()] == ["export.json", "weights.npz"]
     s3_faults.answer(403, name="weights.npz", writes=True)
     with pytest.raises(UserError, match="cannot be written"):
         write_new_folder(place(f"{s3}/other"), write, "export.json")

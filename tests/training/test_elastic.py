@@ -1,4 +1,4 @@
-"""A run goes on with other processes, devices, workers and parts of its batch, and learns the same from the same."""
+"""A run goes on with other processes, devices, replicas, workers and batch parts, and learns the same from the same."""
 
 import signal
 
@@ -17,7 +17,7 @@ def test_a_run_that_is_moved_and_moved_back_has_the_losses_of_one_that_stays(tmp
     straight, moved = (Run(tmp_path, name, **OPTIONS) for name in ("straight", "moved"))
     straight.move(1, devices=8)
     straight.finish()
-    layouts = {(1, 8): {}, (2, 2): {"data.workers": 1, "train.accumulate": 2}}
+    layouts = {(1, 8): {}, (2, 2): {"data.workers": 1, "train.accumulate": 2, "replicas": 2}}
     began = []
     for processes, devices in [*layouts, (1, 8)]:
         moved.move(processes, devices, **layouts[processes, devices])

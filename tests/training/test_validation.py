@@ -17,7 +17,7 @@ from dinov3seg_jax.store.evaluations import Evaluation, best_of, best_steps, rea
 from dinov3seg_jax.store.run import RunFolder, finished_steps, write_config
 from dinov3seg_jax.training import loop
 from dinov3seg_jax.training.preemption import Stopped
-from dinov3seg_jax.training.validation import Scored, Validation, refuse_misfits
+from dinov3seg_jax.training.validation import Scored, Validation, refuse_vain_scoring
 from tests.training.test_loop import CONFIG, KilledError, at, dying_in, losses, newest, records
 from tests.training.test_loop import assert_same as assert_same_tree
 
@@ -330,7 +330,7 @@ def test_a_damaged_file_of_scores(tmp_path):
 
 def test_options_that_would_do_nothing(tmp_path):
     with pytest.raises(UserError, match=r"train.eval_patience 3 counts scorings, and there is none; set --config"):
-        refuse_misfits(TrainConfig(eval_patience=3))
+        refuse_vain_scoring(TrainConfig(eval_patience=3))
     with pytest.raises(UserError, match=r"train.eval_every scores masks, and train.objective 'alignment' trains the"):
         validation.train(at(tmp_path / "run", eval_every=2, objective="alignment"))
     with pytest.raises(ValueError, match="needs a validator"):
