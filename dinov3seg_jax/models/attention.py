@@ -18,6 +18,7 @@ from dinov3seg_jax.models.mesh import BY_EXAMPLE, divides, on_each_device
 
 Rotation = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
 
+LINEAR_ATTENTION_EPSILON = 1e-6  # added to its denominators
 SCORES_OF_AN_IMAGE = 2**22  # of all heads, at most; where there are more, the heads go one by one
 
 

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.models import kernel_parts
+from dinov3seg_jax.models.attention import LINEAR_ATTENTION_EPSILON
 from dinov3seg_jax.models.kernel_parts import (
     LANES,
     MIXED,
@@ -33,7 +34,6 @@ from dinov3seg_jax.models.kernel_parts import (
 )
 from dinov3seg_jax.models.mesh import BY_EXAMPLE, on_each_device
 
-EPSILON = 1e-6  # of the attention's denominators
 POSITIONS = SUBLANES  # at once in fast memory
 CORES = 2  # that share the positions out, on a chip that has two
 ROWS_AT_ONCE = 768  # classes of some positions, of which all that lies between is in fast memory
@@ -249,7 +249,7 @@ def _attend(
     numerator = product(MIXED, queries.astype(x.dtype), products.astype(x.dtype), jnp.float32)
     parts = (queries * keys.sum(axis=1, keepdims=True)).astype(x.dtype)
     denominator = product(ROWS, parts.reshape(p * t, d), same_head.astype(x.dtype), jnp.float32)
-    rows += numerator.reshape(p * t, d) / (denominator + EPSILON)
+    rows += numerator.reshape(p * t, d) / (denominator + LINEAR_ATTENTION_EPSILON)
     hidden = jax.nn.relu(dense(norm(rows, weights, "norm2").astype(x.dtype), "ffn/up"))
     rows += dense(hidden.astype(x.dtype), "ffn/down")
     return rows.reshape(x.shape).astype(x.dtype)

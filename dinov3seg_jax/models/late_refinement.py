@@ -10,14 +10,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dinov3seg_jax.config import LateRefinementConfig
-from dinov3seg_jax.models.attention import dot_product_attention, penalty
+from dinov3seg_jax.models.attention import LINEAR_ATTENTION_EPSILON, dot_product_attention, penalty
 from dinov3seg_jax.models.blocks import Mlp, recomputed
 from dinov3seg_jax.models.functions import linear_weights
 from dinov3seg_jax.models.layers import LayerNorm, Linear
 from dinov3seg_jax.models.mesh import gather_classes, over_batch, runs_apart, sum_classes
 from dinov3seg_jax.models.scene import ClassSums, GuidedHalf
 
-LINEAR_ATTENTION_EPSILON = 1e-6
 FULL_ATTENTION_SCORES = 2**26  # of full class attention at once; more positions run one batch after the other
 
 
