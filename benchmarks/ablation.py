@@ -54,24 +54,25 @@ def main() -> None:
         write_whole(out / "table.md", table(results).encode())
 
     for seed in range(seeds):
-        towers_config = _towers(_config("full", seed, out, overrides))
+        towers_config = towers_of(config_of("full", seed, out, overrides))
         towers = train(towers_config)
         if str(seed) not in results.get(ZERO_SHOT, {}):
             keep(ZERO_SHOT, seed, evaluate(towers_config, towers, zero_shot=True))
         for variant in options.variants:
             if str(seed) not in results.get(variant, {}):
-                config = dataclasses.replace(_config(variant, seed, out, overrides), init_from=str(towers))
+                config = dataclasses.replace(config_of(variant, seed, out, overrides), init_from=str(towers))
                 keep(variant, seed, evaluate(config, train(config)))
     print(table(results))
 
 
-def _config(variant: str, seed: int, out: Path, overrides: Sequence[str]) -> Config:
+def config_of(variant: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> Config:
+    """The run that a variant's scores are of; variants that differ in inference alone have the run of `full`."""
     config = load_config(f"configs/ablation.py:{variant}", [f"seed={seed}", *overrides])
     changes_inference_only = all(option.startswith("inference.") for option in VARIANTS[variant])
     return dataclasses.replace(config, workdir=str(out / f"{'full' if changes_inference_only else variant}_{seed}"))
 
 
-def _towers(config: Config) -> Config:
+def towers_of(config: Config) -> Config:
     """The run of one seed's towers, as `train` makes them where there is nothing to start from."""
     return towers_alone(dataclasses.replace(config, workdir=str(Path(config.workdir).with_name(f"seed_{config.seed}"))))
 
@@ -79,8 +80,7 @@ def _towers(config: Config) -> Config:
 def table(results: Results) -> str:
     """Mean and sample standard deviation over the seeds; then the differences to the whole method.
 
-    These are paired by seed, so that what a seed's towers are worth cancels; behind ± is half the interval that holds
-    the mean of all seeds with 95 % confidence, by Student's t.
+    These are paired by seed, so that what a seed's towers are worth cancels; behind ± is their `half_interval`.
     """
     titles = [*SCORES.values(), *(f"{title}, to full" for title in SCORES.values())]
     lines = [f"| variant | seeds | {' | '.join(titles)} |", f"| --- | {' | '.join(['---:'] * (1 + len(titles)))} |"]
@@ -92,15 +92,22 @@ def table(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _difference(results: Results, variant: str, score: str) -> str:
+def differences(results: Results, variant: str, score: str) -> list[float]:
+    """To the whole method, of each seed that has both."""
     full = results.get("full", {})
-    pairs = [seed[score] - full[number][score] for number, seed in results[variant].items() if number in full]
+    return [seed[score] - full[number][score] for number, seed in results[variant].items() if number in full]
+
+
+def half_interval(pairs: Sequence[float]) -> float:
+    """Half the interval that holds the mean of all seeds with 95 % confidence, by Student's t."""
+    return stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
+
+
+def _difference(results: Results, variant: str, score: str) -> str:
+    pairs = differences(results, variant, score)
     if variant == "full" or not pairs:
         return "–"
-    if len(pairs) == 1:
-        return f"{pairs[0]:+.1f}"
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
-    return f"{statistics.mean(pairs):+.1f} ± {half:.1f}"
+    return f"{statistics.mean(pairs):+.1f}" + (f" ± {half_interval(pairs):.1f}" if len(pairs) > 1 else "")
 
 
 def _spread(values: list[float]) -> str:

@@ -77,7 +77,7 @@ def scores_of(
     local = [
         jnp.moveaxis(resize_linear(jnp.moveaxis(cosines, 1, -1), *grid), -1, 1)
         for cosines in (
-            model.correlate(patches, text[None])[..., -1]  # the last channel is the local half's
+            model.correlate(patches, text[None])[..., 0]  # the first channel is the local half's, where both are in use
             for patches in (features.patches, model.refine_early(image, features.patches))
         )
     ]

@@ -1,9 +1,15 @@
 """What a patch's truth, margin and confusable class are, on hand-made grids."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.refinement import confusable, margins, truth_of
+from benchmarks.refinement import confusable, margins, scores_of, truth_of
+from dinov3seg_jax.models.functions import l2_normalize
+from dinov3seg_jax.models.graph import bind, build, initialize
+from tests.tiny import MODEL
 
+SIDE = 32
 NAMES = ("red ball", "red box", "grass")
 
 
@@ -19,3 +25,19 @@ def test_margins_and_what_is_confusable():
     truth = np.array([[0, 0]])
     np.testing.assert_allclose(margins(scores, truth), [[0.2, -0.8]])
     assert confusable(NAMES, scores, truth).tolist() == [[True, False]]
+
+
+def test_towers_are_scored_by_the_local_half_of_the_text():
+    graph, _ = build(MODEL)
+    image = jax.random.uniform(jax.random.key(1), (1, SIDE, SIDE, 3))
+    tokens = jax.random.randint(jax.random.key(2), (3, 8), 1, MODEL.text.vocab_size)
+
+    @jax.jit
+    def by_both(parameters):
+        model = bind(graph, parameters)
+        patches = l2_normalize(model.encode_image(image).patches[0])
+        local = l2_normalize(jnp.split(model.encode_text(tokens), 2, axis=-1)[1])
+        towers, *_ = scores_of(model, image, tokens)
+        return towers, jnp.einsum("hwd,td->thw", patches, local)
+
+    np.testing.assert_allclose(*by_both(initialize(MODEL, jax.random.key(0))), atol=1e-5)
