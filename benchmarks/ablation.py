@@ -28,7 +28,7 @@ from dinov3seg_jax.training.loop import towers_alone, train
 SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "boundary_iou": "boundary IoU"}
 ZERO_SHOT = "zero_shot"
 CONFIDENCE = 0.95  # of intervals
-QUICK = ("train.backbone_steps=500", "train.alignment_steps=1500", "train.steps=300")
+QUICK = ("train.backbone_steps=350", "train.alignment_steps=1250", "train.steps=300")
 Results = dict[str, dict[str, dict[str, float]]]  # variant, seed, score
 
 

@@ -18,6 +18,7 @@ from dinov3seg_jax.models.functions import l2_normalize
 HIGHEST_SCALE = 100.0  # of cosines between captions and images
 TEMPERATURE = 0.2  # of cosines between patches
 MARGIN = 2  # patches by which the second view is narrower
+PATCHES = 1600  # that are told apart at once, each from all others; at least those of one image
 
 
 def caption_loss(
@@ -44,7 +45,7 @@ def recognition_loss(
 
     A patch is to be nearest to itself in the other view, of all patches of the batch: so it has to say what it shows,
     by what is the same whatever surrounds it. The views are an image, and a part of it that is `MARGIN` patches
-    narrower each way.
+    narrower each way. Of a batch with more than `PATCHES` of these, the first images alone are compared.
 
     Args:
         model: whose backbone it is.
@@ -53,6 +54,7 @@ def recognition_loss(
     """
     patch = model.config.vision.patch_size
     rows, columns = (side // patch - MARGIN for side in images.shape[1:3])
+    images = images[: max(PATCHES // (rows * columns), 1)]
     top, left = jax.random.randint(key, (2,), 0, MARGIN + 1)
     part = jax.lax.dynamic_slice(
         images, (0, top * patch, left * patch, 0), (len(images), rows * patch, columns * patch, 3)

@@ -10,7 +10,7 @@ import pytest
 from dinov3seg_jax.config import Config, TrainConfig
 from dinov3seg_jax.models.dinotxt import VisionFeatures
 from dinov3seg_jax.models.presets import NANO
-from dinov3seg_jax.training import loop
+from dinov3seg_jax.training import loop, pretraining
 from dinov3seg_jax.training.finetune import is_trainable
 from dinov3seg_jax.training.pretraining import MARGIN, TEMPERATURE, caption_loss, nearest_to_own, recognition_loss
 
@@ -67,6 +67,15 @@ def test_a_patch_is_to_be_itself_in_the_other_view_wherever_that_lies(seed):
     patches = np.asarray(Told().see(images).patches)[:, top : top + 2, left : left + 3].reshape(-1, 3)
     found = recognition_loss(Told(), jnp.asarray(images), jax.random.key(seed))
     np.testing.assert_allclose(found, info_nce(patches, patches, 1 / TEMPERATURE), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("patches", "images"), [(12, 2), (11, 1), (1, 1)])  # an image has 2 x 3 that are shared
+def test_no_more_patches_are_told_apart_than_a_matrix_of_all_pairs_allows(monkeypatch, patches, images):
+    monkeypatch.setattr(pretraining, "PATCHES", patches)
+    three, key = jnp.asarray(RNG.uniform(0, 1, (3, 64, 80, 3)), jnp.float32), jax.random.key(0)
+    found = recognition_loss(Told(), three, key)
+    monkeypatch.undo()
+    np.testing.assert_allclose(found, recognition_loss(Told(), three[:images], key), rtol=1e-5)
 
 
 PARAMETERS = (
