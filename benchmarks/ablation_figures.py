@@ -41,7 +41,7 @@ def main() -> None:
     results = json.loads((options.runs / "results.json").read_text(encoding="utf-8"))
     drawn = {
         "ablation_differences.svg": differences_figure(results),
-        "ablation_scenes.png": scenes_figure(options.runs, options.scenes),
+        "ablation_scenes.png": scenes_figure(options.runs, options.scenes, [name for name in SHOWN if name in results]),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
@@ -69,7 +69,7 @@ def differences_figure(results: Results) -> Figure:
     return figure
 
 
-def scenes_figure(runs: Path, scenes: Sequence[int]) -> Figure:
+def scenes_figure(runs: Path, scenes: Sequence[int], variants: Sequence[str]) -> Figure:
     """A row for each scene: picture, truth, and what each variant says."""
     config = config_of("full", SEED, runs)
     dataset = open_evaluation(config.data)
@@ -79,7 +79,7 @@ def scenes_figure(runs: Path, scenes: Sequence[int]) -> Figure:
         "picture": [example["image"] for example in examples],
         "truth": [overlay(example["image"], example["label"], colors, 1, "off") for example in examples],
     }
-    for variant in SHOWN:
+    for variant in variants:
         answers = labels_by(variant, runs, [example["image"] for example in examples], dataset.classes)
         columns[variant] = [
             overlay(example["image"], labels, colors, 1, "off")
