@@ -70,6 +70,7 @@ def get_config(words: str = "") -> ConfigDict:
     config.model.remat = True
     config.model.late.kernel = "fused"
     config.model.late.class_kernel = "fused"
+    config.model.decoder.packed = True
     config.train.frozen_dtype = "bfloat16"
     config.fsdp_frozen = backbone == "vit7b"  # the others' frozen parameters are 2.2 GB: every chip can hold them
     config.data.workers = 8

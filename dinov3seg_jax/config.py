@@ -142,6 +142,7 @@ class DecoderConfig:
     dims: tuple[Positive, Positive] = (64, 32)  # channels after each stage
     guidance_dims: tuple[Positive, Positive] = (32, 16)  # channels of the guidance that each stage takes in
     remat: Flag = False  # recompute each stage in the backward pass instead of keeping its activations
+    packed: Flag = False  # 2 x 2 cells side by side in the channels: for TPUs (models/packing.py); a CPU is slower
     correlation_skip: Flag = False  # ours: add a logit read off the correlation, where nothing is pre-trained
 
 

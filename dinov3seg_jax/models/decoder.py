@@ -12,6 +12,15 @@ from dinov3seg_jax.models.blocks import recomputed
 from dinov3seg_jax.models.functions import convolve
 from dinov3seg_jax.models.layers import Conv, GroupNorm, Upsample
 from dinov3seg_jax.models.mesh import over_batch
+from dinov3seg_jax.models.packing import (
+    convolve_packed,
+    corner_places,
+    norm_relu,
+    pack,
+    pack_kernel,
+    surround,
+    unpack,
+)
 
 
 class ConvNormRelu(nnx.Module):
@@ -61,11 +70,29 @@ class DecoderStage(nnx.Module):
     ) -> Float[Array, "b t h2 w2 o"]:
         """The stage, its guidance already convolved."""
         b, t, h, w, c = x.shape
-        same = self._convolved_bias(2 * h, 2 * w)
-        same = jnp.broadcast_to(same, (b, *same.shape[1:])) if guided is None else same + guided
+        same = self._alike(b, h, w, guided)
         convolved = self._upsample_and_convolve(x.reshape(b * t, h, w, c)) + jnp.repeat(same, t, axis=0)
         out = self.conv2(self.conv1.finish(convolved))
         return out.reshape(b, t, *out.shape[1:])
+
+    def refine_packed(
+        self, x: Float[Array, "b t h w c"], guided: Float[Array, "b h2 w2 o"] | None
+    ) -> Float[Array, "b t h w o4"]:
+        """The stage, with the four finer cells of each cell packed (see `models.packing`)."""
+        b, t, h, w, c = x.shape
+        same = jnp.repeat(pack(surround(self._alike(b, h, w, guided))), t, axis=0)
+        weights = self.conv1.conv.kernel[...][:, :, : self.upsample.outputs]
+        doubled = self.upsample.kernel[...].reshape(c, -1)
+        composed = jnp.einsum("cm,lkmo->lkco", doubled, pack_kernel(weights), precision=jax.lax.Precision.HIGHEST)
+        corners = convolve(surround(x.reshape(b * t, h, w, c)), composed, "VALID", self.conv1.dtype) + same
+        hidden = norm_relu(self.conv1.norm, corners, rim=True)
+        out = convolve_packed(hidden, self.conv2.conv.kernel[...], self.conv2.dtype)
+        return norm_relu(self.conv2.norm, out, rim=False).reshape(b, t, h, w, -1)
+
+    def _alike(self, b: int, h: int, w: int, guided: Array | None) -> Float[Array, "b h2 w2 o"]:
+        """What the first convolution gets for all classes alike: of the upsampling's bias, and of the guidance."""
+        same = self._convolved_bias(2 * h, 2 * w)
+        return jnp.broadcast_to(same, (b, *same.shape[1:])) if guided is None else same + guided
 
     def _upsample_and_convolve(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 o"]:
         """Each corner between four cells of the grid yields, from these alone, the 2 x 2 finer cells around it."""
@@ -77,8 +104,7 @@ class DecoderStage(nnx.Module):
             "palr,qbks,crsm,abmo->lkcpqo", places, places, kernel, weights, precision=jax.lax.Precision.HIGHEST
         )
         o = composed.shape[-1]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # by hand, or a CPU takes 15 times as long for gradients
-        corners = convolve(padded, composed.reshape(2, 2, c, 4 * o), "VALID", self.conv1.dtype)
+        corners = convolve(surround(x), composed.reshape(2, 2, c, 4 * o), "VALID", self.conv1.dtype)
         corners = corners.reshape(n, h + 1, w + 1, 2, 2, o).transpose(0, 1, 3, 2, 4, 5)
         return corners.reshape(n, 2 * h + 2, 2 * w + 2, o)[:, 1:-1, 1:-1]
 
@@ -93,15 +119,6 @@ class DecoderStage(nnx.Module):
         return convolved[None].astype(self.conv1.dtype)
 
 
-def corner_places() -> Float[np.ndarray, "2 3 2 2"]:
-    """Along one axis: [p, a, l, r] is 1 where tap a of finer cell p around a corner falls on half r of cell l."""
-    places = np.zeros((2, 3, 2, 2), np.float32)
-    for p in range(2):
-        for a in range(3):
-            places[p, a, (p + a) // 2, (p + a) % 2] = 1
-    return places
-
-
 def taps_inside(length: int) -> Float[np.ndarray, "length 3"]:
     """1 where a tap of a convolution of 3 falls inside an axis."""
     places = np.arange(length)[:, None] + np.arange(-1, 2)
@@ -112,7 +129,7 @@ class Decoder(nnx.Module):
     """From the refined grid to four times its resolution, one logit per class and cell."""
 
     def __init__(self, inputs: int, config: DecoderConfig, *, guided: bool, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.remat = config.remat
+        self.remat, self.packed, self.dtype = config.remat, config.packed, dtype
         first, second = config.dims
         guidance = config.guidance_dims if guided else (0, 0)
         self.stage1 = DecoderStage(inputs, first, guidance[0], dtype=dtype, rngs=rngs)
@@ -131,7 +148,21 @@ class Decoder(nnx.Module):
     def decode(self, x: Float[Array, "b t h w c"], guided: tuple[Array, Array] | None) -> Float[Array, "b t h4 w4"]:
         """The decoder, its guidance already convolved."""
         middle, fine = guided or (None, None)
+        if self.packed:
+            return self._decode_packed(x, middle, fine)
         x = over_batch(recomputed(self.stage1.refine, self.remat)(over_batch(x), middle))
         x = over_batch(recomputed(self.stage2.refine, self.remat)(x, fine))
         b, t, h, w, c = x.shape
         return self.head(x.reshape(b * t, h, w, c)).reshape(b, t, h, w).astype(jnp.float32)
+
+    def _decode_packed(self, x: Array, middle: Array | None, fine: Array | None) -> Float[Array, "b t h4 w4"]:
+        b, t = x.shape[:2]
+        x = over_batch(recomputed(self.stage1.refine_packed, self.remat)(over_batch(x), middle))
+        x = unpack(x.reshape(b * t, *x.shape[2:]))
+        x = x.reshape(b, t, *x.shape[1:])
+        x = over_batch(recomputed(self.stage2.refine_packed, self.remat)(over_batch(x), fine))
+        packed = surround(x.reshape(b * t, *x.shape[2:]))
+        logits = unpack(convolve_packed(packed, self.head.kernel[...], self.dtype))[:, 1:-1, 1:-1, 0]
+        bias = self.head.bias
+        assert bias is not None
+        return (logits + bias[...].astype(logits.dtype)).reshape(b, t, *logits.shape[1:]).astype(jnp.float32)

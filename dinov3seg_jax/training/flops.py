@@ -28,13 +28,13 @@ def count_traced(traced: core.ClosedJaxpr) -> int:
 
 
 def as_counted(model: ModelConfig) -> ModelConfig:
-    """The same model, nothing recomputed and no fused kernel: its operations are the model's, whatever really runs."""
+    """The same model, nothing recomputed, packed or fused: its operations are the model's, whatever really runs."""
     return dataclasses.replace(
         model,
         remat=False,
         early=dataclasses.replace(model.early, remat=False),
         late=dataclasses.replace(model.late, remat=False, kernel="xla", class_kernel="xla"),
-        decoder=dataclasses.replace(model.decoder, remat=False),
+        decoder=dataclasses.replace(model.decoder, remat=False, packed=False),
         attention="portable" if jax.default_backend() == "gpu" else "auto",  # a kernel's products are not seen
     )
 
