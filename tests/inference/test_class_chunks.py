@@ -58,7 +58,8 @@ def test_lists_of_any_length_share_their_programs(config, parameters):
     assert programs[0] == programs[1] == programs[2]
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param({"fusion": "logits"}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"fusion": "logits"}])
 def test_rejected_classes_are_as_good_as_never_named(config, parameters, options):
     names = [f"thing {number}" for number in range(9)]
     both = Segmenter(with_options(config, best_classes=3, **options), parameters).segment_arrays(PICTURES, names, 2)

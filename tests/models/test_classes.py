@@ -11,7 +11,7 @@ CLASSES, REAL = 6, 4
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module", params=["linear", "full"])
+@pytest.fixture(scope="module", params=["linear", pytest.param("full", marks=pytest.mark.slow)])
 def segment(request):
     """(text, class_mask) -> logits [1, t, h, w] of one image."""
     early = changed("early", enabled=False).early  # knows no classes

@@ -19,7 +19,9 @@ def late(without):
     return LateRefinement(config, 8, 8, dtype=jnp.float32, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize(("without", "left"), [("spatial", "classes"), ("classes", "spatial")])
+@pytest.mark.parametrize(
+    ("without", "left"), [("spatial", "classes"), pytest.param("classes", "spatial", marks=pytest.mark.slow)]
+)
 def test_the_blocks_of_one_kind_pass_maps_on(without, left):
     whole, part = late("none"), late(without)
     expected = jnp.asarray(MAPS)

@@ -26,7 +26,7 @@ def gradient(part, remat):
     return jax.grad(loss), head
 
 
-@pytest.mark.parametrize(("part", "blocks"), [("late", 3), ("decoder", 2)])
+@pytest.mark.parametrize(("part", "blocks"), [("late", 3), pytest.param("decoder", 2, marks=pytest.mark.slow)])
 def test_each_block_is_recomputed(part, blocks):
     counts = []
     for remat in (False, True):

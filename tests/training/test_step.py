@@ -264,7 +264,9 @@ def drawn_lists(named, length, names):
 
 
 @pytest.mark.parametrize("negative", [False, True])
-@pytest.mark.parametrize("length", [3, 4, 5])
+@pytest.mark.parametrize(
+    "length", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_over_all_draws_the_mean_loss_is_that_of_all_names(length, negative):
     """Two images, of one and two classes, whose draws are independent."""
     rng = np.random.default_rng(0)
