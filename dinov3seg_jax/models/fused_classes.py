@@ -28,6 +28,7 @@ from dinov3seg_jax.models.kernel_parts import (
     Weights,
     add,
     begin,
+    matrices,
     norm,
     product,
     read,
@@ -182,15 +183,9 @@ class _Grid:
 
 
 def _cost(weights: Weights, maps: Maps, passes: int) -> pl.CostEstimate:
-    """What a kernel computes and moves, for the compiler and for `costs`; the backward one is three passes."""
     b, _, n, d = maps.x.shape
     rows = b * n * maps.query.shape[1]
-    matrices = sum(array.size for name, array in weights.items() if name.endswith("/kernel"))
-    return pl.CostEstimate(
-        flops=passes * rows * 2 * (matrices + 3 * d * d),
-        transcendentals=min(passes, 2) * rows * 3 * d,
-        bytes_accessed=(2 if passes == 1 else 3) * maps.x.size * maps.x.dtype.itemsize,
-    )
+    return kernel_parts.cost(maps.x, passes, rows * 2 * (matrices(weights) + 3 * d * d), rows * 3 * d)
 
 
 def _fill(maps: Maps) -> Maps:

@@ -27,6 +27,7 @@ from dinov3seg_jax.models.kernel_parts import (
     Weights,
     add,
     begin,
+    matrices,
     norm,
     product,
     read,
@@ -173,18 +174,11 @@ class _Grid:
 
 
 def _cost(heads: int, weights: Weights, maps: Maps, passes: int) -> pl.CostEstimate:
-    """What a kernel computes and moves, for the compiler and for `costs`; the backward one is three passes."""
     b, t, windows, n, d = maps.x.shape
-    matrices = [array for name, array in weights.items() if name.endswith("/kernel")]
-    hidden = weights["ffn/up/kernel"].shape[1]
-    of_a_map = 2 * n * sum(array.size for array in matrices) + heads * 4 * n * n * d
-    of_a_map_rest = heads * n * n + n * hidden
+    of_a_map = 2 * n * matrices(weights) + heads * 4 * n * n * d
+    of_a_map_rest = heads * n * n + n * weights["ffn/up/kernel"].shape[1]
     count = b * t * windows
-    return pl.CostEstimate(
-        flops=passes * count * of_a_map,
-        transcendentals=min(passes, 2) * count * of_a_map_rest,
-        bytes_accessed=(2 if passes == 1 else 3) * maps.x.size * maps.x.dtype.itemsize,
-    )
+    return kernel_parts.cost(maps.x, passes, count * of_a_map, count * of_a_map_rest)
 
 
 def _fill(maps: Maps) -> Maps:

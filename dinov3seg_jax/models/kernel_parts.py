@@ -34,6 +34,28 @@ def available(batch: int) -> bool:
     return (on_tpu() or INTERPRET) and divides(batch)
 
 
+def cost(x: Array, passes: int, products: int, others: int) -> pl.CostEstimate:
+    """What a kernel computes and moves, for the compiler and for `costs`.
+
+    Args:
+        x: the maps that it reads, as it writes them.
+        passes: 1 forwards; backwards 3, of which one does the forward pass again.
+        products: operations of the matrix unit in one pass.
+        others: transcendental ones.
+    """
+    moved = 2 if passes == 1 else 3  # backwards, what has changed is read too
+    return pl.CostEstimate(
+        flops=passes * products,
+        transcendentals=min(passes, 2) * others,
+        bytes_accessed=moved * x.size * x.dtype.itemsize,
+    )
+
+
+def matrices(weights: Weights) -> int:
+    """Numbers in the matrices of a block; a row takes two operations for each."""
+    return sum(array.size for name, array in weights.items() if name.endswith("/kernel"))
+
+
 def read(names: list[str], held: Any) -> Weights:
     """What the references `held` hold, by name."""
     return {name: reference[...] for name, reference in zip(names, held, strict=True)}

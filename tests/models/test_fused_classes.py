@@ -16,7 +16,7 @@ from dinov3seg_jax.costs.topology import topology_mesh
 from dinov3seg_jax.models import fused_classes, kernel_parts
 from dinov3seg_jax.models.late_refinement import ClassRefinementBlock
 from dinov3seg_jax.training.sharding import batch_sharding, on_mesh, replicated
-from tests.models.test_fused_swin import close
+from tests.models.interpreting import close, interpret
 from tests.models.tiny import compiled, random
 
 DIM, GUIDANCE = 128, 8
@@ -50,19 +50,7 @@ def with_gradients(kernel, shape=SHAPE, dtype=jnp.float32, guided=True, absent=0
 @pytest.fixture
 def interpreted(monkeypatch):
     """The kernels themselves, wherever the tests run, and which of them ran."""
-    calls = []
-
-    def counted(kernel):
-        def call(*arguments):
-            calls.append(kernel.__name__)
-            return kernel(*arguments)
-
-        return call
-
-    monkeypatch.setattr(kernel_parts, "INTERPRET", True)
-    for kernel in (fused_classes.run, fused_classes.run_backward):
-        monkeypatch.setattr(fused_classes, kernel.__name__, counted(kernel))
-    return calls
+    return interpret(monkeypatch, fused_classes)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from dinov3seg_jax.costs.topology import topology_mesh
 from dinov3seg_jax.models import fused_swin, kernel_parts
 from dinov3seg_jax.models.late_refinement import SpatialRefinementBlock
 from dinov3seg_jax.training.sharding import batch_sharding, on_mesh, replicated
+from tests.models.interpreting import close, interpret
 from tests.models.tiny import random
 
 DIM, GUIDANCE, WINDOW = 128, 8, 4
@@ -45,27 +46,7 @@ def with_gradients(kernel, x, guidance):
 @pytest.fixture
 def interpreted(monkeypatch):
     """The kernels themselves, wherever the tests run, and which of them ran."""
-    calls = []
-
-    def counted(kernel):
-        def call(*arguments):
-            calls.append(kernel.__name__)
-            return kernel(*arguments)
-
-        return call
-
-    monkeypatch.setattr(kernel_parts, "INTERPRET", True)
-    for kernel in (fused_swin.run, fused_swin.run_backward):
-        monkeypatch.setattr(fused_swin, kernel.__name__, counted(kernel))
-    return calls
-
-
-def close(ours, reference, tolerance):
-    """Relative to the largest of a leaf; or of all leaves, where one is next to nothing, as a key's bias is."""
-    ours, reference = ([np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(tree)] for tree in (ours, reference))
-    largest = max(np.abs(leaf).max() for leaf in reference)
-    for own, other in zip(ours, reference, strict=True):
-        np.testing.assert_allclose(own, other, rtol=0, atol=tolerance * max(np.abs(other).max(), largest / 30))
+    return interpret(monkeypatch, fused_swin)
 
 
 @pytest.mark.parametrize(
