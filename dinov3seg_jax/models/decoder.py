@@ -17,7 +17,6 @@ from dinov3seg_jax.models.packing import (
     corner_places,
     norm_relu,
     pack,
-    pack_kernel,
     surround,
     unpack,
 )
@@ -71,8 +70,8 @@ class DecoderStage(nnx.Module):
         """The stage, its guidance already convolved."""
         b, t, h, w, c = x.shape
         same = self._alike(b, h, w, guided)
-        convolved = self._upsample_and_convolve(x.reshape(b * t, h, w, c)) + jnp.repeat(same, t, axis=0)
-        out = self.conv2(self.conv1.finish(convolved))
+        doubled = unpack(self._corners(x.reshape(b * t, h, w, c)))[:, 1:-1, 1:-1]
+        out = self.conv2(self.conv1.finish(doubled + jnp.repeat(same, t, axis=0)))
         return out.reshape(b, t, *out.shape[1:])
 
     def refine_packed(
@@ -80,11 +79,8 @@ class DecoderStage(nnx.Module):
     ) -> Float[Array, "b t h w o4"]:
         """The stage, with the four finer cells of each cell packed (see `models.packing`)."""
         b, t, h, w, c = x.shape
-        same = jnp.repeat(pack(surround(self._alike(b, h, w, guided))), t, axis=0)
-        weights = self.conv1.conv.kernel[...][:, :, : self.upsample.outputs]
-        doubled = self.upsample.kernel[...].reshape(c, -1)
-        composed = jnp.einsum("cm,lkmo->lkco", doubled, pack_kernel(weights), precision=jax.lax.Precision.HIGHEST)
-        corners = convolve(surround(x.reshape(b * t, h, w, c)), composed, "VALID", self.conv1.dtype) + same
+        same = pack(surround(self._alike(b, h, w, guided)))
+        corners = self._corners(x.reshape(b * t, h, w, c)) + jnp.repeat(same, t, axis=0)
         hidden = norm_relu(self.conv1.norm, corners, rim=True)
         out = convolve_packed(hidden, self.conv2.conv.kernel[...], self.conv2.dtype)
         return norm_relu(self.conv2.norm, out, rim=False).reshape(b, t, h, w, -1)
@@ -94,19 +90,19 @@ class DecoderStage(nnx.Module):
         same = self._convolved_bias(2 * h, 2 * w)
         return jnp.broadcast_to(same, (b, *same.shape[1:])) if guided is None else same + guided
 
-    def _upsample_and_convolve(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 o"]:
-        """Each corner between four cells of the grid yields, from these alone, the 2 x 2 finer cells around it."""
-        n, h, w, c = x.shape
+    def _corners(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h+1 w+1 o4"]:
+        """Upsampled and convolved: each corner between four cells yields the 2 x 2 finer ones around it, packed.
+
+        The outermost lie beyond the grid.
+        """
+        c = x.shape[-1]
         kernel = self.upsample.kernel[...].reshape(c, 2, 2, -1)
         weights = self.conv1.conv.kernel[...][:, :, : kernel.shape[-1]]
         places = corner_places()
         composed = jnp.einsum(
             "palr,qbks,crsm,abmo->lkcpqo", places, places, kernel, weights, precision=jax.lax.Precision.HIGHEST
         )
-        o = composed.shape[-1]
-        corners = convolve(surround(x), composed.reshape(2, 2, c, 4 * o), "VALID", self.conv1.dtype)
-        corners = corners.reshape(n, h + 1, w + 1, 2, 2, o).transpose(0, 1, 3, 2, 4, 5)
-        return corners.reshape(n, 2 * h + 2, 2 * w + 2, o)[:, 1:-1, 1:-1]
+        return convolve(surround(x), composed.reshape(2, 2, c, -1), "VALID", self.conv1.dtype)
 
     def _convolved_bias(self, height: int, width: int) -> Float[Array, "1 height width o"]:
         """What the upsampling's bias becomes: another value at the borders, beyond which there is nothing."""
@@ -157,9 +153,7 @@ class Decoder(nnx.Module):
 
     def _decode_packed(self, x: Array, middle: Array | None, fine: Array | None) -> Float[Array, "b t h4 w4"]:
         b, t = x.shape[:2]
-        x = over_batch(recomputed(self.stage1.refine_packed, self.remat)(over_batch(x), middle))
-        x = unpack(x.reshape(b * t, *x.shape[2:]))
-        x = x.reshape(b, t, *x.shape[1:])
+        x = unpack(over_batch(recomputed(self.stage1.refine_packed, self.remat)(over_batch(x), middle)))
         x = over_batch(recomputed(self.stage2.refine_packed, self.remat)(over_batch(x), fine))
         packed = surround(x.reshape(b * t, *x.shape[2:]))
         logits = unpack(convolve_packed(packed, self.head.kernel[...], self.dtype))[:, 1:-1, 1:-1, 0]

@@ -30,10 +30,10 @@ def pack(x: Float[Array, "n h2 w2 c"]) -> Float[Array, "n h w c4"]:
     return x.reshape(n, h // 2, 2, w // 2, 2, c).swapaxes(2, 3).reshape(n, h // 2, w // 2, 4 * c)
 
 
-def unpack(x: Float[Array, "n h w c4"]) -> Float[Array, "n h2 w2 c"]:
+def unpack(x: Float[Array, "*n h w c4"]) -> Float[Array, "*n h2 w2 c"]:
     """What `pack` had packed."""
-    n, h, w, c = x.shape
-    return x.reshape(n, h, w, 2, 2, c // 4).swapaxes(2, 3).reshape(n, 2 * h, 2 * w, c // 4)
+    *n, h, w, c = x.shape
+    return x.reshape(*n, h, w, 2, 2, c // 4).swapaxes(-4, -3).reshape(*n, 2 * h, 2 * w, c // 4)
 
 
 def surround(x: Float[Array, "n h w c"]) -> Float[Array, "n h+2 w+2 c"]:
@@ -45,14 +45,9 @@ def convolve_packed(
     x: Float[Array, "n h w c4"], kernel: Float[Array, "3 3 c o"], dtype: DTypeLike
 ) -> Float[Array, "n h-1 w-1 o4"]:
     """A convolution of 3 x 3 cells: from packed cells to the four around each inner corner, or the other way."""
-    return convolve(x, pack_kernel(kernel.astype(dtype)), "VALID", dtype)
-
-
-def pack_kernel(kernel: Float[Array, "3 3 c o"]) -> Float[Array, "2 2 c4 o4"]:
-    """The kernel that does to packed cells what the given one does to cells."""
-    places = jnp.asarray(corner_places(), kernel.dtype)
+    places, kernel = jnp.asarray(corner_places(), dtype), kernel.astype(dtype)
     packed = jnp.einsum("palr,qbks,abco->lkrscpqo", places, places, kernel, precision=jax.lax.Precision.HIGHEST)
-    return packed.reshape(2, 2, 4 * kernel.shape[2], 4 * kernel.shape[3])
+    return convolve(x, packed.reshape(2, 2, x.shape[-1], -1), "VALID", dtype)
 
 
 def norm_relu(norm: nnx.GroupNorm, x: Float[Array, "n h w c4"], rim: bool) -> Float[Array, "n h w c4"]:
