@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from benchmarks.ablation import SCORES, ZERO_SHOT, Results, config_of, differences, half_interval, towers_of
 from configs.ablation import VARIANTS
-from dinov3seg_jax.config import Config
 from dinov3seg_jax.data.held_out import open_evaluation
 from dinov3seg_jax.errors import run_command
 from dinov3seg_jax.evaluation.evaluate import open_to_score
@@ -75,16 +74,12 @@ def scenes_figure(runs: Path, scenes: Sequence[int], variants: Sequence[str]) ->
     dataset = open_evaluation(config.data)
     examples = [dataset.source[number] for number in scenes]
     colors = class_colors(dataset.classes)
-    columns = {
-        "picture": [example["image"] for example in examples],
-        "truth": [overlay(example["image"], example["label"], colors, 1, "off") for example in examples],
-    }
-    for variant in variants:
-        answers = labels_by(variant, runs, [example["image"] for example in examples], dataset.classes)
-        columns[variant] = [
-            overlay(example["image"], labels, colors, 1, "off")
-            for example, labels in zip(examples, answers, strict=True)
-        ]
+    images = [example["image"] for example in examples]
+    labels = {"truth": [example["label"] for example in examples]}
+    labels |= {variant: labels_by(variant, runs, images, dataset.classes) for variant in variants}
+    columns = {"picture": images}
+    for title, maps in labels.items():
+        columns[title] = [overlay(image, map_, colors, 1, "off") for image, map_ in zip(images, maps, strict=True)]
     figure, panels = plt.subplots(
         len(scenes), len(columns), figsize=(1.5 * len(columns), 1.6 * len(scenes)), squeeze=False
     )
@@ -99,7 +94,7 @@ def scenes_figure(runs: Path, scenes: Sequence[int], variants: Sequence[str]) ->
 
 def labels_by(variant: str, runs: Path, images: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
     """Of each picture, what a variant's model says."""
-    config: Config = config_of("full" if variant == ZERO_SHOT else variant, SEED, runs)
+    config = config_of("full" if variant == ZERO_SHOT else variant, SEED, runs)
     run = towers_of(config).workdir if variant == ZERO_SHOT else config.workdir
     segmenter = open_to_score(config, run, variant == ZERO_SHOT).segmenter
     return [segmenter.segment(image, list(names)).labels for image in images]

@@ -17,7 +17,6 @@ from scipy import ndimage
 from dinov3seg_jax.data.held_out import open_evaluation
 from dinov3seg_jax.errors import run_command
 from dinov3seg_jax.evaluation.confusion import IGNORED, ConfusionMatrix, scores
-from dinov3seg_jax.evaluation.evaluate import open_to_score
 from dinov3seg_jax.inference.load import open_model
 
 
@@ -28,13 +27,13 @@ def main() -> None:
     parser.add_argument("--zero_shot", action="store_true", help="the towers alone")
     parser.add_argument("--pictures", type=int, default=100)
     options = parser.parse_args()
-    config = open_model(options.run).config
-    model, dataset = open_to_score(config, options.run, options.zero_shot), open_evaluation(config.data)
+    opened = open_model(options.run, options.zero_shot)
+    segmenter, dataset = opened.segmenter(opened.config), open_evaluation(opened.config.data)
     names = list(dataset.classes)
     counts = {"own regions": ConfusionMatrix(len(names)), "true regions": ConfusionMatrix(len(names))}
     for index in range(min(options.pictures, len(dataset.source))):
         example = dataset.source[index]
-        result = model.segmenter.segment(example["image"], names, scores=True)
+        result = segmenter.segment(example["image"], names, scores=True)
         truth = np.asarray(example["label"])
         counts["own regions"].add(result.labels, truth)
         counts["true regions"].add(named(np.asarray(result.scores), truth), truth)

@@ -20,6 +20,7 @@ from dinov3seg_jax.config_files import load_config
 from dinov3seg_jax.costs.hlo import Program
 from dinov3seg_jax.costs.roofline import bound
 from dinov3seg_jax.costs.topology import compile_for, describe_bound, topology_mesh
+from dinov3seg_jax.errors import run_command
 from dinov3seg_jax.models.decoder import Decoder
 from dinov3seg_jax.models.late_refinement import ClassRefinementBlock, SpatialRefinementBlock
 from dinov3seg_jax.training.chips import find_chip
@@ -28,9 +29,8 @@ from dinov3seg_jax.training.sharding import batch_sharding, on_mesh, replicated
 GRID = 24  # cells along the side of a crop of 384
 
 Shape = tuple[int, ...]
-Part = tuple[
-    Callable[[nnx.Rngs], nnx.Module], list[Shape]
-]  # how it is made, and the shapes of its guidance in one example
+# How it is made, and the shapes of its guidance in one example.
+Part = tuple[Callable[[nnx.Rngs], nnx.Module], list[Shape]]
 
 
 def main() -> None:
@@ -98,4 +98,4 @@ PARTS = {"class": _class, "spatial": _spatial, "decoder": _decoder}
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
