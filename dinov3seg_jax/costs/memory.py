@@ -217,8 +217,10 @@ def array_bytes(described: Any) -> int:
     return math.prod(described.shape) * (described.dtype.itemsize if plain else 8)  # else a random key
 
 
-def _sliced(equation: core.JaxprEqn) -> range:
+def _sliced(equation: core.JaxprEqn) -> Sequence[int]:
+    """Which arguments of a scan its body sees a slice of at a time, by their shapes: JAX renames what else says so."""
     if equation.primitive.name != "scan":
-        return range(0)
-    given = equation.params["num_consts"] + equation.params["num_carry"]
-    return range(given, len(equation.invars))
+        return ()
+    body: Any = equation.params["jaxpr"]
+    pairs = zip(equation.invars, body.jaxpr.invars, strict=True)
+    return [place for place, (whole, seen) in enumerate(pairs) if whole.aval.shape != seen.aval.shape]

@@ -27,7 +27,7 @@ class Captions:
     names: tuple[str, ...]
     model: ModelConfig
 
-    def __call__(self, label: Int[NDArray[np.int32], "h w"], rng: np.random.Generator) -> NDArray[np.int32]:
+    def __call__(self, label: Int[np.ndarray, "h w"], rng: np.random.Generator) -> NDArray[np.int32]:
         """Token ids of a caption of an image, int32 [length], filled up with zeros; all are of one length.
 
         Half of the captions name everything that is there, up to `MOST_NAMES`; the others leave some of it out, as
