@@ -2,16 +2,18 @@
 
     python -m benchmarks.inference [--only stages windows pixels classes start torch precision] [--repeats 3]
                                    [--model nano] [--names 20 150] [--checkpoint RUN] [--full_size] [--json FILE]
+                                   [--dtype bfloat16]
 
-Random weights unless `--checkpoint` names a run; float32; square pictures. Each case runs in a process of its own,
-since a peak of memory can be measured only once in a process.
+Random weights unless `--checkpoint` names a run; float32 unless `--dtype` says otherwise; square pictures. Each case
+runs in a process of its own, since a peak of memory can be measured only once in a process.
 
-- stages: decode, resize, encode, head, label, write, and all of them by `predict`'s own path.
+- stages: decode, resize, encode, head, label, write, and all of them by `predict`'s own path; `--names`.
 - windows: encoding the windows of a batch of pictures at once, against a Python loop over windows, in turns.
 - pixels, classes: seconds and peak of memory against the size of the picture, and the length of the list.
 - start: a process that segments one picture, with nothing kept on disk and again; only with `--checkpoint`.
 - torch: ours against `transformers`' encoder and the same head in plain PyTorch (benchmarks/torch_model.py), eager and
-  compiled, in turns; ViT-S without early refinement. Each is also run alone for its peak. It needs the `parity` extra.
+  compiled, on the same device, in turns; ViT-S without early refinement. Each is also run alone for its peak. It needs
+  the `parity` extra.
 - precision: labels and score with fewer bits, on painted scenes; only with `--checkpoint`.
 - `--full_size` instead: the paper's model with 5,000 names (random embeddings) at 640 x 640, and with 150 names on a
   photograph of 4,000 x 3,000 pixels.
@@ -54,7 +56,8 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=(1, 2, 4, 8), help="pictures, for windows")
     parser.add_argument("--sides", nargs="+", type=int, default=(160, 320, 640, 1280), help="pixels, for pixels")
     parser.add_argument("--lists", nargs="+", type=int, default=(10, 100, 1000), help="names, for classes")
-    parser.add_argument("--names", nargs="+", type=int, default=(20, 150), help="for torch")
+    parser.add_argument("--names", nargs="+", type=int, default=(20, 150), help="for stages and torch")
+    parser.add_argument("--dtype", default="model", help="of the arithmetic of all but torch and precision")
     parser.add_argument("--image_size", type=int, default=384, help="for torch; windows are two thirds of it")
     parser.add_argument("--scenes", type=int, default=50, help="for precision")
     parser.add_argument("--full_size", action="store_true")
@@ -77,16 +80,17 @@ def main() -> None:
 def _cases(options: argparse.Namespace) -> list[tuple[str, str, Case]]:
     """Section, worker and case, in the order in which they run."""
     shared = {"model": options.model, "checkpoint": options.checkpoint, "repeats": options.repeats}
+    shared["dtype"] = options.dtype
     if options.full_size:
         whole = shared | {"model": "paper", "repeats": 1}
         return [
             ("full_size", "segment", whole | {"height": 3000, "width": 4000, "names": 150}),
             ("full_size", "segment", whole | {"height": 640, "width": 640, "names": 5000, "random_text": True}),
         ]
-    torch = shared | {"image_size": options.image_size}
+    torch = shared | {"image_size": options.image_size, "dtype": "model"}
     small = shared | {"height": 160, "width": 160}
     cases: dict[str, list[tuple[str, Case]]] = {
-        "stages": [("stages", shared | {"height": 480, "width": 640, "names": 20})],
+        "stages": [("stages", shared | {"height": 480, "width": 640, "names": names}) for names in options.names],
         "windows": [("windows", shared | {"batch": batch}) for batch in options.batches],
         "pixels": [
             ("segment", shared | {"height": side, "width": side, "names": 20, "resize": "native", "image_size": side})
@@ -154,6 +158,7 @@ def stages(case: Case) -> Case:
     return {"seconds": seconds, "share": {name: seconds[name] / parts for name in runs if name != "everything"}} | {
         "images_per_second": 1 / seconds["everything"],
         "picture_bytes": int(np.prod(picture.shape)),
+        **_device_peak(),
     }
 
 
@@ -211,6 +216,7 @@ def segment(case: Case) -> Case:
         "weights_bytes": _weights_bytes(model),
         "before_bytes": before,
         "peak_bytes": _peak(),
+        **_device_peak(),
     }
 
 
@@ -358,6 +364,7 @@ def _random_parameters(model: Any) -> dict[str, Any]:
 
 def _pair(case: Case, who: Sequence[str]) -> tuple[dict[str, Callable[[], Any]], Case]:
     """Functions from nothing to scores, on the same picture, names and weights."""
+    import jax
     import numpy as np
 
     side = case["image_size"]
@@ -385,12 +392,14 @@ def _pair(case: Case, who: Sequence[str]) -> tuple[dict[str, Callable[[], Any]],
             for name, value in parameters.items()
             if not name.startswith(("vision/", "text/", "early/"))
         }
-        theirs = TorchModel(model.config, encoder, head).eval()
-        given = torch.from_numpy(images), torch.from_numpy(text)
+        device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+        torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as JAX
+        theirs = TorchModel(model.config, encoder, head).eval().to(device)
+        given = torch.from_numpy(images).to(device), torch.from_numpy(text).to(device)
 
         def run(module: Any) -> Any:
             with torch.no_grad():  # which its compiler takes better than inference_mode
-                return module(*given).numpy()
+                return module(*given).numpy(force=True)
 
         notes |= {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
         if "eager" in who:
@@ -467,6 +476,14 @@ def _peak() -> int:
     if STATUS.exists():
         return 1024 * int(STATUS.read_text().split("VmHWM:")[1].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _device_peak() -> Case:
+    """The most that the device's own memory has held, where it has one that counts."""
+    import jax
+
+    held = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {"device_peak_bytes": held} if held else {}
 
 
 def _forget_peak() -> int:

@@ -26,38 +26,43 @@ from dinov3seg_jax.training.sharding import parameter_shardings
 from dinov3seg_jax.training.start import first_parameters
 from dinov3seg_jax.training.step import TrainState
 
-# Options that a run may change when it is resumed; any other would make it another run. Those that say how the work of
-# a step is shared out or cut into parts change its result by rounding alone.
+# Options, and sections of them, that a run may change when it is resumed; any other would make it another run. Those
+# that say how the work of a step is computed, shared out or cut into parts change its result by rounding alone.
 RESUMABLE = {
-    "train": {
-        "steps",
-        "accumulate",
-        "log_every",
-        "trackers",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "profile_steps",
-        "eval_every",
-        "eval_images",
-        "eval_view",
-        "eval_pictures",
-        "eval_patience",
-    },
-    "data": {"eval", "workers"},
-    "model": {"tokenizer"},  # a path; the run's folder has a copy
-    "": {
-        "inference",
-        "zero_shot",
-        "workdir",
-        "init_from",
-        "data_parallel",
-        "model_parallel",
-        "replicas",
-        "fsdp_bytes",
-        "fsdp_frozen",
-        "benchmarks",
-        "report_images",
-    },
+    "benchmarks",
+    "data.eval",
+    "data.workers",
+    "data_parallel",
+    "fsdp_bytes",
+    "fsdp_frozen",
+    "inference",
+    "init_from",
+    "model.attention",
+    "model.decoder.packed",
+    "model.decoder.remat",
+    "model.early.remat",
+    "model.late.class_kernel",
+    "model.late.kernel",
+    "model.late.remat",
+    "model.remat",
+    "model.tokenizer",  # a path; the run's folder has a copy
+    "model_parallel",
+    "replicas",
+    "report_images",
+    "train.accumulate",
+    "train.checkpoint_every",
+    "train.eval_every",
+    "train.eval_images",
+    "train.eval_patience",
+    "train.eval_pictures",
+    "train.eval_view",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.profile_steps",
+    "train.steps",
+    "train.trackers",
+    "workdir",
+    "zero_shot",
 }
 
 
@@ -125,7 +130,7 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
         raise UserError(f"'{workdir}' holds {what}; choose another --config.workdir for the run.")
     if not is_run(workdir):
         return
-    old, new = (dataclasses.asdict(_without_resumable(c)) for c in (read_config(workdir), config))
+    old, new = (dataclasses.asdict(c) for c in (read_config(workdir), config))
     if not (workdir / LOG_FILE).exists() and not children(workdir / STEPS_FOLDER):
         return  # it failed before its first step: what is mended since then makes no other run
     for name, before, after in _differences(old, new):
@@ -135,25 +140,13 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
         )
 
 
-def _without_resumable(config: Config) -> Config:
-    plain = Config()
-    return dataclasses.replace(
-        config,
-        train=_reset(config.train, plain.train, RESUMABLE["train"]),
-        data=_reset(config.data, plain.data, RESUMABLE["data"]),
-        model=_reset(config.model, plain.model, RESUMABLE["model"]),
-        **{name: getattr(plain, name) for name in RESUMABLE[""]},
-    )
-
-
-def _reset(section: Any, plain: Any, names: set[str]) -> Any:
-    return dataclasses.replace(section, **{name: getattr(plain, name) for name in names})
-
-
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Options that make another run."""
     for name, before in old.items():
-        after = new[name]
+        option, after = f"{prefix}{name}", new[name]
+        if option in RESUMABLE:
+            continue
         if isinstance(before, dict):
-            yield from _differences(before, after, f"{prefix}{name}.")
+            yield from _differences(before, after, f"{option}.")
         elif before != after:
-            yield f"{prefix}{name}", before, after
+            yield option, before, after
