@@ -31,10 +31,11 @@ $(VENV)/.ready: requirements/dev.txt requirements/uv.txt pyproject.toml
 	echo "environment ready in $$(cat $(SETUP_LOG)) s"
 
 # Neighbours stay on one worker, for what they share, until the other has nothing left to do.
+TESTS ?=
 PYTEST := $(RUN) -m pytest -n 2 --dist worksteal
 
 test: setup
-	$(PYTEST)
+	$(PYTEST) $(TESTS)
 
 test-slow: setup
 	$(PYTEST) -m slow
