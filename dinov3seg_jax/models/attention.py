@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.models.kernels import LONG, Kernel, has_kernel, takes_cudnn
+from dinov3seg_jax.models.kernels import LONG, Kernel, cudnn_attention, has_kernel, takes_cudnn
 from dinov3seg_jax.models.layers import Linear
 from dinov3seg_jax.models.mesh import BY_EXAMPLE, divides, on_each_device
 
@@ -59,19 +59,15 @@ def attend(
                 f"model.attention 'cudnn' needs a GPU and bfloat16, and this is {query.dtype} on "
                 f"{jax.default_backend()}; set --config.model.attention=auto, or on a GPU model.dtype=bfloat16."
             )
-        return _cudnn_attention(query, key, value, causal)
+        return cudnn_attention(query, key, value, causal=causal)
     if kernel == "auto" and divides(len(query)) and takes_cudnn(query.dtype, query.shape[-1], key.shape[1]):
-        return on_each_device(partial(_cudnn_attention, causal=causal), (BY_EXAMPLE,) * 3)(query, key, value)
+        return on_each_device(partial(cudnn_attention, causal=causal), (BY_EXAMPLE,) * 3)(query, key, value)
     if kernel in ("xla", "splash") or causal or key.shape[1] < LONG:
         before = penalty(np.tri(query.shape[1], key.shape[1], dtype=bool)) if causal else None
         return dot_product_attention(query, key, value, before)
     return jax.lax.platform_dependent(
         query, key, value, cpu=_attend_in_parts, default=lambda q, k, v: dot_product_attention(q, k, v)
     )
-
-
-def _cudnn_attention(query: Array, key: Array, value: Array, causal: bool) -> Array:
-    return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
 
 
 def dot_product_attention(

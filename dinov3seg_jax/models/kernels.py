@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from dinov3seg_jax.errors import note, reason
 from dinov3seg_jax.models.mesh import EXAMPLES
@@ -61,15 +62,37 @@ def takes_cudnn(dtype: DTypeLike, head_dim: int, tokens: int) -> bool:
     return shares_examples_alone and cudnn_works()
 
 
+def cudnn_attention(
+    query: Float[Array, "b n heads d"],
+    key: Float[Array, "b m heads d"],
+    value: Float[Array, "b m heads d"],
+    *,
+    causal: bool = False,
+) -> Float[Array, "b n heads d"]:
+    """cuDNN's flash attention.
+
+    JAX refuses gradients where a number of tokens is odd, as that of patches with one CLS token and four registers is.
+    So there is one token more then, which nothing sees.
+    """
+    lengths, (b, n), m = {}, query.shape[:2], key.shape[1]
+    if n % 2 or m % 2:
+        query, key, value = (
+            jnp.pad(part, ((0, 0), (0, part.shape[1] % 2), (0, 0), (0, 0))) for part in (query, key, value)
+        )
+        sizes = {"query_seq_lengths": n, "key_value_seq_lengths": m}
+        lengths = {name: jnp.full(b, size, jnp.int32) for name, size in sizes.items()}
+    return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn", **lengths)[:, :n]
+
+
 @functools.cache
 def cudnn_works() -> bool:
     """Try cuDNN's attention once, forwards and backwards; if it fails, say so."""
 
     def attend(x: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(x, x, x, implementation="cudnn").astype(jnp.float32).sum()
+        return cudnn_attention(x, x, x).astype(jnp.float32).sum()
 
     def try_it() -> None:
-        jax.block_until_ready(jax.jit(jax.grad(attend))(jnp.zeros((1, LONG, 1, 64), jnp.bfloat16)))
+        jax.block_until_ready(jax.jit(jax.grad(attend))(jnp.zeros((1, LONG + 1, 1, 64), jnp.bfloat16)))
 
     try:
         with ThreadPoolExecutor(1) as another:  # whose thread is in the middle of no trace

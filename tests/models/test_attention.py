@@ -124,6 +124,32 @@ def test_cudnn_agrees_with_plain_attention(causal, kernel):
         np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), atol=2e-2 * scale)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("tokens", "keys"), [(7, 7), (6, 7), (7, 6), (6, 6)])
+def test_cudnn_sees_even_numbers_of_tokens_alone(monkeypatch, tokens, keys, causal):
+    """JAX refuses others when they train; its own kernel stands in for cuDNN's, which only GPUs have."""
+    inside = jax.nn.dot_product_attention
+
+    def stand_in(query, key, value, *, implementation, **options):
+        assert implementation == "cudnn"
+        assert not query.shape[1] % 2
+        assert not key.shape[1] % 2
+        return inside(query, key, value, implementation="xla", **options)
+
+    query, (_, key, value) = drawn(tokens=tokens)[0], drawn(tokens=keys)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+
+    def total(arrays, kernel):
+        return (kernel(*arrays, causal=causal) ** 2).sum()
+
+    found, expected = (
+        jax.value_and_grad(total)((query, key, value), kernel)
+        for kernel in (kernels.cudnn_attention, functools.partial(attend, kernel="xla"))
+    )
+    for ours, plain in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=2e-4 * float(jnp.abs(plain).max()))
+
+
 def test_cudnn_says_what_it_needs():
     with pytest.raises(UserError, match="^model.attention 'cudnn' needs a GPU and bfloat16, and this is float32 on "):
         attend(*drawn(), kernel="cudnn")
@@ -188,7 +214,7 @@ def test_cudnn_is_taken_where_only_examples_are_shared_out(monkeypatch, mesh, ta
 
 def test_auto_uses_cudnn_if_it_is_taken(monkeypatch):
     monkeypatch.setattr(attention, "takes_cudnn", lambda dtype, head_dim, tokens: (head_dim, tokens) == (8, 300))
-    monkeypatch.setattr(attention, "_cudnn_attention", lambda query, key, value, causal: jnp.full_like(value, 7))
+    monkeypatch.setattr(attention, "cudnn_attention", lambda query, key, value, causal: jnp.full_like(value, 7))
     assert (attend(*drawn(tokens=300)) == 7).all()
     assert not (attend(*drawn(tokens=301)) == 7).all()
     for kernel in ("xla", "portable"):
