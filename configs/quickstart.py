@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.data.color_jitter = False  # it would turn a red ball into an orange one
 
     config.train.alignment_steps = 3000  # in place of dinov3.txt's pre-training
-    config.train.steps = 450
+    config.train.steps = 520
     config.train.hardest_classes = 8
     config.train.batch_size = 16
     config.train.learning_rate = 2e-3

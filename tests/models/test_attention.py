@@ -142,10 +142,11 @@ def test_cudnn_sees_even_numbers_of_tokens_alone(monkeypatch, tokens, keys, caus
     def total(arrays, kernel):
         return (kernel(*arrays, causal=causal) ** 2).sum()
 
-    found, expected = (
-        jax.value_and_grad(total)((query, key, value), kernel)
-        for kernel in (kernels.cudnn_attention, functools.partial(attend, kernel="xla"))
-    )
+    with jax.default_matmul_precision("highest"):
+        found, expected = (
+            jax.value_and_grad(total)((query, key, value), kernel)
+            for kernel in (kernels.cudnn_attention, functools.partial(attend, kernel="xla"))
+        )
     for ours, plain in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, plain, atol=2e-4 * float(jnp.abs(plain).max()))
 
