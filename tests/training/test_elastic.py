@@ -1,4 +1,4 @@
-"""A run goes on with other processes, devices, replicas, workers and batch parts, and learns the same from the same."""
+"""A run goes on with other processes, devices, replicas, workers, batch parts and kernels, and learns the same."""
 
 import signal
 
@@ -17,7 +17,8 @@ def test_a_run_that_is_moved_and_moved_back_has_the_losses_of_one_that_stays(tmp
     straight, moved = (Run(tmp_path, name, **OPTIONS) for name in ("straight", "moved"))
     straight.move(1, devices=8)
     straight.finish()
-    layouts = {(1, 8): {}, (2, 2): {"data.workers": 1, "train.accumulate": 2, "replicas": 2}}
+    computed = {"model.late.remat": True, "model.decoder.remat": True, "model.decoder.packed": True}
+    layouts = {(1, 8): {}, (2, 2): {"data.workers": 1, "train.accumulate": 2, "replicas": 2} | computed}
     began = []
     for processes, devices in [*layouts, (1, 8)]:
         moved.move(processes, devices, **layouts[processes, devices])
