@@ -222,5 +222,5 @@ def _sliced(equation: core.JaxprEqn) -> Sequence[int]:
     if equation.primitive.name != "scan":
         return ()
     body: Any = equation.params["jaxpr"]
-    pairs = zip(equation.invars, body.jaxpr.invars, strict=True)
+    pairs: Any = zip(equation.invars, body.jaxpr.invars, strict=True)
     return [place for place, (whole, seen) in enumerate(pairs) if whole.aval.shape != seen.aval.shape]

@@ -74,14 +74,22 @@ def cudnn_attention(
     JAX refuses gradients where a number of tokens is odd, as that of patches with one CLS token and four registers is.
     So there is one token more then, which nothing sees.
     """
-    lengths, (b, n), m = {}, query.shape[:2], key.shape[1]
-    if n % 2 or m % 2:
-        query, key, value = (
-            jnp.pad(part, ((0, 0), (0, part.shape[1] % 2), (0, 0), (0, 0))) for part in (query, key, value)
-        )
-        sizes = {"query_seq_lengths": n, "key_value_seq_lengths": m}
-        lengths = {name: jnp.full(b, size, jnp.int32) for name, size in sizes.items()}
-    return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn", **lengths)[:, :n]
+    (b, n), m = query.shape[:2], key.shape[1]
+    if n % 2 == 0 == m % 2:
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
+    query, key, value = (
+        jnp.pad(part, ((0, 0), (0, part.shape[1] % 2), (0, 0), (0, 0))) for part in (query, key, value)
+    )
+    attended = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=causal,
+        query_seq_lengths=jnp.full(b, n, jnp.int32),
+        key_value_seq_lengths=jnp.full(b, m, jnp.int32),
+        implementation="cudnn",
+    )
+    return attended[:, :n]
 
 
 @functools.cache
