@@ -79,8 +79,12 @@ def main() -> None:
 
 def _cases(options: argparse.Namespace) -> list[tuple[str, str, Case]]:
     """Section, worker and case, in the order in which they run."""
-    shared = {"model": options.model, "checkpoint": options.checkpoint, "repeats": options.repeats}
-    shared["dtype"] = options.dtype
+    shared = {
+        "model": options.model,
+        "checkpoint": options.checkpoint,
+        "repeats": options.repeats,
+        "dtype": options.dtype,
+    }
     if options.full_size:
         whole = shared | {"model": "paper", "repeats": 1}
         return [
@@ -393,7 +397,8 @@ def _pair(case: Case, who: Sequence[str]) -> tuple[dict[str, Callable[[], Any]],
             if not name.startswith(("vision/", "text/", "early/"))
         }
         device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
-        torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as JAX
+        if device == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, as JAX
         theirs = TorchModel(model.config, encoder, head).eval().to(device)
         given = torch.from_numpy(images).to(device), torch.from_numpy(text).to(device)
 

@@ -59,18 +59,6 @@ class Case(NamedTuple):
     is_recipe: bool
 
 
-class Ready(NamedTuple):
-    """A compiled step."""
-
-    case: Case
-    found: dict[str, Any]  # so far
-    run: Any  # its program
-    tokens: Any  # of the names
-    batch: Any  # described
-    traced: Any
-    step: Any
-
-
 def main() -> None:
     """Time every case, print a table, and write the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -102,18 +90,17 @@ def main() -> None:
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
     """Trace and compile the step of a case, and run it `repeats` times after a first run that does not count."""
-    ready = prepare(case)
-    return ready.found | (execute(ready, repeats) if repeats else {})
-
-
-def prepare(case: Case) -> Ready:
-    """Trace and compile."""
     import jax
     import numpy as np
 
     from dinov3seg_jax.costs.step_memory import abstract_batch, memory_of
-    from dinov3seg_jax.training.program import CompiledStep, describe_step
+    from dinov3seg_jax.models.graph import initialize
+    from dinov3seg_jax.training.chips import peak_flops
+    from dinov3seg_jax.training.finetune import partition
+    from dinov3seg_jax.training.optimizer import make_optimizer
+    from dinov3seg_jax.training.program import CompiledStep, describe_step, model_flops
     from dinov3seg_jax.training.sharding import make_mesh
+    from dinov3seg_jax.training.step import Batch, TrainState
 
     config, device = case.config, jax.local_devices()[0]
     run = describe_step(config, make_mesh(1, 1, [device]))
@@ -137,48 +124,33 @@ def prepare(case: Case) -> Ready:
     }
     if case.is_recipe:
         found["planned_bytes"] = memory_of(config, 1, tokens.shape).total
-    return Ready(case, found, run, tokens, batch, traced, step)
-
-
-def execute(ready: Ready, repeats: int) -> dict[str, Any]:
-    """Run a step `repeats` times after a first run that does not count, from random weights and pictures."""
-    import jax
-    import numpy as np
-
-    from dinov3seg_jax.models.graph import initialize
-    from dinov3seg_jax.training.chips import peak_flops
-    from dinov3seg_jax.training.finetune import partition
-    from dinov3seg_jax.training.optimizer import make_optimizer
-    from dinov3seg_jax.training.program import model_flops
-    from dinov3seg_jax.training.step import Batch, TrainState
-
-    config, run, batch = ready.case.config, ready.run, ready.batch
-    device = jax.local_devices()[0]
+    if not repeats:
+        return found
     placed, frozen_at, everywhere, by_example = run.shardings
     split = partition(initialize(config.model, jax.random.key(0)), config.model, config.train)
     trainable, frozen = jax.device_put(split, (placed.trainable, frozen_at))
     optimizer = jax.jit(make_optimizer(config.train).init, out_shardings=placed.optimizer)(trainable)
     state = TrainState(jax.device_put(np.int32(0), placed.step), trainable, optimizer)
-    names = run.names(trainable, frozen, ready.tokens)
+    names = run.names(trainable, frozen, tokens)
     del split, trainable, optimizer
     rng, (b, k) = np.random.default_rng(0), batch.class_ids.shape
     drawn = Batch(
         rng.integers(0, 256, batch.image.shape, np.uint8),
         rng.integers(-1, k, batch.label.shape, np.int32),
-        np.stack([rng.permutation(ready.case.names)[:k] for _ in range(b)]).astype(np.int32),
+        np.stack([rng.permutation(case.names)[:k] for _ in range(b)]).astype(np.int32),
     )
     drawn, names = jax.device_put((drawn, names), (by_example, everywhere))
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
-        state, metrics = jax.block_until_ready(ready.step(state, frozen, names, drawn))
+        state, metrics = jax.block_until_ready(step(state, frozen, names, drawn))
         seconds.append(time.perf_counter() - started)
     if not np.isfinite(float(metrics["loss"])):
         raise RuntimeError("the loss is not finite: this times something that cannot train")
     median, peak = statistics.median(seconds[1:]), peak_flops(device.device_kind)
-    flops = model_flops(config, run, ready.traced.jaxpr, (run.state, run.frozen, names, batch))
+    flops = model_flops(config, run, traced.jaxpr, (run.state, run.frozen, names, batch))
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
+    return found | {
         "step_seconds": median,
         "every_step_seconds": seconds[1:],
         "first_step_seconds": seconds[0],
