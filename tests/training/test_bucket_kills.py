@@ -16,6 +16,7 @@ from dinov3seg_jax.places import place
 from tests.emulators import serve
 from tests.training.lives import Run, kill, wait_until
 from tests.training.test_kills import assert_the_same_end
+from tests.training.test_loop import last_step
 
 STEPS = 6
 
@@ -78,6 +79,23 @@ def _compare(run: Run, straight: Run) -> None:
 @pytest.mark.parametrize(("kind", "kills"), [("s3", 2), ("gcs", 1)])
 def test_a_run_in_a_bucket_that_is_killed_ends_as_if_it_had_not_been(kind, kills, request, tmp_path):
     kill_again_and_again(request.getfixturevalue(kind), tmp_path, kills)
+
+
+@pytest.mark.slow
+def test_two_processes_write_their_own_parts_to_gs_and_both_go_on_when_one_is_killed(gcs, tmp_path):
+    """As the hosts of a pod do."""
+    options = {"steps": 20, "batch_size": 4, "checkpoint_every": 5}
+    straight = Run(tmp_path, "straight", 2, devices=2, **options)
+    straight.finish()
+    run = Run(tmp_path, "bucket", 2, devices=2, workdir=place(f"{gcs}/runs/bucket"), **options)
+    started = run.start()
+    assert wait_until(lambda: run.reported() and last_step(run.workdir) >= 7, started[0]), run.said()
+    kill(started[1])
+    assert started[0].wait(timeout=120) not in (0, 2)
+    saved = max(run.reported())
+    run.finish()
+    assert saved <= run.began_at() < 20
+    assert_the_same_end(run, straight, 20)
 
 
 def main() -> None:
