@@ -1,4 +1,4 @@
-"""A part of the head, forwards and backwards, compiled for a small slice of TPUs: its memory traffic and least time.
+"""A part of the model, forwards and backwards, compiled for a small slice of TPUs: its memory traffic and least time.
 
     python -m benchmarks.tpu_part class v5e:2x2 [--classes 171] [--config.model.late.class_kernel=xla ...]
 
@@ -22,6 +22,7 @@ from dinov3seg_jax.costs.roofline import bound
 from dinov3seg_jax.costs.topology import compile_for, describe_bound, topology_mesh
 from dinov3seg_jax.errors import run_command
 from dinov3seg_jax.models.decoder import Decoder
+from dinov3seg_jax.models.early_refinement import EarlyRefinement
 from dinov3seg_jax.models.late_refinement import ClassRefinementBlock, SpatialRefinementBlock
 from dinov3seg_jax.training.chips import find_chip
 from dinov3seg_jax.training.sharding import batch_sharding, on_mesh, replicated
@@ -29,8 +30,8 @@ from dinov3seg_jax.training.sharding import batch_sharding, on_mesh, replicated
 GRID = 24  # cells along the side of a crop of 384
 
 Shape = tuple[int, ...]
-# How it is made, and the shapes of its guidance in one example.
-Part = tuple[Callable[[nnx.Rngs], nnx.Module], list[Shape]]
+# How it is made, and the shapes of what it gets for one example: a map, and guidance.
+Part = tuple[Callable[[nnx.Rngs], nnx.Module], Shape, list[Shape]]
 
 
 def main() -> None:
@@ -55,13 +56,13 @@ def main() -> None:
 
 def trace(name: str, model: ModelConfig, classes: int, mesh: Mesh) -> Any:
     """The part's value and gradients."""
-    create, shapes = PARTS[name](model, classes)
+    create, shape, shapes = PARTS[name](model, classes)
     graph, parameters = nnx.split(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
 
     def of_chips(shape: Shape) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((mesh.size, *shape), model.dtype)
 
-    x = of_chips((classes, GRID, GRID, model.late.dim))
+    x = of_chips(shape)
     guidance = tuple(of_chips(shape) for shape in shapes)
 
     def call(parameters: Any, x: Any, guidance: Any) -> Any:
@@ -79,22 +80,31 @@ def trace(name: str, model: ModelConfig, classes: int, mesh: Mesh) -> Any:
 def _class(model: ModelConfig, classes: int) -> Part:
     late, dtype = model.late, jnp.dtype(model.dtype)
     width = late.text_dim or late.dim
-    return lambda rngs: ClassRefinementBlock(late, width, dtype=dtype, rngs=rngs), [(classes, width)]
+    maps = classes, GRID, GRID, late.dim
+    return lambda rngs: ClassRefinementBlock(late, width, dtype=dtype, rngs=rngs), maps, [(classes, width)]
 
 
 def _spatial(model: ModelConfig, classes: int) -> Part:
     late, dtype = model.late, jnp.dtype(model.dtype)
     width = late.appearance_dim or late.dim
-    return lambda rngs: SpatialRefinementBlock(late, width, dtype=dtype, rngs=rngs), [(GRID, GRID, width)]
+    maps = classes, GRID, GRID, late.dim
+    return lambda rngs: SpatialRefinementBlock(late, width, dtype=dtype, rngs=rngs), maps, [(GRID, GRID, width)]
 
 
 def _decoder(model: ModelConfig, classes: int) -> Part:
     dtype, widths = jnp.dtype(model.dtype), model.decoder.guidance_dims
     shapes: list[Shape] = [(GRID * scale, GRID * scale, width) for scale, width in zip((2, 4), widths, strict=True)]
-    return lambda rngs: Decoder(model.late.dim, model.decoder, guided=True, dtype=dtype, rngs=rngs), shapes
+    maps = classes, GRID, GRID, model.late.dim
+    return lambda rngs: Decoder(model.late.dim, model.decoder, guided=True, dtype=dtype, rngs=rngs), maps, shapes
 
 
-PARTS = {"class": _class, "spatial": _spatial, "decoder": _decoder}
+def _early(model: ModelConfig, classes: int) -> Part:
+    side, width = GRID * model.vision.patch_size, model.vision.dim
+    dtype = jnp.dtype(model.dtype)
+    return lambda rngs: EarlyRefinement(model.early, dtype=dtype, rngs=rngs), (side, side, 3), [(GRID, GRID, width)]
+
+
+PARTS = {"class": _class, "spatial": _spatial, "decoder": _decoder, "early": _early}
 
 
 if __name__ == "__main__":
