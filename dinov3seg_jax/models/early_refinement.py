@@ -70,6 +70,10 @@ def pooling_matrix(inputs: int, outputs: int) -> np.ndarray:
 
 def adaptive_average_pool(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b height width c"]:
     """Mean over the cells that each output cell overlaps."""
+    b, h, w, c = x.shape
+    if h % height == 0 and w % width == 0:  # means of whole cells, which turn no map for a product
+        rows_pooled = x.reshape(b, height, h // height, w, c).mean(2, dtype=jnp.float32)
+        return rows_pooled.reshape(b, height, width, w // width, c).mean(3).astype(x.dtype)
     rows, columns = pooling_matrix(x.shape[1], height), pooling_matrix(x.shape[2], width)
     return jnp.einsum("ih,jw,bhwc->bijc", rows.astype(x.dtype), columns.astype(x.dtype), x)
 
@@ -103,16 +107,20 @@ class Encoder(nnx.Module):
     """A convolution with reflecting borders, then two residual blocks."""
 
     def __init__(self, inputs: int, dim: int, kernel: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.pad = kernel // 2
+        self.pad, self.dtype = kernel // 2, dtype
         self.conv = Conv(inputs, dim, kernel, padding="VALID", bias=False, dtype=dtype, rngs=rngs)
         self.block1 = ResBlock(dim, dim, dtype=dtype, rngs=rngs)
         self.block2 = ResBlock(dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], pool: Pool = lambda x: x) -> Float[Array, "b h2 w2 d"]:
         """The encoded map, pooled."""
+        return self.block2(self.block1(self._convolve(x)), pool)
+
+    def _convolve(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         p = self.pad
-        x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect") if p else x
-        return self.block2(self.block1(self.conv(x)), pool)
+        if p == 0:  # as a product, for which a TPU's compiler need not cut pictures up and turn them
+            return x.astype(self.dtype) @ self.conv.kernel[0, 0].astype(self.dtype)
+        return self.conv(jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect"))
 
 
 class FeatureUnification(nnx.Module):
@@ -272,8 +280,10 @@ class EarlyRefinement(nnx.Module):
         row, column = (rows * own[:, :1])[:, :, None], (columns * own[:, 1:])[:, None]
         cosine = jnp.cos(row) * jnp.cos(column) - jnp.sin(row) * jnp.sin(column)
         sine = jnp.sin(row) * jnp.cos(column) + jnp.cos(row) * jnp.sin(column)
-        turned = encoded.astype(jnp.float32)
-        return (turned * cosine + rotate_half(turned) * sine).astype(encoded.dtype)
+        # `rotate_half` as an exact product: a TPU's compiler would write both halves of the maps to memory.
+        halves_swapped = rotate_half(jnp.eye(encoded.shape[-1], dtype=encoded.dtype))
+        turned = jnp.matmul(encoded, halves_swapped, precision=jax.lax.Precision.HIGHEST)
+        return (encoded.astype(jnp.float32) * cosine + turned.astype(jnp.float32) * sine).astype(encoded.dtype)
 
     def _heads(self, x: Array) -> Array:
         b, h, w, d = x.shape
