@@ -106,3 +106,16 @@ def test_remat_changes_neither_values_nor_gradients():
     largest = max(float(jnp.abs(value).max()) for value in jax.tree.leaves(gradients))
     for one, other in zip(jax.tree.leaves(recomputed), jax.tree.leaves(gradients), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"), [((6, 9), (3, 3)), ((6, 9), (6, 3)), ((7, 9), (3, 4)), ((4, 5), (8, 5))], ids=str
+)
+def test_pooling_takes_the_mean_of_what_each_cell_overlaps(size, grid):
+    maps = random(5, 2, *size, 3)
+    pooled = np.asarray(adaptive_average_pool(maps, *grid))
+    ends = [[(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in zip(size, grid, strict=True)]
+    for i, (top, bottom) in enumerate(ends[0]):
+        for j, (left, right) in enumerate(ends[1]):
+            expected = np.asarray(maps)[:, top:bottom, left:right].mean((1, 2))
+            np.testing.assert_allclose(pooled[:, i, j], expected, atol=1e-6)
