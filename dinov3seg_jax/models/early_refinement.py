@@ -107,20 +107,16 @@ class Encoder(nnx.Module):
     """A convolution with reflecting borders, then two residual blocks."""
 
     def __init__(self, inputs: int, dim: int, kernel: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.pad, self.dtype = kernel // 2, dtype
+        self.pad = kernel // 2
         self.conv = Conv(inputs, dim, kernel, padding="VALID", bias=False, dtype=dtype, rngs=rngs)
         self.block1 = ResBlock(dim, dim, dtype=dtype, rngs=rngs)
         self.block2 = ResBlock(dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], pool: Pool = lambda x: x) -> Float[Array, "b h2 w2 d"]:
         """The encoded map, pooled."""
-        return self.block2(self.block1(self._convolve(x)), pool)
-
-    def _convolve(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         p = self.pad
-        if p == 0:  # as a product, for which a TPU's compiler need not cut pictures up and turn them
-            return x.astype(self.dtype) @ self.conv.kernel[0, 0].astype(self.dtype)
-        return self.conv(jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect"))
+        x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect") if p else x
+        return self.block2(self.block1(self.conv(x)), pool)
 
 
 class FeatureUnification(nnx.Module):
