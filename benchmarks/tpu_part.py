@@ -56,14 +56,14 @@ def main() -> None:
 
 def trace(name: str, model: ModelConfig, classes: int, mesh: Mesh) -> Any:
     """The part's value and gradients."""
-    create, shape, shapes = PARTS[name](model, classes)
+    create, of_map, of_guidance = PARTS[name](model, classes)
     graph, parameters = nnx.split(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
 
     def of_chips(shape: Shape) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((mesh.size, *shape), model.dtype)
 
-    x = of_chips(shape)
-    guidance = tuple(of_chips(shape) for shape in shapes)
+    x = of_chips(of_map)
+    guidance = tuple(of_chips(shape) for shape in of_guidance)
 
     def call(parameters: Any, x: Any, guidance: Any) -> Any:
         return nnx.merge(graph, parameters)(x, guidance if len(guidance) > 1 else guidance[0])
@@ -77,31 +77,47 @@ def trace(name: str, model: ModelConfig, classes: int, mesh: Mesh) -> Any:
     return jax.jit(on_mesh(both, mesh), in_shardings=at).trace(change, parameters, x, guidance)
 
 
+def _maps(model: ModelConfig, classes: int) -> Shape:
+    return classes, GRID, GRID, model.late.dim
+
+
 def _class(model: ModelConfig, classes: int) -> Part:
     late, dtype = model.late, jnp.dtype(model.dtype)
     width = late.text_dim or late.dim
-    maps = classes, GRID, GRID, late.dim
-    return lambda rngs: ClassRefinementBlock(late, width, dtype=dtype, rngs=rngs), maps, [(classes, width)]
+
+    def create(rngs: nnx.Rngs) -> nnx.Module:
+        return ClassRefinementBlock(late, width, dtype=dtype, rngs=rngs)
+
+    return create, _maps(model, classes), [(classes, width)]
 
 
 def _spatial(model: ModelConfig, classes: int) -> Part:
     late, dtype = model.late, jnp.dtype(model.dtype)
     width = late.appearance_dim or late.dim
-    maps = classes, GRID, GRID, late.dim
-    return lambda rngs: SpatialRefinementBlock(late, width, dtype=dtype, rngs=rngs), maps, [(GRID, GRID, width)]
+
+    def create(rngs: nnx.Rngs) -> nnx.Module:
+        return SpatialRefinementBlock(late, width, dtype=dtype, rngs=rngs)
+
+    return create, _maps(model, classes), [(GRID, GRID, width)]
 
 
 def _decoder(model: ModelConfig, classes: int) -> Part:
     dtype, widths = jnp.dtype(model.dtype), model.decoder.guidance_dims
     shapes: list[Shape] = [(GRID * scale, GRID * scale, width) for scale, width in zip((2, 4), widths, strict=True)]
-    maps = classes, GRID, GRID, model.late.dim
-    return lambda rngs: Decoder(model.late.dim, model.decoder, guided=True, dtype=dtype, rngs=rngs), maps, shapes
+
+    def create(rngs: nnx.Rngs) -> nnx.Module:
+        return Decoder(model.late.dim, model.decoder, guided=True, dtype=dtype, rngs=rngs)
+
+    return create, _maps(model, classes), shapes
 
 
 def _early(model: ModelConfig, classes: int) -> Part:
     side, width = GRID * model.vision.patch_size, model.vision.dim
-    dtype = jnp.dtype(model.dtype)
-    return lambda rngs: EarlyRefinement(model.early, dtype=dtype, rngs=rngs), (side, side, 3), [(GRID, GRID, width)]
+
+    def create(rngs: nnx.Rngs) -> nnx.Module:
+        return EarlyRefinement(model.early, dtype=jnp.dtype(model.dtype), rngs=rngs)
+
+    return create, (side, side, 3), [(GRID, GRID, width)]
 
 
 PARTS = {"class": _class, "spatial": _spatial, "decoder": _decoder, "early": _early}
