@@ -2,8 +2,7 @@
 
     python -m tests.inference.shared_lists plain
 
-prints, one line of JSON for each case named, how far what four devices find is from what one does; it fails where they
-label pixels otherwise.
+prints, one line of JSON for each case named, whether four devices find what one does.
 """
 
 import dataclasses
@@ -15,9 +14,10 @@ import jax
 import numpy as np
 
 from dinov3seg_jax.config import Config, InferenceConfig
+from dinov3seg_jax.inference.result import Segmentation
 from dinov3seg_jax.inference.segmenter import Segmenter
 from dinov3seg_jax.models.graph import initialize
-from tests.closeness import assert_same_labels
+from tests.closeness import SCORES
 from tests.tiny import MODEL
 
 NAMES = tuple(f"name {number}" for number in range(23))
@@ -32,11 +32,11 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {  # pictures, op
 def main(cases: list[str]) -> None:
     """Run these cases."""
     for case in cases:
-        print(json.dumps({"case": case, **run(case, *CASES[case])}), flush=True)
+        print(json.dumps({"case": case, **run(*CASES[case])}), flush=True)
 
 
-def run(case: str, count: int, options: dict[str, Any], late: dict[str, Any]) -> dict[str, Any]:
-    """How far scores are apart, and how many rows and classes a device decodes at once; labels must be the same."""
+def run(count: int, options: dict[str, Any], late: dict[str, Any]) -> dict[str, Any]:
+    """Whether labels are the same, how far scores are apart, and how many rows and classes a device decodes at once."""
     model = dataclasses.replace(MODEL, late=dataclasses.replace(MODEL.late, **late))
     config = Config(model=model, inference=InferenceConfig(**(PLAIN | options)))
     parameters = initialize(model, jax.random.key(0))
@@ -56,15 +56,21 @@ def run(case: str, count: int, options: dict[str, Any], late: dict[str, Any]) ->
     four.chunks._for_copies = lambda copies: programs._replace(decode=watch)
     found = four.segment_arrays(pictures, NAMES, scores=True)
     pairs = list(zip(found, expected, strict=True))
-    for a, b in pairs:
-        assert_same_labels(a.labels, b.labels, b.scores, case)
     return {
+        "labels": all(same_labels(a, b) for a, b in pairs),
         "confidence": max(float(np.abs(a.confidence - b.confidence).max()) for a, b in pairs),
         "scores": max(float(np.abs(a.scores - b.scores).max()) for a, b in pairs),
         "labels found": len(np.unique(expected[0].labels)),
         "chunks": len(decoded),
         "of a device": decoded[0][:2],
     }
+
+
+def same_labels(found: Segmentation, expected: Segmentation) -> bool:
+    """But where the two best scores are no further apart than two programs may round them; nearly nowhere they are."""
+    second, best = np.sort(np.asarray(expected.scores), axis=0)[-2:]
+    decided = best - second > 2 * SCORES
+    return bool(decided.mean() > 0.9) and np.array_equal(found.labels[decided], expected.labels[decided])
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def test_four_devices_find_what_one_does(case, of_a_device, chunks):
     ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     (found,) = (json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{"))
+    assert found["labels"]
     assert found["labels found"] > 5
     assert max(found["confidence"], found["scores"]) < SCORES
     assert (found["of a device"], found["chunks"]) == (of_a_device, chunks)

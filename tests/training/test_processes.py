@@ -97,10 +97,8 @@ def test_process_0_alone_speaks(straight):
     assert lines == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_process_is_killed_the_other_ends_and_both_go_on(folder, straight, victim):
-    run = Run(folder, f"killed_{victim}", processes=2, steps=30, checkpoint_every=5)
+def lose_one(run, victim):
+    """Kill one of two processes between saves, and see the other end; the newest step that was reported saved."""
     started = run.start()
     assert wait_until(lambda: run.reported() and last_step(run.workdir) >= 7, started[0]), run.said()
     kill(started[victim])
@@ -108,7 +106,14 @@ def test_when_one_process_is_killed_the_other_ends_and_both_go_on(folder, straig
     assert started[1 - victim].wait(timeout=60) not in (0, 2)
     print("ended after", time.monotonic() - began)
     assert run.says("the run goes on from what is saved.", 1 - victim)
-    saved = max(run.reported())  # of the first life
+    return max(run.reported())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_process_is_killed_the_other_ends_and_both_go_on(folder, straight, victim):
+    run = Run(folder, f"killed_{victim}", processes=2, steps=30, checkpoint_every=5)
+    saved = lose_one(run, victim)
     run.finish()
     assert 5 <= saved <= run.began_at() < 30
     assert_the_same_end(run, straight, 30)
