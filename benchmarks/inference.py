@@ -1,6 +1,6 @@
 """Seconds and memory of segmenting pictures, end to end and part by part, alone and against PyTorch.
 
-    python -m benchmarks.inference [--only stages windows pixels classes start torch precision] [--repeats 3]
+    python -m benchmarks.inference [--only stages windows pixels classes devices start torch precision] [--repeats 3]
                                    [--model nano] [--names 20 150] [--checkpoint RUN] [--full_size] [--json FILE]
                                    [--dtype bfloat16]
 
@@ -10,6 +10,8 @@ runs in a process of its own, since a peak of memory can be measured only once i
 - stages: decode, resize, encode, head, label, write, and all of them by `predict`'s own path; `--names`.
 - windows: encoding the windows of a batch of pictures at once, against a Python loop over windows, in turns.
 - pixels, classes: seconds and peak of memory against the size of the picture, and the length of the list.
+- devices: a picture and `--lists` on two devices that share the list, against one, in turns; on a CPU these are virtual
+  ones of one thread each, so that a device alone does not use two cores.
 - start: a process that segments one picture, with nothing kept on disk and again; only with `--checkpoint`.
 - torch: ours against `transformers`' encoder and the same head in plain PyTorch (benchmarks/torch_model.py), eager and
   compiled, on the same device, in turns; ViT-S without early refinement. Each is also run alone for its peak. It needs
@@ -21,6 +23,7 @@ runs in a process of its own, since a peak of memory can be measured only once i
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -34,11 +37,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import shown
+from dinov3seg_jax.errors import UserError, run_command
 from dinov3seg_jax.files import write_whole
 
 # Only the processes of the cases import JAX or PyTorch: a process inherits the peak of memory of the one it comes from.
 
-SECTIONS = ("stages", "windows", "pixels", "classes", "start", "torch", "precision")
+SECTIONS = ("stages", "windows", "pixels", "classes", "devices", "start", "torch", "precision")
 MODELS = ("nano", "vits16", "paper")
 STATUS = Path("/proc/self/status")
 AGREEMENT = 2e-3  # of scores in [0, 1]; what is timed as a pair has to be the same model
@@ -55,7 +59,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each case")
     parser.add_argument("--batches", nargs="+", type=int, default=(1, 2, 4, 8), help="pictures, for windows")
     parser.add_argument("--sides", nargs="+", type=int, default=(160, 320, 640, 1280), help="pixels, for pixels")
-    parser.add_argument("--lists", nargs="+", type=int, default=(10, 100, 1000), help="names, for classes")
+    parser.add_argument("--lists", nargs="+", type=int, default=(10, 100, 1000), help="names, for classes and devices")
     parser.add_argument("--names", nargs="+", type=int, default=(20, 150), help="for stages and torch")
     parser.add_argument("--dtype", default="model", help="of the arithmetic of all but torch and precision")
     parser.add_argument("--image_size", type=int, default=384, help="for torch; windows are two thirds of it")
@@ -101,6 +105,7 @@ def _cases(options: argparse.Namespace) -> list[tuple[str, str, Case]]:
             for side in options.sides
         ],
         "classes": [("segment", small | {"names": names, "random_text": True}) for names in options.lists],
+        "devices": [("devices", shared | {"names": names, "random_text": True}) for names in options.lists],
         "start": [("start", shared | {"height": 490, "width": 614, "names": 46})] if options.checkpoint else [],
         "torch": [("torch", torch | {"names": names}) for names in options.names],
         "precision": [
@@ -203,13 +208,9 @@ def windows(case: Case) -> Case:
 
 def segment(case: Case) -> Case:
     """One picture and one list of names, from bytes to labels: the first time, again, and the peak."""
-    import numpy as np
-
     model, names = _segmenter(case), _names(case["names"])
     if case.get("random_text"):
-        rows = np.random.default_rng(1).standard_normal((len(names), 2 * model.config.model.vision.dim), np.float32)
-        model.embed = lambda names: rows  # thousands of prompts would take longer than the picture
-        model.check_names = tuple
+        _draw_text(model, len(names))
     picture, before, worked = _picture(case), _forget_peak(), time.process_time()
     first, first_cpu = _seconds(lambda: model.segment(picture, names)), time.process_time() - worked
     again = [_seconds(lambda: model.segment(picture, names)) for _ in range(case["repeats"] if first < 120 else 0)]
@@ -221,6 +222,32 @@ def segment(case: Case) -> Case:
         "before_bytes": before,
         "peak_bytes": _peak(),
         **_device_peak(),
+    }
+
+
+def on_devices(case: Case) -> Case:
+    """One picture and one list of names on one device, and on two that share the list."""
+    import jax
+    import numpy as np
+
+    if len(jax.devices()) < 2:
+        raise UserError("there is one device; name other sections with --only, or use a machine with two.")
+    names = _names(case["names"])
+    models = {count: _segmenter(case, jax.devices()[:count]) for count in (1, 2)}
+    for model in models.values():
+        _draw_text(model, len(names))
+    side = models[1].config.inference.image_size
+    picture = _picture({"height": side, "width": side})
+    labels = [np.asarray(model.segment(picture, names).labels) for model in models.values()]
+    runs: dict[str, Callable[[], Any]] = {
+        str(count): functools.partial(model.segment, picture, names) for count, model in models.items()
+    }
+    seconds, _ = _in_turns(runs, case["repeats"])
+    return {
+        "seconds": seconds,
+        "ratio_two_to_one": seconds["2"] / seconds["1"],
+        "equal_labels": float((labels[0] == labels[1]).mean()),
+        "names_found": len(np.unique(labels[0])),
     }
 
 
@@ -310,15 +337,27 @@ WORKERS = {
     "stages": stages,
     "windows": windows,
     "segment": segment,
+    "devices": on_devices,
     "start": start,
     "torch": torch_pair,
     "torch_alone": torch_alone,
     "precision": precision,
 }
 
+# Of XLA, which reads them once, when JAX starts. Elsewhere than on a CPU they change nothing.
+FLAGS = {"devices": "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false"}
 
-def _segmenter(case: Case) -> Any:
-    """A model that is ready, of the case's checkpoint or with random weights."""
+
+def _draw_text(model: Any, count: int) -> None:
+    """Random rows for names: thousands of prompts would take longer than the picture."""
+    import numpy as np
+
+    rows = np.random.default_rng(1).standard_normal((count, 2 * model.config.model.vision.dim), np.float32)
+    model.embed, model.accept = lambda names: rows, lambda asked: asked
+
+
+def _segmenter(case: Case, devices: Sequence[Any] = ()) -> Any:
+    """A model that is ready, of the case's checkpoint or with random weights; devices: as for `Segmenter`."""
     from dinov3seg_jax.config import Config, InferenceConfig, ModelConfig, TextConfig
     from dinov3seg_jax.inference.segmenter import Segmenter
     from dinov3seg_jax.models import presets
@@ -330,7 +369,9 @@ def _segmenter(case: Case) -> Any:
     if case["checkpoint"]:
         from dinov3seg_jax.inference.load import load
 
-        return load(case["checkpoint"], [f"inference.{name}={value}" for name, value in options.items()])
+        return load(
+            case["checkpoint"], [f"inference.{name}={value}" for name, value in options.items()], devices=devices
+        )
     models = {
         "nano": presets.NANO,
         "paper": ModelConfig(),
@@ -342,7 +383,7 @@ def _segmenter(case: Case) -> Any:
         ),
     }
     config = Config(model=models[case["model"]], inference=dataclasses.replace(inference, **options))
-    return Segmenter(config, _random_parameters(config.model))
+    return Segmenter(config, _random_parameters(config.model), devices)
 
 
 def _random_parameters(model: Any) -> dict[str, Any]:
@@ -501,6 +542,7 @@ def _forget_peak() -> int:
 def _in_process(worker: str, case: Case) -> Case:
     """Run a worker, with no compiled programs on disk."""
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "DINOV3SEG_CACHE": "off"}
+    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS.get(worker, '')}".strip()
     command = [sys.executable, "-m", "benchmarks.inference", "--worker", worker, "--case", json.dumps(case)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -516,4 +558,4 @@ def _line(found: Case) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
