@@ -73,6 +73,7 @@ def get_config(words: str = "") -> ConfigDict:
     config.model.decoder.packed = True
     config.train.frozen_dtype = "bfloat16"
     config.fsdp_frozen = backbone == "vit7b"  # the others' frozen parameters are 2.2 GB: every chip can hold them
+    config.fsdp_gather_once = True
     config.data.workers = 8
 
     config.train.batch_size = int(size)

@@ -353,6 +353,7 @@ class Config:
     replicas: NonNegative = 0  # how many times all parameters are held; 0: once in each slice of a pod
     fsdp_bytes: NonNegative = 4 * 2**20  # larger parameters are cut over the devices of a replica
     fsdp_frozen: Flag = True  # also parameters that do not train; False: more memory, but no gathering in each step
+    fsdp_gather_once: Flag = False  # parameters that train: gathered once a step, not at each use; more memory
     benchmarks: Names = ()  # data sets to score on, one after the other, instead of data.eval.name
     report_images: NonNegative = 8  # pictures in the evaluation report
 

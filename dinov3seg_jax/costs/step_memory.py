@@ -141,6 +141,8 @@ def _given(shared: StepProgram, one: OneDevice) -> dict[str, int]:
     found: Counter[str] = Counter()
     for kind, size, is_used in zip(kinds, leaves, _used(one.traced.jaxpr), strict=True):
         found[kind] += size * is_used
+    if shared.gathered:
+        found["gathered parameters"] = shared.gathered
     return dict(found)
 
 

@@ -15,6 +15,7 @@ from dinov3seg_jax.models.graph import bind, build
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.finetune import frozen_blocks, join, partition, updates_of
 from dinov3seg_jax.training.flops import as_counted, count_flops, count_traced
+from dinov3seg_jax.training.gathering import gathered_bytes
 from dinov3seg_jax.training.optimizer import make_optimizer
 from dinov3seg_jax.training.pretraining import MARGIN
 from dinov3seg_jax.training.sharding import (
@@ -47,6 +48,7 @@ class StepProgram(NamedTuple):
     state: TrainState  # described
     frozen: Parameters  # described
     mesh: AnyMesh
+    gathered: int = 0  # bytes of parameters that a device holds for a step beside its own
 
     def names(self, trainable: Parameters, frozen: Parameters, tokens: Int[Any, "n length"]) -> Any:
         """What the step takes as names: the tokens, or where nothing of the text tower trains, their embeddings.
@@ -91,7 +93,8 @@ def describe_step(config: Config, mesh: AnyMesh) -> StepProgram:
         out_shardings=(shardings.state, replicated(mesh)),
         donate_argnums=0,
     )
-    return StepProgram(step, shardings, graph, state, frozen, mesh)
+    gathered = gathered_bytes(trainable, by_name, config.model.dtype) if config.fsdp_gather_once else 0
+    return StepProgram(step, shardings, graph, state, frozen, mesh, gathered)
 
 
 def while_training(model: ModelConfig) -> ModelConfig:

@@ -35,6 +35,7 @@ RESUMABLE = {
     "data_parallel",
     "fsdp_bytes",
     "fsdp_frozen",
+    "fsdp_gather_once",
     "inference",
     "init_from",
     "model.attention",

@@ -16,6 +16,7 @@ from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.agreement import count_agreement
 from dinov3seg_jax.training.finetune import join
+from dinov3seg_jax.training.gathering import gathered
 from dinov3seg_jax.training.linear_probe import make_linear_loss
 from dinov3seg_jax.training.losses import alignment_loss, named_labels, sample_patches, sigmoid_cross_entropy
 from dinov3seg_jax.training.optimizer import learning_rate_schedule
@@ -57,8 +58,16 @@ Names = Int[Array, "n length"] | Float[Array, "n d2"]  # token ids, or their emb
 Step = Callable[[TrainState, Parameters, Names, Batch], tuple[TrainState, dict[str, Array]]]
 
 
-def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Aside]]:
-    """Return loss(trainable, frozen, text, step, batch) for `config.train.objective`; `text` is of all names."""
+def make_loss(
+    config: Config, graph: nnx.GraphDef, together: Callable[[Parameters], Parameters] = dict
+) -> Callable[..., tuple[Float[Array, ""], Aside]]:
+    """Return loss(trainable, frozen, text, step, batch) for `config.train.objective`; `text` is of all names.
+
+    Args:
+        config: of the run.
+        graph: of the model.
+        together: what trains, as the model takes it.
+    """
     options = config.train
 
     def loss(
@@ -68,7 +77,7 @@ def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[
         step: Int[Array, ""],
         batch: Batch,
     ) -> tuple[Float[Array, ""], Aside]:
-        model = bind(graph, join(trainable, frozen))
+        model = bind(graph, join(together(trainable), frozen))
         images = seen(batch.image, options.view_size)
         if options.objective == "captions":
             return caption_loss(model, images, batch.caption), Aside(jnp.asarray(len(images)))
@@ -182,6 +191,12 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
         graph: of the model.
         shardings: by name; gradients then lie as their parameters do, so that no device holds all of them.
     """
+
+    def together(trainable: Parameters) -> Parameters:
+        if shardings is None or not config.fsdp_gather_once:
+            return trainable
+        return gathered(trainable, shardings, config.model.dtype)
+
     if config.model.linear.classes:
         linear_loss = make_linear_loss(config, graph)
 
@@ -191,7 +206,7 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
             loss, statistics = linear_loss(trainable, frozen, step, batch)
             return loss, Aside(jnp.ones(()), statistics=statistics)
     else:
-        loss_of = make_loss(config, graph)
+        loss_of = make_loss(config, graph, together)
 
     parts = config.train.accumulate
 
@@ -234,7 +249,7 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
             return loss, aside, gradients
 
         def embed(of_text: Parameters) -> Float[Array, "n d2"]:
-            return bind(graph, join(trainable | of_text, frozen)).encode_text(names)
+            return bind(graph, join(together(trainable | of_text), frozen)).encode_text(names)
 
         text, pull_back = jax.vjp(embed, of_text)
         loss, aside, (gradients, pulled) = of_the_rest(trainable, frozen, text, step, batch, bool(of_text))

@@ -54,6 +54,7 @@ def main(
     model: str = "small",
     gradients: Sequence[int] = (),
     processes: tuple[str, int, int] | None = None,
+    once: bool = False,
 ) -> None:
     """Run every mesh.
 
@@ -64,13 +65,14 @@ def main(
         model: a key of MODELS.
         gradients: the meshes, counted from 0, to tell how gradients are cut on: one more program to compile for each.
         processes: those that share the meshes: where the first listens, how many, and which this is.
+        once: gather what trains once a step.
     """
     if processes:
         jax.distributed.initialize(*processes)
     train = dataclasses.replace(CONFIG.train, objective=objective)
     parts, side = MODELS[model]
     kernel_parts.INTERPRET = True
-    config = dataclasses.replace(CONFIG, model=parts, train=train)
+    config = dataclasses.replace(CONFIG, model=parts, train=train, fsdp_gather_once=once)
     for index, shape in enumerate(meshes):
         print(json.dumps(run(config, tuple(shape), steps, side, index in gradients)), flush=True)
 
@@ -93,6 +95,7 @@ def run(config: Config, shape: tuple[int, ...], steps: int, side: int, gradients
         found["cuts"]["gradients"] = cuts(jax.jit(gradient)(trainable, frozen, state.step, names, batch)[2])
     compiled = run.step.lower(state, frozen, names, jax.device_put(batch_of(0, side), by_example)).compile()
     found["gathers"] = groups_of("all-gather", compiled.as_text())
+    found["number of gathers"] = compiled.as_text().count(" all-gather(")
     for step in range(steps):
         state, metrics = compiled(state, frozen, names, jax.device_put(batch_of(step, side), by_example))
         found["losses"].append(float(metrics["loss"]))

@@ -97,6 +97,20 @@ def test_parameters_are_gathered_inside_a_replica():
 
 
 @pytest.mark.slow
+def test_parameters_gathered_once_a_step_train_alike_and_stay_cut():
+    """On one replica, on two, and where a model axis cuts some parameters too; the whole method, its text tower too."""
+    meshes = [(1, 1), (8, 1), (8, 1, 2), (4, 2)]
+    one, *shared = results(start(8, meshes=meshes, steps=5, model="whole", once=True, gradients=[1]))
+    (at_each_use,) = results(start(8, meshes=[(8, 1)], steps=5, model="whole"))
+    for found, cut in zip(shared, [(8, 1), (4, 1), (4, 2)], strict=True):
+        assert_equal_losses(found, one)
+        assert_shared_out(found, *cut)
+    assert shared[0]["cuts"].keys() == CUT | {"gradients"}
+    assert_equal_losses(at_each_use, one)
+    assert shared[0]["number of gathers"] < at_each_use["number of gathers"]
+
+
+@pytest.mark.slow
 def test_the_fused_block_trains_on_eight_devices_like_the_steps_on_one():
     one, by_data, by_both = results(start(8, meshes=[(1, 1), (8, 1), (2, 4)], steps=5, model="fused"))
     assert_equal_losses(by_data, one)
