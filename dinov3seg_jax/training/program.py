@@ -135,6 +135,11 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"model.vision.taps is {taps}; name two blocks below model.vision.depth {model.vision.depth}, or none."
         )
+    if used["sam"] and (blocks := model.sam.global_blocks) != tuple(sorted({*blocks} & {*range(model.sam.depth)})):
+        raise UserError(
+            f"model.sam.global_blocks is {blocks}, but blocks are counted from 0 and model.sam.depth is "
+            f"{model.sam.depth}; give increasing numbers below that."
+        )
     if linear.classes and config.train.class_weights != "none":
         raise UserError(
             f"train.class_weights={config.train.class_weights} weighs names, which the linear head has none of; set it "

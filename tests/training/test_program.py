@@ -47,6 +47,7 @@ PROBE = ("model.linear.classes=3", "model.vision.depth=2")
         ),
         (("train.objective=captions", "train.accumulate=2"), "captions are told apart within a batch, which"),
         (("train.objective=patches", "data.crop_size=32"), "data.crop_size 32 leaves no part .*; set it to 48 or more"),
+        (("model.spe=sam", "model.sam.depth=2"), r"global_blocks is \(2,\), but .* model.sam.depth is 2; give incr"),
         ((*PROBE, "model.linear.layers=(0,2)"), r"layers is \(0, 2\), but .* model.vision.depth is 2; give increasing"),
         ((*PROBE, "model.linear.layers=(1,0)"), r"layers is \(1, 0\), but"),
         ((*PROBE, "model.linear.layers=(0,0)"), r"layers is \(0, 0\), but"),
