@@ -16,6 +16,7 @@ WIDTHS = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}  
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 SLICES = {"dynamic-slice", "slice", "gather"}
+STARTED, DONE, STEP = "AsyncCollectiveStart", "AsyncCollectiveDone", "step"  # of a collective spread over fusions
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$")
@@ -157,6 +158,21 @@ class Program:
             elif found := _INSTRUCTION.match(line):
                 inside[found[2]] = Instruction(found[2], found[3], found[4], found[5], bool(found[1]))
         self.file_of = _Frames(text).of
+        bodies = [body.values() for body in self.computations.values()]
+        self._spread = {_channel(one) for body in bodies if any(_is(one, STARTED) for one in body) for one in body}
+
+    def spread(self, instruction: Instruction) -> tuple[str, str] | None:
+        """Of a fusion that is a part of a collective which others run beside: STARTED, DONE or STEP, and its channel.
+
+        The compiler spreads a collective over several fusions, in loops too. Each of them names it.
+        """
+        for name in instruction.called if instruction.opcode == "fusion" else ():
+            body = self.computations.get(name, {}).values()
+            for channel in filter(None, map(_channel, body)):
+                if channel in self._spread:
+                    stage = next((stage for stage in (STARTED, DONE) if any(_is(one, stage) for one in body)), STEP)
+                    return stage, channel
+        return None
 
     def traffic(self) -> Traffic:
         """What one device moves when the program runs once."""
@@ -208,6 +224,8 @@ class Program:
         if opcode in ("dynamic-update-slice", "scatter"):
             return 2 * (sources[1].bytes if opcode == "dynamic-update-slice" else sources[-1].bytes)
         if opcode == "fusion" and (body := self.computations.get(instruction.called[0])):
+            if part := self.spread(instruction):
+                return self._moved_in_part(part[0], instruction, body, sources)
             parameters = {i.rest.split(")")[0]: name for name, i in body.items() if i.opcode == "parameter"}
             read = sum(
                 min(source.bytes, self._read(body, parameters.get(str(place), "")))
@@ -215,6 +233,31 @@ class Program:
             )
             return read + self._written(instruction, body)
         return sum(source.bytes for source in sources) + instruction.bytes
+
+    def _moved_in_part(
+        self, stage: str, fusion: Instruction, body: dict[str, Instruction], sources: list[Instruction]
+    ) -> float:
+        """What the collective itself moves counts where it starts; a step moves what it computes beside."""
+        if stage != STEP:
+            return sum(self.moved(one, body) for one in body.values() if _channel(one)) if stage == STARTED else 0
+        passed_on = {one.name for one in body.values() if one.opcode == "parameter" or _channel(one)}
+        own = {
+            name
+            for one in body.values()
+            if not one.root and not _channel(one)
+            for name in one.operands
+            if name in passed_on
+        }
+        numbers = {i.rest.split(")")[0]: name for name, i in body.items() if i.opcode == "parameter"}
+        read = sum(
+            min(source.bytes, self._read(body, name))
+            for place, source in enumerate(sources)
+            if (name := numbers.get(str(place), "")) in own
+        )
+        root = root_of(body)
+        outputs = root.operands if root and root.opcode == "tuple" else []
+        made = zip(fusion.arrays, outputs, strict=False)
+        return read + sum(size for (size, in_memory), name in made if in_memory and name not in passed_on)
 
     def _read(self, body: dict[str, Instruction], name: str) -> float:
         """Bytes that a fusion reads of one of its inputs: slices only, where it takes nothing else of it."""
@@ -259,6 +302,9 @@ class Program:
             return [Exchange(kind, of, group)] if group > 1 or kind == "collective-permute" else []
         if instruction.opcode not in ("fusion", "async-start"):
             return []
+        part = self.spread(instruction)
+        if part and part[0] != STARTED:
+            return []
         found = []
         for name in instruction.called:
             body = self.computations.get(name, {})
@@ -267,6 +313,18 @@ class Program:
                     scattered = exchange.kind == "all-reduce" and "reduce-scatter" in name
                     found.append(Exchange("reduce-scatter", exchange.bytes, exchange.group) if scattered else exchange)
         return found
+
+
+def _is(instruction: Instruction, stage: str) -> bool:
+    return instruction.opcode == "custom-call" and f'"{stage}"' in instruction.attributes
+
+
+def _channel(instruction: Instruction) -> str:
+    """Of a collective; else empty."""
+    if instruction.opcode.removesuffix("-start") not in COLLECTIVES:
+        return ""
+    found = re.search(r"channel_id=(\d+)", instruction.attributes)
+    return found[1] if found else ""
 
 
 def group_size(attributes: str) -> int:

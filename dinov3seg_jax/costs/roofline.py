@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dinov3seg_jax.costs.arithmetic import Work, work_of
-from dinov3seg_jax.costs.hlo import FREE, Instruction, Program
+from dinov3seg_jax.costs.hlo import DONE, FREE, STARTED, Instruction, Program
 from dinov3seg_jax.training.chips import Chip
 
 MATRIX, VECTOR, MEMORY, LINKS = "matrix unit", "vector unit", "memory", "interconnect"
@@ -72,6 +72,11 @@ def _run(program: Program, name: str, times: float, chip: Chip, found: Bound) ->
             spans += [_run(program, body, times * trips, chip, found).times(trips) for body in instruction.called]
         elif opcode in ("call", "conditional"):
             spans += [_run(program, body, times, chip, found) for body in instruction.called]
+        elif opcode == "fusion" and (part := program.spread(instruction)) and part[0] == STARTED:
+            memory, links = _moves(program, instruction, known, chip)
+            begun[part[1]] = _Beside(len(spans), memory, links, program.file_of(instruction))
+        elif opcode == "fusion" and part and part[0] == DONE:
+            spans += _wait(begun.pop(part[1], None), spans, times, found)
         elif opcode.endswith("-start"):
             memory, links = _moves(program, instruction, known, chip)
             begun[instruction.name] = _Beside(len(spans), memory, links, program.file_of(instruction))

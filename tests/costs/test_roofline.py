@@ -107,3 +107,56 @@ def test_a_collective_counts_in_full_or_what_nothing_hides():
 def test_kernels_that_say_nothing_are_counted():
     kernel = f'ROOT %k = {ON_CHIP} custom-call(%x), custom_call_target="tpu_custom_call"'
     assert of(kernel).silent == 1
+
+
+HELD = "f32[32,128]{1,0:T(8,128)}"
+ONE = "f32[8,128]{1,0:T(8,128)}"
+PARTS = f"""%begin (a: f32[8,128]) -> (f32[8,128], f32[32,128]) {{
+  %a = {ONE} parameter(0)
+  %g = {HELD} all-gather(%a), channel_id=3, {GATHER}
+  ROOT %c = ({ONE}, {HELD}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}}
+
+%beside (a: f32[8,128], b: f32[32,128], x: f32[8,128]) -> (f32[8,128], f32[8,128], f32[32,128], f32[32,128]) {{
+  %a = {ONE} parameter(0)
+  %b = {HELD} parameter(1)
+  %x = {ONE} parameter(2)
+  %g = {HELD} all-gather(%a), channel_id=3, {GATHER}
+  %e = {ONE} exponential(%x)
+  ROOT %t = ({ONE}, {ONE}, {HELD}, {HELD}) tuple(%e, %a, %b, %g)
+}}
+
+%end (a: f32[8,128], b: f32[32,128]) -> f32[32,128] {{
+  %a = {ONE} parameter(0)
+  %b = {HELD} parameter(1)
+  %g = {HELD} all-gather(%a), channel_id=3, {GATHER}
+  ROOT %c = {HELD} custom-call(%a, %b, %g), custom_call_target="AsyncCollectiveDone"
+}}
+
+%body (q: (f32[8,128], f32[32,128])) -> (f32[8,128], f32[32,128]) {{
+  %q = ({ONE}, {HELD}) parameter(0)
+  %i = {ONE} get-tuple-element(%q), index=0
+  %j = {HELD} get-tuple-element(%q), index=1
+  %f = ({ONE}, {ONE}, {HELD}, {HELD}) fusion(%i, %j, %i), kind=kOutput, calls=%beside
+  %k = {ONE} get-tuple-element(%f), index=0
+  ROOT %t = ({ONE}, {HELD}) tuple(%k, %j)
+}}
+"""
+SPREAD = (
+    f"%s = ({ONE}, {HELD}) fusion(%p), kind=kCustom, calls=%begin",
+    f'%w = ({ONE}, {HELD}) while(%s), condition=%c, body=%body, backend_config={{"known_trip_count":{{"n":"5"}}}}',
+    f"%x = {ONE} get-tuple-element(%w), index=0",
+    f"%y = {HELD} get-tuple-element(%w), index=1",
+    f"ROOT %d = {HELD} fusion(%x, %y), kind=kCustom, calls=%end",
+)
+
+
+def test_a_collective_that_is_spread_over_a_loop_counts_once_and_is_hidden_by_it():
+    """Each of its parts names it: where it begins, in every turn of a loop that computes beside it, and at its end."""
+    traffic = Program(entry(PARAMETER, *SPREAD, before=PARTS)).traffic()
+    assert traffic.by_kind() == {"all-gather": (1, 4 * MAP)}
+    assert traffic.memory == (1 + 4) * MAP + 5 * (1 + 1) * MAP  # its own, and what the loop's exponentials move
+    fast = Chip(flops=1, bandwidth=1e9, interconnect=1, vector=1)
+    assert of(*SPREAD, chip=fast, before=PARTS).by_resource == {VECTOR: 5 * MAP}  # the links need 3
+    slow = Chip(flops=1, bandwidth=1e9, interconnect=0.5, vector=1)
+    assert of(*SPREAD, chip=slow, before=PARTS).by_resource == {VECTOR: 5 * MAP, LINKS: pytest.approx(MAP, rel=1e-5)}
