@@ -224,40 +224,18 @@ class Program:
         if opcode in ("dynamic-update-slice", "scatter"):
             return 2 * (sources[1].bytes if opcode == "dynamic-update-slice" else sources[-1].bytes)
         if opcode == "fusion" and (body := self.computations.get(instruction.called[0])):
-            if part := self.spread(instruction):
-                return self._moved_in_part(part[0], instruction, body, sources)
+            part = self.spread(instruction)
+            if part and part[0] != STEP:  # all that the collective itself moves counts where it starts
+                return sum(self.moved(one, body) for one in body.values() if part[0] == STARTED and _channel(one))
+            passed_on = _passed_on(body) if part else set()
             parameters = {i.rest.split(")")[0]: name for name, i in body.items() if i.opcode == "parameter"}
             read = sum(
-                min(source.bytes, self._read(body, parameters.get(str(place), "")))
+                min(source.bytes, self._read(body, name))
                 for place, source in enumerate(sources)
+                if (name := parameters.get(str(place), "")) not in passed_on
             )
-            return read + self._written(instruction, body)
+            return read + self._written(instruction, body, passed_on)
         return sum(source.bytes for source in sources) + instruction.bytes
-
-    def _moved_in_part(
-        self, stage: str, fusion: Instruction, body: dict[str, Instruction], sources: list[Instruction]
-    ) -> float:
-        """What the collective itself moves counts where it starts; a step moves what it computes beside."""
-        if stage != STEP:
-            return sum(self.moved(one, body) for one in body.values() if _channel(one)) if stage == STARTED else 0
-        passed_on = {one.name for one in body.values() if one.opcode == "parameter" or _channel(one)}
-        own = {
-            name
-            for one in body.values()
-            if not one.root and not _channel(one)
-            for name in one.operands
-            if name in passed_on
-        }
-        numbers = {i.rest.split(")")[0]: name for name, i in body.items() if i.opcode == "parameter"}
-        read = sum(
-            min(source.bytes, self._read(body, name))
-            for place, source in enumerate(sources)
-            if (name := numbers.get(str(place), "")) in own
-        )
-        root = root_of(body)
-        outputs = root.operands if root and root.opcode == "tuple" else []
-        made = zip(fusion.arrays, outputs, strict=False)
-        return read + sum(size for (size, in_memory), name in made if in_memory and name not in passed_on)
 
     def _read(self, body: dict[str, Instruction], name: str) -> float:
         """Bytes that a fusion reads of one of its inputs: slices only, where it takes nothing else of it."""
@@ -279,11 +257,13 @@ class Program:
                 return math.inf
         return total
 
-    def _written(self, fusion: Instruction, body: dict[str, Instruction]) -> float:
+    def _written(self, fusion: Instruction, body: dict[str, Instruction], passed_on: set[str]) -> float:
         root = root_of(body)
         outputs = [body.get(name) for name in root.operands] if root and root.opcode == "tuple" else [root]
         total = 0.0
         for (size, in_memory), output in zip(fusion.arrays, outputs, strict=False):
+            if output is not None and output.name in passed_on:
+                continue
             while output is not None and output.opcode == "bitcast" and output.operands:
                 output = body.get(output.operands[0])
             if output is not None and output.opcode == "dynamic-update-slice":
@@ -313,6 +293,12 @@ class Program:
                     scattered = exchange.kind == "all-reduce" and "reduce-scatter" in name
                     found.append(Exchange("reduce-scatter", exchange.bytes, exchange.group) if scattered else exchange)
         return found
+
+
+def _passed_on(body: dict[str, Instruction]) -> set[str]:
+    """In a step beside a collective: this, and the inputs that are for it alone or go on to the next step."""
+    used = {name for one in body.values() if not one.root and not _channel(one) for name in one.operands}
+    return {one.name for one in body.values() if _channel(one) or (one.opcode == "parameter" and one.name not in used)}
 
 
 def _is(instruction: Instruction, stage: str) -> bool:
