@@ -8,7 +8,7 @@ step ends, and takes memory.
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -64,7 +64,9 @@ def _gather(x: Float[Array, "..."], sharding: NamedSharding, dtype: jnp.dtype) -
         # Else the compiler would keep slices apart, and a scan read its layers from everywhere.
         return with_layout_constraint(together, Layout(tuple(range(together.ndim))))
 
-    return _on_each_device(whole, P(*[None] * axis, DATA), P())(x)
+    cut = P(*[None] * axis, DATA)
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.shard_map(whole, mesh=mesh, in_specs=cut, out_specs=P(), axis_names={DATA}, check_vma=False)(x)
 
 
 def _forwards(x: Float[Array, "..."], sharding: NamedSharding, dtype: jnp.dtype) -> tuple[Float[Array, "..."], Any]:
@@ -72,20 +74,7 @@ def _forwards(x: Float[Array, "..."], sharding: NamedSharding, dtype: jnp.dtype)
 
 
 def _backwards(sharding: NamedSharding, dtype: jnp.dtype, like: Any, gradient: Float[Array, "..."]) -> tuple[Array]:
-    """The sum over devices is asked for whole, or the compiler would gather activations to add up slices of it."""
-    axis = sharding.spec.index(DATA)
-
-    def own(whole: Float[Array, "..."]) -> Float[Array, "..."]:
-        length = whole.shape[axis] // jax.lax.axis_size(DATA)
-        return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(DATA) * length, length, axis)
-
-    return (_on_each_device(own, P(), P(*[None] * axis, DATA))(gradient).astype(like.dtype),)
-
-
-def _on_each_device(call: Callable[[Array], Array], given: P, found: P) -> Callable[[Array], Array]:
-    """`call` on what each device along the data axis has; along others, the compiler cuts what it likes."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.shard_map(call, mesh=mesh, in_specs=given, out_specs=found, axis_names={DATA}, check_vma=False)
+    return (jax.lax.with_sharding_constraint(gradient, sharding.spec).astype(like.dtype),)
 
 
 _gather.defvjp(_forwards, _backwards)
