@@ -66,7 +66,7 @@ docs: setup
 docs-check: docs
 	DINOV3SEG_SITE=build/docs/html $(RUN) -m pytest -m slow tests/docs/test_site.py
 
-# The parts of the method, each left out in turn; an hour on two cores.
+# The parts of the method, each left out in turn; within an hour, on one core too.
 ablation: setup
 	$(RUN) -m benchmarks.ablation --quick
 
