@@ -10,8 +10,8 @@ runs in a process of its own, since a peak of memory can be measured only once i
 - stages: decode, resize, encode, head, label, write, and all of them by `predict`'s own path; `--names`.
 - windows: encoding the windows of a batch of pictures at once, against a Python loop over windows, in turns.
 - pixels, classes: seconds and peak of memory against the size of the picture, and the length of the list.
-- devices: a picture and `--lists` on two devices that share the list, against one, in turns; on a CPU these are virtual
-  ones of one thread each, so that a device alone does not use two cores.
+- devices: a picture and `--lists` on two devices that share the list, against one, in turns. Virtual ones of a CPU use
+  the same cores, so there it says what sharing costs.
 - start: a process that segments one picture, with nothing kept on disk and again; only with `--checkpoint`.
 - torch: ours against `transformers`' encoder and the same head in plain PyTorch (benchmarks/torch_model.py), eager and
   compiled, on the same device, in turns; ViT-S without early refinement. Each is also run alone for its peak. It needs
@@ -242,9 +242,10 @@ def on_devices(case: Case) -> Case:
     runs: dict[str, Callable[[], Any]] = {
         str(count): functools.partial(model.segment, picture, names) for count, model in models.items()
     }
-    seconds, _ = _in_turns(runs, case["repeats"])
+    seconds, cpu = _in_turns(runs, case["repeats"])
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "ratio_two_to_one": seconds["2"] / seconds["1"],
         "equal_labels": float((labels[0] == labels[1]).mean()),
         "names_found": len(np.unique(labels[0])),
@@ -345,7 +346,7 @@ WORKERS = {
 }
 
 # Of XLA, which reads them once, when JAX starts. Elsewhere than on a CPU they change nothing.
-FLAGS = {"devices": "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false"}
+FLAGS = {"devices": "--xla_force_host_platform_device_count=2"}
 
 
 def _draw_text(model: Any, count: int) -> None:
