@@ -34,7 +34,7 @@ def gathered(parameters: Parameters, shardings: Shardings, dtype: Any) -> Parame
         dtype: to which the model casts matrices of the towers. They are sent so.
     """
     return parameters | {
-        name: _gather(parameters[name], shardings[name], _sent_as(name, parameters[name], dtype))
+        name: _gather(parameters[name].astype(_sent_as(name, parameters[name], dtype)), shardings[name].spec)
         for name in _cut(parameters, shardings)
     }
 
@@ -54,12 +54,12 @@ def _sent_as(name: str, value: Any, dtype: Any) -> jnp.dtype:
     return jnp.dtype(dtype if CAST.fullmatch(name) else value.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(x: Float[Array, "..."], sharding: NamedSharding, dtype: jnp.dtype) -> Float[Array, "..."]:
-    axis = sharding.spec.index(DATA)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather(x: Float[Array, "..."], spec: P) -> Float[Array, "..."]:
+    axis = spec.index(DATA)
 
     def whole(own: Float[Array, "..."]) -> Float[Array, "..."]:
-        slices = jax.lax.all_gather(own.astype(dtype), DATA, axis=axis)
+        slices = jax.lax.all_gather(own, DATA, axis=axis)
         together = slices.reshape(*own.shape[:axis], -1, *own.shape[axis + 1 :])
         # Else the compiler would keep slices apart, and a scan read its layers from everywhere.
         return with_layout_constraint(together, Layout(tuple(range(together.ndim))))
@@ -69,12 +69,12 @@ def _gather(x: Float[Array, "..."], sharding: NamedSharding, dtype: jnp.dtype) -
     return jax.shard_map(whole, mesh=mesh, in_specs=cut, out_specs=P(), axis_names={DATA}, check_vma=False)(x)
 
 
-def _forwards(x: Float[Array, "..."], sharding: NamedSharding, dtype: jnp.dtype) -> tuple[Float[Array, "..."], Any]:
-    return _gather(x, sharding, dtype), jnp.zeros((), x.dtype)
+def _forwards(x: Float[Array, "..."], spec: P) -> tuple[Float[Array, "..."], None]:
+    return _gather(x, spec), None
 
 
-def _backwards(sharding: NamedSharding, dtype: jnp.dtype, like: Any, gradient: Float[Array, "..."]) -> tuple[Array]:
-    return (jax.lax.with_sharding_constraint(gradient, sharding.spec).astype(like.dtype),)
+def _backwards(spec: P, _: None, gradient: Float[Array, "..."]) -> tuple[Array]:
+    return (jax.lax.with_sharding_constraint(gradient, spec),)
 
 
 _gather.defvjp(_forwards, _backwards)

@@ -1,6 +1,6 @@
 """One training step as a pure function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from dinov3seg_jax.models.mesh import over_batch
 from dinov3seg_jax.models.parameters import Parameters
 from dinov3seg_jax.training.agreement import count_agreement
 from dinov3seg_jax.training.finetune import join
-from dinov3seg_jax.training.gathering import gathered
+from dinov3seg_jax.training.gathering import Shardings, gathered
 from dinov3seg_jax.training.linear_probe import make_linear_loss
 from dinov3seg_jax.training.losses import alignment_loss, named_labels, sample_patches, sigmoid_cross_entropy
 from dinov3seg_jax.training.optimizer import learning_rate_schedule
@@ -53,21 +53,12 @@ class Aside(NamedTuple):
 
 
 Gradient = tuple[Float[Array, ""], Aside, Parameters]
-Shardings = Mapping[str, jax.sharding.NamedSharding] | None
 Names = Int[Array, "n length"] | Float[Array, "n d2"]  # token ids, or their embeddings
 Step = Callable[[TrainState, Parameters, Names, Batch], tuple[TrainState, dict[str, Array]]]
 
 
-def make_loss(
-    config: Config, graph: nnx.GraphDef, together: Callable[[Parameters], Parameters] = dict
-) -> Callable[..., tuple[Float[Array, ""], Aside]]:
-    """Return loss(trainable, frozen, text, step, batch) for `config.train.objective`; `text` is of all names.
-
-    Args:
-        config: of the run.
-        graph: of the model.
-        together: what trains, as the model takes it.
-    """
+def make_loss(config: Config, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Aside]]:
+    """Return loss(trainable, frozen, text, step, batch) for `config.train.objective`; `text` is of all names."""
     options = config.train
 
     def loss(
@@ -77,7 +68,7 @@ def make_loss(
         step: Int[Array, ""],
         batch: Batch,
     ) -> tuple[Float[Array, ""], Aside]:
-        model = bind(graph, join(together(trainable), frozen))
+        model = bind(graph, join(trainable, frozen))
         images = seen(batch.image, options.view_size)
         if options.objective == "captions":
             return caption_loss(model, images, batch.caption), Aside(jnp.asarray(len(images)))
@@ -178,7 +169,7 @@ def choose_hardest(
     return jnp.take_along_axis(class_ids, kept, axis=1), shortened.reshape(label.shape)
 
 
-def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = None) -> Callable[..., Gradient]:
+def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings | None = None) -> Callable[..., Gradient]:
     """Return gradient(trainable, frozen, step, names, batch) -> (loss, what it tells beside it, gradients).
 
     The names are token ids, which are embedded once, however many parts the batch has: what each part says of the
@@ -191,12 +182,6 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
         graph: of the model.
         shardings: by name; gradients then lie as their parameters do, so that no device holds all of them.
     """
-
-    def together(trainable: Parameters) -> Parameters:
-        if shardings is None or not config.fsdp_gather_once:
-            return trainable
-        return gathered(trainable, shardings, config.model.dtype)
-
     if config.model.linear.classes:
         linear_loss = make_linear_loss(config, graph)
 
@@ -206,7 +191,12 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
             loss, statistics = linear_loss(trainable, frozen, step, batch)
             return loss, Aside(jnp.ones(()), statistics=statistics)
     else:
-        loss_of = make_loss(config, graph, together)
+        loss_of = make_loss(config, graph)
+
+    def together(trainable: Parameters) -> Parameters:
+        if shardings is None or not config.fsdp_gather_once:
+            return trainable
+        return gathered(trainable, shardings, config.model.dtype)
 
     parts = config.train.accumulate
 
@@ -217,7 +207,9 @@ def make_gradient(config: Config, graph: nnx.GraphDef, shardings: Shardings = No
         trainable: Parameters, frozen: Parameters, text: Array, step: Int[Array, ""], batch: Batch, text_too: bool
     ) -> tuple[Array, Aside, tuple[Parameters, Array | None]]:
         """Loss, what it tells, and gradients: of what trains, by way of all but the text tower, and of `text`."""
-        of_both = jax.value_and_grad(loss_of, (0, 2) if text_too else (0,), has_aux=True)
+        of_both = jax.value_and_grad(
+            lambda trainable, *others: loss_of(together(trainable), *others), (0, 2) if text_too else (0,), has_aux=True
+        )
 
         def differentiate(step: Array, part: Batch) -> tuple[Array, Aside, tuple[Parameters, Array | None]]:
             (loss, aside), found = of_both(trainable, frozen, text, step, part)
@@ -269,7 +261,7 @@ def _cut(batch: Batch, parts: int) -> Batch:
 
 
 def make_train_step(
-    config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation, shardings: Shardings = None
+    config: Config, graph: nnx.GraphDef, optimizer: optax.GradientTransformation, shardings: Shardings | None = None
 ) -> Step:
     """Return step(state, frozen, names, batch) -> (next state, metrics); `shardings` as for `make_gradient`."""
     gradient, rate = make_gradient(config, graph, shardings), learning_rate_schedule(config.train)

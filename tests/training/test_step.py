@@ -131,7 +131,7 @@ def uneven_batch():
 def test_parts_count_by_what_they_have_labelled_and_each_draws_anew(monkeypatch):
     drawn = []
 
-    def make_pixel_loss(config, graph, together):
+    def make_pixel_loss(config, graph):
         def loss(trainable, frozen, text, step, batch):
             jax.debug.callback(lambda step: drawn.append(int(step)), step)
             labelled = batch.label >= 0
