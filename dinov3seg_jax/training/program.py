@@ -135,11 +135,8 @@ def refuse_misfits(config: Config) -> None:
         raise UserError(
             f"model.vision.taps is {taps}; name two blocks below model.vision.depth {model.vision.depth}, or none."
         )
-    if used["sam"] and (blocks := model.sam.global_blocks) != tuple(sorted({*blocks} & {*range(model.sam.depth)})):
-        raise UserError(
-            f"model.sam.global_blocks is {blocks}, but blocks are counted from 0 and model.sam.depth is "
-            f"{model.sam.depth}; give increasing numbers below that."
-        )
+    if used["sam"]:
+        _refuse_blocks("model.sam.global_blocks", model.sam.global_blocks, "model.sam.depth", model.sam.depth)
     if linear.classes and config.train.class_weights != "none":
         raise UserError(
             f"train.class_weights={config.train.class_weights} weighs names, which the linear head has none of; set it "
@@ -182,15 +179,20 @@ def refuse_misfits(config: Config) -> None:
                 f"model.late.{option} 'fused' adds up in model.dtype, and model.float32_residual is 'all'; set "
                 f"--config.model.late.{option}=xla or --config.model.float32_residual=encoders."
             )
-    if linear.classes and list(linear.layers) != sorted({*linear.layers} & {*range(model.vision.depth)}):
-        raise UserError(
-            f"model.linear.layers is {linear.layers}, but blocks are counted from 0 and model.vision.depth is "
-            f"{model.vision.depth}; give increasing numbers below that."
-        )
+    if linear.classes:
+        _refuse_blocks("model.linear.layers", linear.layers, "model.vision.depth", model.vision.depth)
     if config.train.batch_size % config.train.accumulate:
         raise UserError(
             f"train.batch_size {config.train.batch_size} cannot be run in train.accumulate={config.train.accumulate} "
             "equal parts; make it a multiple."
+        )
+
+
+def _refuse_blocks(option: str, blocks: tuple[int, ...], of: str, depth: int) -> None:
+    if list(blocks) != sorted({*blocks} & {*range(depth)}):
+        raise UserError(
+            f"{option} is {blocks}, but blocks are counted from 0 and {of} is {depth}; give increasing numbers below "
+            "that."
         )
 
 
