@@ -158,21 +158,20 @@ class Program:
             elif found := _INSTRUCTION.match(line):
                 inside[found[2]] = Instruction(found[2], found[3], found[4], found[5], bool(found[1]))
         self.file_of = _Frames(text).of
-        bodies = [body.values() for body in self.computations.values()]
-        self._spread = {_channel(one) for body in bodies if any(_is(one, STARTED) for one in body) for one in body}
+        bodies = {name: list(body.values()) for name, body in self.computations.items()}
+        spread = {_channel(one) for body in bodies.values() if _stage(body) == STARTED for one in body} - {""}
+        self._parts = {
+            name: (_stage(body), channel)
+            for name, body in bodies.items()
+            for channel in spread.intersection(map(_channel, body))
+        }
 
     def spread(self, instruction: Instruction) -> tuple[str, str] | None:
         """Of a fusion that is a part of a collective which others run beside: STARTED, DONE or STEP, and its channel.
 
         The compiler spreads a collective over several fusions, in loops too. Each of them names it.
         """
-        for name in instruction.called if instruction.opcode == "fusion" else ():
-            body = self.computations.get(name, {}).values()
-            for channel in filter(None, map(_channel, body)):
-                if channel in self._spread:
-                    stage = next((stage for stage in (STARTED, DONE) if any(_is(one, stage) for one in body)), STEP)
-                    return stage, channel
-        return None
+        return self._parts.get(instruction.called[0]) if instruction.opcode == "fusion" else None
 
     def traffic(self) -> Traffic:
         """What one device moves when the program runs once."""
@@ -301,8 +300,9 @@ def _passed_on(body: dict[str, Instruction]) -> set[str]:
     return {one.name for one in body.values() if _channel(one) or (one.opcode == "parameter" and one.name not in used)}
 
 
-def _is(instruction: Instruction, stage: str) -> bool:
-    return instruction.opcode == "custom-call" and f'"{stage}"' in instruction.attributes
+def _stage(body: list[Instruction]) -> str:
+    targets = " ".join(one.attributes for one in body if one.opcode == "custom-call")
+    return next((stage for stage in (STARTED, DONE) if f'"{stage}"' in targets), STEP)
 
 
 def _channel(instruction: Instruction) -> str:

@@ -67,21 +67,17 @@ def _run(program: Program, name: str, times: float, chip: Chip, found: Bound) ->
     begun: dict[str, _Beside] = {}
     for instruction in known.values():
         opcode = instruction.opcode
+        stage, channel = program.spread(instruction) or ("", "")
         if opcode == "while":
             trips = program.trips(instruction)
             spans += [_run(program, body, times * trips, chip, found).times(trips) for body in instruction.called]
         elif opcode in ("call", "conditional"):
             spans += [_run(program, body, times, chip, found) for body in instruction.called]
-        elif opcode == "fusion" and (part := program.spread(instruction)) and part[0] == STARTED:
+        elif stage == STARTED or opcode.endswith("-start"):
             memory, links = _moves(program, instruction, known, chip)
-            begun[part[1]] = _Beside(len(spans), memory, links, program.file_of(instruction))
-        elif opcode == "fusion" and part and part[0] == DONE:
-            spans += _wait(begun.pop(part[1], None), spans, times, found)
-        elif opcode.endswith("-start"):
-            memory, links = _moves(program, instruction, known, chip)
-            begun[instruction.name] = _Beside(len(spans), memory, links, program.file_of(instruction))
-        elif opcode.endswith("-done"):
-            waited = next((begun.pop(operand) for operand in instruction.operands if operand in begun), None)
+            begun[channel or instruction.name] = _Beside(len(spans), memory, links, program.file_of(instruction))
+        elif stage == DONE or opcode.endswith("-done"):
+            waited = next((begun.pop(name) for name in (channel, *instruction.operands) if name in begun), None)
             spans += _wait(waited, spans, times, found)
         elif opcode not in FREE and not opcode.endswith("-update"):
             spans.append(_operation(program, instruction, known, times, chip, found))
