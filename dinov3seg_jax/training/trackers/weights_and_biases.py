@@ -41,6 +41,7 @@ class WeightsAndBiases:
     def close(self) -> None:
         """See `Tracker`."""
         self._run.finish()
+        wandb.teardown()  # waits for its process: `finish` does not, and up to 32 KiB are not in an offline run's file
 
 
 open_tracker = WeightsAndBiases

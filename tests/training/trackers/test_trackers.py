@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from dinov3seg_jax.config import Config, TrainConfig
@@ -84,6 +85,8 @@ def offline_records(path):
 def test_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     record(tmp_path, "wandb")
+    # Until it ends, the last records are in its memory, and a file copied to a bucket would lack them.
+    assert not [child for child in psutil.Process().children() if "wandb" in child.name()]
     identity = json.loads((tmp_path / RECORD_FILE).read_text())["trackers"]["wandb"]
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
     assert [file.name for file in files] == [f"run-{identity}.wandb"] * 2
