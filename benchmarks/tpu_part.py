@@ -47,7 +47,7 @@ def main() -> None:
     _, text = compile_for(options.topology, trace(options.part, config.model, options.classes, mesh), "the part", "")
     if options.text:
         options.text.write_text(text)
-    program = Program(text)
+    program = Program(text, [device.coords for device in mesh.devices.flat])
     traffic = program.traffic()
     chip = find_chip(mesh.devices.flat[0].device_kind) or parser.error("the figures of this chip are not known")
     print(f"memory traffic {traffic.memory / 1e9:.2f} GB, {traffic.memory / chip.bandwidth * 1e3:.2f} ms")

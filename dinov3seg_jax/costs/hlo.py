@@ -5,12 +5,15 @@ arrays as they lie in memory, padded to tiles; what stays on the chip (memory sp
 an estimate from below: whatever is spilled and reloaded inside one operation is not seen.
 """
 
+import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+
+from dinov3seg_jax.costs.groups import Place, first_group, share_of_links
 
 WIDTHS = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}  # others say their bits
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
@@ -31,6 +34,7 @@ class Exchange:
     kind: str  # of COLLECTIVES
     bytes: float  # of its result, for reduce-scatter of its input
     group: int  # devices that take part
+    links: float = 1  # of a device's links, the share that joins these
 
     @property
     def sent(self) -> float:
@@ -39,6 +43,11 @@ class Exchange:
         if self.kind in ("collective-permute", "all-to-all", "ragged-all-to-all"):
             return self.bytes * (1 if self.kind == "collective-permute" else share)
         return self.bytes * share * (2 if self.kind == "all-reduce" else 1)
+
+    @property
+    def load(self) -> float:
+        """Bytes that would take as long if they left by all links."""
+        return self.sent / self.links
 
 
 @dataclass
@@ -61,6 +70,11 @@ class Traffic:
     def sent(self) -> float:
         """Bytes that leave the device."""
         return sum(times * exchange.sent for times, exchange in self.exchanges)
+
+    @property
+    def load(self) -> float:
+        """Bytes that would take as long if they left by all links."""
+        return sum(times * exchange.load for times, exchange in self.exchanges)
 
 
 @dataclass(frozen=True)
@@ -147,7 +161,15 @@ def padded_shape(shape: str, order: str = "", layout: str = "") -> list[int]:
 class Program:
     """The text of a compiled program (`compiled.as_text()`), taken apart."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, places: Sequence[Place] = ()):
+        """Read it.
+
+        Args:
+            text: of the program.
+            places: of the devices in their torus, in the order of the mesh. Without them all links count as joining
+                any group.
+        """
+        self._places = places
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""  # the computation that the program begins with
         inside: dict[str, Instruction] = {}
@@ -277,8 +299,10 @@ class Program:
             sizes = [size for size, _ in instruction.arrays if size > 8] or [0]
             inputs = sum(size for name in instruction.operands if name in known for size, _ in known[name].arrays)
             of = inputs if kind in ("all-reduce", "reduce-scatter") else max(max(sizes), sum(sizes) - inputs)
-            group = group_size(instruction.attributes)
-            return [Exchange(kind, of, group)] if group > 1 or kind == "collective-permute" else []
+            group = first_group(instruction.attributes)
+            if len(group) == 1 and kind != "collective-permute":
+                return []
+            return [Exchange(kind, of, len(group), share_of_links(group, self._places))]
         if instruction.opcode not in ("fusion", "async-start"):
             return []
         part = self.spread(instruction)
@@ -290,7 +314,7 @@ class Program:
             for inner in body.values():
                 for exchange in self.exchanges(inner, body):
                     scattered = exchange.kind == "all-reduce" and "reduce-scatter" in name
-                    found.append(Exchange("reduce-scatter", exchange.bytes, exchange.group) if scattered else exchange)
+                    found.append(dataclasses.replace(exchange, kind="reduce-scatter") if scattered else exchange)
         return found
 
 
@@ -311,18 +335,6 @@ def _channel(instruction: Instruction) -> str:
         return ""
     found = re.search(r"channel_id=(\d+)", instruction.attributes)
     return found[1] if found else ""
-
-
-def group_size(attributes: str) -> int:
-    """How many devices take part in a collective: of the forms [2,4]<=[8], {{0,1},{2,3}} and mesh['x'=4] {'x'}."""
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=", attributes):
-        return int(found[1].split(",")[-1])
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return len(found[1].split(","))
-    if found := re.search(r"replica_groups=@?mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
-        sides = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        return math.prod(sides.get(axis, 1) for axis in re.findall(r"'(\w+)'", found[2]))
-    return 1
 
 
 class _Frames:

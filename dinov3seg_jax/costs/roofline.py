@@ -115,8 +115,8 @@ def _moves(
     program: Program, instruction: Instruction, known: Mapping[str, Instruction], chip: Chip
 ) -> tuple[float, float]:
     """Seconds of the memory and of the links."""
-    sent = sum(exchange.sent for exchange in program.exchanges(instruction, known))
-    return program.moved(instruction, known) / chip.bandwidth, sent / chip.interconnect
+    load = sum(exchange.load for exchange in program.exchanges(instruction, known))
+    return program.moved(instruction, known) / chip.bandwidth, load / chip.interconnect
 
 
 def _wait(beside: _Beside | None, spans: list[_Span], times: float, found: Bound) -> list[_Span]:

@@ -47,7 +47,7 @@ class Estimate:
         return {
             "arithmetic": self.flops / self.chip.flops,
             "memory": self.traffic.memory / self.chip.bandwidth,
-            "interconnect": self.traffic.sent / self.chip.interconnect,
+            "interconnect": self.traffic.load / self.chip.interconnect,
         }
 
     @property
@@ -156,7 +156,7 @@ def estimate(config: Config, topology: str, names: Any, batch: Any) -> Estimate:
     kind = mesh.devices.flat[0].device_kind
     chip = find_chip(kind)
     assert chip is not None
-    read = Program(text)
+    read = Program(text, [device.coords for device in mesh.devices.flat])
     return Estimate(
         topology,
         kind,

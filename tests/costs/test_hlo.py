@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dinov3seg_jax.costs.hlo import Exchange, Program, array_bytes, group_size
+from dinov3seg_jax.costs.hlo import Exchange, Program, array_bytes
 
 
 @pytest.mark.parametrize(
@@ -25,22 +25,6 @@ from dinov3seg_jax.costs.hlo import Exchange, Program, array_bytes, group_size
 )
 def test_an_array_takes_its_tiles(array, size, in_memory):
     assert array_bytes(*array) == (size, in_memory)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("replica_groups=[2,4]<=[8], x", 4),
-        ("replica_groups=[1,256]<=[16,16]T(1,0)", 256),
-        ("replica_groups={{0,1,2},{3,4,5}}", 3),
-        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}", 2),
-        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", 8),
-        ("replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}", 4),
-        ("dimensions={0}", 1),
-    ],
-)
-def test_who_takes_part_in_a_collective(text, size):
-    assert group_size(text) == size
 
 
 @pytest.mark.parametrize(
@@ -88,6 +72,12 @@ def test_a_loop_counts_as_often_as_it_runs_and_reads_slices():
     assert traffic.memory == 5 * ((3 * MAP + 4) + 2 * MAP)
     assert traffic.by_kind() == {"all-reduce": (5, 5 * MAP)}
     assert traffic.sent == 5 * 2 * MAP * 3 / 4
+
+
+def test_a_collective_along_one_axis_of_two_takes_as_long_as_twice_its_bytes_on_all_links():
+    traffic = Program(LOOP, [(x, y, 0) for y in range(2) for x in range(4)]).traffic()  # groups of 4 in a row
+    assert traffic.sent == 5 * 2 * MAP * 3 / 4
+    assert traffic.load == 2 * traffic.sent
 
 
 def test_the_condition_says_how_often_a_loop_runs_where_nothing_else_does():
