@@ -21,10 +21,11 @@ from dinov3seg_jax.costs.step_memory import (
     step_memory,
     trace_one_device,
 )
-from dinov3seg_jax.costs.topology import describe, estimate, topology_mesh
+from dinov3seg_jax.costs.topology import advise, describe, estimate, topology_mesh
 from dinov3seg_jax.data.datasets import check_classes, picture_count
 from dinov3seg_jax.data.held_out import open_training
 from dinov3seg_jax.data.mixed import trained_names
+from dinov3seg_jax.errors import note
 from dinov3seg_jax.text.prompts import training_prompts
 from dinov3seg_jax.training.extent import extent
 from dinov3seg_jax.training.flops import count_flops, count_traced
@@ -124,7 +125,10 @@ def dry_run(config: Config, topology: str = "", devices: int = 0, memory: int = 
         print(kept_line(kept_of_a_crop(config, len(names))), flush=True)
     fits = not memory or say_whether_it_fits(config, mesh, shape, needed, memory)
     if topology:
-        print(describe(estimate(config, topology, tokens, batch)), flush=True)
+        found = estimate(config, topology, tokens, batch)
+        print(describe(found), flush=True)
+        if advice := advise(found, tree_bytes(frozen) - tree_bytes(frozen, at.frozen)):
+            note(advice)
     print("nothing was allocated, read or written")
     return fits
 

@@ -22,6 +22,7 @@ from dinov3seg_jax.training.program import describe_step, model_flops
 from dinov3seg_jax.training.sharding import make_mesh
 
 FILES_SHOWN = 6
+WORTH, ROOM = 0.01, 0.8  # of a chip's memory: advice is given for more than this, and to fill no more than that
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,22 @@ def describe(found: Estimate) -> str:
     )
     lines.append(f"{describe_bound(found.bound)}, {found.honest_utilisation:.0%} of the chips' peak")
     return "\n".join(lines)
+
+
+def advise(found: Estimate, elsewhere: int) -> str:
+    """What spares a step the gathering of frozen parameters, where they are large and a chip has room; else "".
+
+    Args:
+        found: for the step as it is.
+        elsewhere: bytes of frozen parameters that a chip does not hold.
+    """
+    needed = found.held + found.temporary + elsewhere
+    if elsewhere < WORTH * found.chip.memory or needed > ROOM * found.chip.memory:
+        return ""
+    return (
+        "frozen parameters are gathered in each step; --config.fsdp_frozen=False holds all of them on every chip, "
+        f"with {needed / 1e9:.0f} of {found.chip.memory / 1e9:.0f} GB in use"
+    )
 
 
 def describe_bound(found: Bound) -> str:

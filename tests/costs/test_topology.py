@@ -1,5 +1,6 @@
 """Estimates for slices of TPUs that are not there."""
 
+import dataclasses
 import importlib.util
 from types import SimpleNamespace
 
@@ -12,10 +13,12 @@ from dinov3seg_jax.costs import topology
 from dinov3seg_jax.costs.dry_run import dry_run
 from dinov3seg_jax.costs.hlo import Exchange, Traffic
 from dinov3seg_jax.costs.roofline import MATRIX, MEMORY, Bound
-from dinov3seg_jax.costs.topology import Estimate, describe, estimate, topology_mesh
+from dinov3seg_jax.costs.step_memory import mesh_of
+from dinov3seg_jax.costs.topology import Estimate, advise, describe, estimate, topology_mesh
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.models.presets import ANYUP
 from dinov3seg_jax.training.chips import find_chip
+from tests.tiny import MODEL
 
 CHIP = find_chip("TPU v5e")
 HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
@@ -61,6 +64,26 @@ def test_the_paragraph_ends_with_the_time_of_operations_one_after_the_other():
     assert "time by part: decoder 1200.0 ms, vit 800.0 ms" in text
     assert "not filled, and float32: 250.0 ms" in text
     assert "3 runs of kernels do not say" in text
+
+
+def test_advice_to_hold_frozen_parameters_whole_where_there_is_room():
+    advice = advise(make_estimate(), int(7e9))
+    assert "--config.fsdp_frozen=False" in advice
+    assert advice.endswith("with 12 of 16 GB in use")
+
+
+def test_a_plan_gives_this_advice_for_what_is_cut(monkeypatch, capsys):
+    monkeypatch.setattr("dinov3seg_jax.costs.dry_run.topology_mesh", lambda config, _: mesh_of(config, 4))
+    monkeypatch.setattr("dinov3seg_jax.costs.dry_run.estimate", lambda *_: make_estimate())
+    monkeypatch.setattr(topology, "WORTH", 0)
+    data = dataclasses.replace(load_config("quickstart").data, crop_size=32)
+    dry_run(Config(model=MODEL, data=data, fsdp_bytes=0), "v5e:2x2")
+    assert "note: frozen parameters are gathered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("elsewhere", [0, int(0.1e9), int(9e9)])
+def test_no_advice_without_room_or_need(elsewhere):
+    assert advise(make_estimate(), elsewhere) == ""
 
 
 @pytest.mark.skipif(HAS_COMPILER, reason="libtpu is installed")
