@@ -15,7 +15,7 @@ from dinov3seg_jax.data.scenes import View
 from dinov3seg_jax.errors import UserError
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
-from dinov3seg_jax.pictures.finished import Picture, begin, to_do
+from dinov3seg_jax.pictures.finished import Picture, begin, clear, to_do
 from dinov3seg_jax.pictures.listing import STANDARD_INPUT, find_pictures, named_files, readable_suffixes
 from dinov3seg_jax.pictures.places import refuse_place, written_to
 from dinov3seg_jax.places import check_writable, is_remote
@@ -125,6 +125,7 @@ def _segment_files(options: argparse.Namespace, request: Request) -> int:
             failed += draw_again(job.out, job.skipped, job.view, job.outputs)
             begin_for_all(job.out, job.question, job.wanted, job.outputs, job.request.asked)
             tally = follow(_run(cluster, pieces, asked), len(job.wanted), job.outputs, job.out)
+        clear(job.out, job.wanted, job.outputs)  # of machines that died
         failed += tally.failed
         job.finish()
         tally._replace(failed=job.unnameable + tally.failed).tell(len(job.pictures), job.out)
@@ -166,6 +167,8 @@ def _segment_units(options: argparse.Namespace, request: Request, shards: Sequen
         begin(options.out, question, [], outputs)
         _forget(options.out, units, left)
         tally = follow(_run(cluster, left, asked), None, outputs, options.out)
+    for unit in left:
+        unit.clear()
     tally.tell(tally.done + tally.failed, options.out)
     return 2 if tally.failed else 0
 

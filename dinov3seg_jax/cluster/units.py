@@ -7,6 +7,7 @@ unit whose worker died is done again from its beginning, and nothing has to be r
 import dataclasses
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,8 +20,9 @@ from dinov3seg_jax.errors import UserError, reason
 from dinov3seg_jax.files import write_whole
 from dinov3seg_jax.formats.outputs import Outputs
 from dinov3seg_jax.pictures.batches import BATCHES_LOOKED_AT, Outcome, neighbours
-from dinov3seg_jax.pictures.finished import Picture
+from dinov3seg_jax.pictures.finished import Picture, sweep
 from dinov3seg_jax.pictures.places import written_to
+from dinov3seg_jax.places import is_remote
 
 IN_A_TABLE = Outputs(("labels", "json"))  # what is written of a picture, for a row to be made of it
 TIFF_STARTS = (b"II*\0", b"MM\0*")
@@ -59,6 +61,13 @@ class Unit:
         """Whether all its results are there, and are those of its pictures as they are now."""
         made = made_from(self.mark) if self.table else _marked(self.mark)
         return made is not None and made == Made(self.state(), 0)
+
+    def clear(self) -> None:
+        """Delete what workers that died left half-written: beside the results, which others wrote since."""
+        sweep(self.mark.parent, {self.mark.name}.__contains__)
+        if not self.table and not is_remote(self.target):
+            for folder, _, _ in os.walk(self.target):
+                sweep(Path(folder), lambda name, folder=folder: (Path(folder) / name).exists())
 
     def named(self) -> Sequence[Picture]:
         """See `work.Piece`."""

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -251,13 +251,18 @@ def clear(out: Path, pictures: Iterable[Picture], outputs: Outputs = ALONE) -> N
     for picture in pictures:
         names.setdefault(picture.target.parent, set()).update(path.name for path in picture.results(outputs.formats))
     for folder, known in names.items():
-        if is_remote(folder):  # where files appear by one put
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            for entry in list(os.scandir(folder)):
-                name, _, process = entry.name.removeprefix(".").rpartition(".")
-                if entry.name.startswith(".") and name in known and process.isdecimal() and has_ended(int(process)):
-                    Path(entry.path).unlink(missing_ok=True)
+        sweep(folder, known.__contains__)
+
+
+def sweep(folder: Path, is_known: Callable[[str], bool]) -> None:
+    """Delete from a folder what processes that have ended left of files whose names are known."""
+    if is_remote(folder):  # where files appear by one put
+        return
+    with contextlib.suppress(FileNotFoundError):
+        for entry in list(os.scandir(folder)):
+            name, _, process = entry.name.removeprefix(".").rpartition(".")
+            if entry.name.startswith(".") and is_known(name) and process.isdecimal() and has_ended(int(process)):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def _listed(out: Path) -> Listed:

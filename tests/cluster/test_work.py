@@ -1,6 +1,7 @@
 """Pieces of work, as a worker does them: with what results, and what is done again."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.cluster.test_shards import write_tar
 from tests.pictures.test_folder_runs import contents, make_pictures
 
 PLENTY = 10**12
+ENDED = 2**22 + 1  # no process has so large a number
 NAMES = ClassList.of("red circle, grass, sky")
 
 
@@ -105,6 +107,25 @@ def test_a_tar(work, pictures, usual, tmp_path, table):
     write_tar(tmp_path / "s.tar", {"0.png": files["000.png"]})
     list(work(IN_A_TABLE if table else Outputs()).do(unit))
     assert unit.is_done()
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_what_dead_workers_left_beside_the_results_is_cleared_away(work, pictures, tmp_path, table):
+    files = {picture.path.name: picture.path.read_bytes() for picture in pictures}
+    shard = Picture(write_tar(tmp_path / "s.tar", files), tmp_path / "out" / "s", "s.tar")
+    unit = Unit(shard.target, table, shard=shard)
+    list(work(IN_A_TABLE if table else Outputs()).do(unit))
+    before = contents(tmp_path / "out")
+    one = unit.mark if table else unit.target / "000.json"
+    half = one.with_name(f".{one.name}.{ENDED}")
+    stay = [one.with_name(f".{one.name}.{os.getppid()}"), one.with_name(f".other.{ENDED}"), tmp_path / f".x.{ENDED}"]
+    for path in (half, *stay):
+        path.touch()
+    unit.clear()
+    assert not half.exists()
+    for path in stay:
+        path.unlink()
+    assert contents(tmp_path / "out") == before
 
 
 def test_a_shard_that_cannot_be_read_is_told_by_its_name(work, tmp_path):
