@@ -66,8 +66,8 @@ class Unit:
         """Delete what workers that died left half-written: beside the results, which others wrote since."""
         sweep(self.mark.parent, {self.mark.name}.__contains__)
         if not self.table and not is_remote(self.target):
-            for folder, _, _ in os.walk(self.target):
-                sweep(Path(folder), lambda name, folder=folder: (Path(folder) / name).exists())
+            for folder, _, files in os.walk(self.target):
+                sweep(Path(folder), frozenset(files).__contains__)
 
     def named(self) -> Sequence[Picture]:
         """See `work.Piece`."""
