@@ -5,11 +5,11 @@ Which is how the next run tells what a killed one left behind from what another 
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dinov3seg_jax.places import is_remote, place, put
-from dinov3seg_jax.scratch import scratch
+from dinov3seg_jax.scratch import has_ended, scratch
 
 EXPORT_FILE = "export.json"  # what an exported model says of itself, and is known by
 
@@ -38,6 +38,18 @@ def appearing(path: Path) -> Iterator[Path]:
         put(temporary, path) if remote else os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, known: Collection[str] | None = None) -> None:
+    """Delete from a folder what processes that have ended left of files with known names; None: of any."""
+    if is_remote(folder):  # where files appear by one put
+        return
+    with contextlib.suppress(FileNotFoundError):
+        for entry in list(os.scandir(folder)):
+            name, _, process = entry.name.removeprefix(".").rpartition(".")
+            ours = entry.name.startswith(".") and (known is None or name in known)
+            if ours and process.isdecimal() and has_ended(int(process)):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def stamp(path: Path) -> tuple[str, int, int]:

@@ -138,7 +138,7 @@ def _segment_files(options: argparse.Namespace, request: Request) -> int:
 
 def _segment_units(options: argparse.Namespace, request: Request, shards: Sequence[Picture]) -> int:
     """Pictures of shards, or to tables."""
-    from dinov3seg_jax.cluster.units import IN_A_TABLE, Unit
+    from dinov3seg_jax.cluster.units import IN_A_TABLE, Unit, clear_units
     from dinov3seg_jax.pictures.batches import several_neighbours
 
     table = options.results == PARQUET
@@ -167,8 +167,7 @@ def _segment_units(options: argparse.Namespace, request: Request, shards: Sequen
         begin(options.out, question, [], outputs)
         _forget(options.out, units, left)
         tally = follow(_run(cluster, left, asked), None, outputs, options.out)
-    for unit in left:
-        unit.clear()
+    clear_units(left)
     tally.tell(tally.done + tally.failed, options.out)
     return 2 if tally.failed else 0
 

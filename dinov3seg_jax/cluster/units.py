@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,10 +18,10 @@ from dinov3seg_jax.cluster.shards import members
 from dinov3seg_jax.cluster.tables import Made, made_from, write_table
 from dinov3seg_jax.cluster.work import Asked, Segment
 from dinov3seg_jax.errors import UserError, reason
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.files import sweep, write_whole
 from dinov3seg_jax.formats.outputs import Outputs
 from dinov3seg_jax.pictures.batches import BATCHES_LOOKED_AT, Outcome, neighbours
-from dinov3seg_jax.pictures.finished import Picture, sweep
+from dinov3seg_jax.pictures.finished import Picture
 from dinov3seg_jax.pictures.places import written_to
 from dinov3seg_jax.places import is_remote
 
@@ -61,13 +62,6 @@ class Unit:
         """Whether all its results are there, and are those of its pictures as they are now."""
         made = made_from(self.mark) if self.table else _marked(self.mark)
         return made is not None and made == Made(self.state(), 0)
-
-    def clear(self) -> None:
-        """Delete what workers that died left half-written: beside the results, which others wrote since."""
-        sweep(self.mark.parent, {self.mark.name}.__contains__)
-        if not self.table and not is_remote(self.target):
-            for folder, _, files in os.walk(self.target):
-                sweep(Path(folder), frozenset(files).__contains__)
 
     def named(self) -> Sequence[Picture]:
         """See `work.Piece`."""
@@ -119,6 +113,18 @@ class Unit:
                 near = []
         if near:
             yield near
+
+
+def clear_units(units: Iterable[Unit]) -> None:
+    """Delete what workers that died left half-written: beside the results, which others wrote since."""
+    marks = defaultdict[Path, set[str]](set)  # by folder, which many units share
+    for unit in units:
+        marks[unit.mark.parent].add(unit.mark.name)
+        if not unit.table and not is_remote(unit.target):
+            for folder, _, files in os.walk(unit.target):
+                sweep(Path(folder), frozenset(files))
+    for beside, names in marks.items():
+        sweep(beside, names)
 
 
 def _opened(shard: Path) -> Iterable[tuple[str, bytes]]:

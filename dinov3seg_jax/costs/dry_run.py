@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -58,7 +57,7 @@ def _asked(config: Config) -> Config:
     """What says how prompts are read: costs need their lengths alone, and not the tokenizer's file."""
     if config.model.towers != "tips" or config.model.tokenizer:
         return config
-    print("note: model.tokenizer names no file, so that lengths of prompts are those of CLIP's", file=sys.stderr)
+    note("model.tokenizer names no file, so that lengths of prompts are those of CLIP's")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, towers="clip"))
 
 

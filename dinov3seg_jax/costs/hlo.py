@@ -5,12 +5,11 @@ arrays as they lie in memory, padded to tiles; what stays on the chip (memory sp
 an estimate from below: whatever is spilled and reloaded inside one operation is not seen.
 """
 
-import dataclasses
 import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from dinov3seg_jax.costs.groups import Place, first_group, share_of_links
@@ -314,7 +313,7 @@ class Program:
             for inner in body.values():
                 for exchange in self.exchanges(inner, body):
                     scattered = exchange.kind == "all-reduce" and "reduce-scatter" in name
-                    found.append(dataclasses.replace(exchange, kind="reduce-scatter") if scattered else exchange)
+                    found.append(replace(exchange, kind="reduce-scatter") if scattered else exchange)
         return found
 
 

@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dinov3seg_jax.errors import UserError
+from dinov3seg_jax.files import sweep
 from dinov3seg_jax.inference.clips import check_clip_options
 from dinov3seg_jax.pictures.clip_labels import delete_frames
 from dinov3seg_jax.pictures.clip_record import ClipRecord
 from dinov3seg_jax.pictures.finished import Picture, Question
-from dinov3seg_jax.scratch import has_ended
 from dinov3seg_jax.visualize import Drawing
 
 OVERLAY, FOLDER, ARCHIVE = "_overlay.mp4", "_labels", "_labels.npz"
@@ -76,14 +75,10 @@ class ClipJob:
         delete_frames(self.folder)
 
     def clear(self) -> None:
-        """Delete what killed processes left half-written under temporary names (see `files.write_whole`)."""
-        ours = {path.name.removeprefix(".") for path in (*self.record.files, self.overlay, self.archive)}
-        for folder, names in ((self.overlay.parent, ours | {self.picture.summary.name}), (self.folder, None)):
-            for entry in list(os.scandir(folder)):
-                name, _, process = entry.name.lstrip(".").rpartition(".")
-                known = names is None or name in names
-                if known and entry.name.startswith(".") and process.isdecimal() and has_ended(int(process)):
-                    Path(entry.path).unlink(missing_ok=True)
+        """Delete what killed processes left half-written under temporary names (see `files.appearing`)."""
+        ours = (*self.record.files, self.overlay, self.archive, self.picture.summary)
+        sweep(self.overlay.parent, {path.name for path in ours})
+        sweep(self.folder)
 
     def _named(self, end: str) -> Path:
         return self.picture.target.with_name(self.picture.target.name + end)

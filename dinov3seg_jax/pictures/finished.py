@@ -4,19 +4,18 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov3seg_jax.errors import UserError
-from dinov3seg_jax.files import write_whole
+from dinov3seg_jax.files import sweep, write_whole
 from dinov3seg_jax.folders import files_below
 from dinov3seg_jax.formats.outputs import DEFAULT, Outputs
 from dinov3seg_jax.formats.table import FORMATS, is_summary
 from dinov3seg_jax.formats.writing import CLASSES_FILE, join_folder, part_path
 from dinov3seg_jax.pictures.places import written_to
 from dinov3seg_jax.places import is_remote
-from dinov3seg_jax.scratch import has_ended
 from dinov3seg_jax.visualize import Drawing
 
 RUN_FILE = ".predictions.json"  # hidden, so that no picture's results can have its name
@@ -251,18 +250,7 @@ def clear(out: Path, pictures: Iterable[Picture], outputs: Outputs = ALONE) -> N
     for picture in pictures:
         names.setdefault(picture.target.parent, set()).update(path.name for path in picture.results(outputs.formats))
     for folder, known in names.items():
-        sweep(folder, known.__contains__)
-
-
-def sweep(folder: Path, is_known: Callable[[str], bool]) -> None:
-    """Delete from a folder what processes that have ended left of files whose names are known."""
-    if is_remote(folder):  # where files appear by one put
-        return
-    with contextlib.suppress(FileNotFoundError):
-        for entry in list(os.scandir(folder)):
-            name, _, process = entry.name.removeprefix(".").rpartition(".")
-            if entry.name.startswith(".") and is_known(name) and process.isdecimal() and has_ended(int(process)):
-                Path(entry.path).unlink(missing_ok=True)
+        sweep(folder, known)
 
 
 def _listed(out: Path) -> Listed:

@@ -10,6 +10,7 @@ import pytest
 from dinov3seg_jax.cli.predict import main
 from dinov3seg_jax.errors import UserError
 from tests.cluster.clusters import two_machines
+from tests.cluster.test_work import ENDED
 from tests.pictures.test_folder_runs import contents, make_pictures
 from tests.saved_run import save_run
 
@@ -23,7 +24,7 @@ class Hide:
 
 sys.meta_path.insert(0, Hide)
 """  # what Python runs first on the machines
-COUNT, ENDED = 80, 2**22 + 1  # pictures; no process has so large a number
+COUNT = 80
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dinov3seg_jax.cluster.tables import Made, made_from
-from dinov3seg_jax.cluster.units import IN_A_TABLE, Unit, _place
+from dinov3seg_jax.cluster.units import IN_A_TABLE, Unit, _place, clear_units
 from dinov3seg_jax.cluster.work import Asked, Listed, Work
 from dinov3seg_jax.data.scenes import AS_IT_IS
 from dinov3seg_jax.formats.outputs import Outputs
@@ -121,7 +121,7 @@ def test_what_dead_workers_left_beside_the_results_is_cleared_away(work, picture
     stay = [one.with_name(f".{one.name}.{os.getppid()}"), one.with_name(f".other.{ENDED}"), tmp_path / f".x.{ENDED}"]
     for path in (half, *stay):
         path.touch()
-    unit.clear()
+    clear_units([unit])
     assert not half.exists()
     for path in stay:
         path.unlink()
